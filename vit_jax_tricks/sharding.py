@@ -1,0 +1,113 @@
+"""The mesh and the rules that place every array on it.
+
+Axes: `data` replicates parameters and splits the batch, `fsdp` splits both, `tensor`
+splits heads and hidden units. One jit with `NamedSharding` serves every combination.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.typing import Array
+
+
+AXES = ("data", "fsdp", "tensor")
+BATCH = ("data", "fsdp")  # the mesh axes that split the batch
+
+# Which dimension (from the right) of a parameter is split over `tensor`: Megatron's
+# column-then-row split (Shoeybi et al., 2019, arXiv:1909.08053). The same pattern finds
+# the optimiser's moments and the moving average, whose paths end alike.
+TENSOR_RULES = (
+    (r"attn\w*/qkv/(kernel|bias)$", -2),  # [d, 3, g, h], [3, g, h]: heads
+    (r"attn\w*/proj/kernel$", -3),  # [g, h, d]: heads
+    (r"mlp\w*/fc1/(kernel|bias)$", -1),  # [d, m], [m]: hidden units
+    (r"mlp\w*/fc2/kernel$", -2),  # [m, d]: hidden units
+)
+FSDP_MIN_SIZE = 2**16  # smaller parameters are cheaper to replicate than to gather
+
+
+def make_mesh(
+    *,
+    data: int = -1,
+    fsdp: int = 1,
+    tensor: int = 1,
+    devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
+    """A mesh with axes data, fsdp, tensor; one size may be -1: what is left over.
+
+    Raises:
+      UserError: the sizes do not multiply to the number of devices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    sizes = [data, fsdp, tensor]
+    known = math.prod(s for s in sizes if s != -1)
+    if sizes.count(-1) == 1 and known > 0 and len(devices) % known == 0:
+        sizes[sizes.index(-1)] = len(devices) // known
+    if any(s < 1 for s in sizes) or math.prod(sizes) != len(devices):
+        raise UserError(
+            f"config.mesh data={data} fsdp={fsdp} tensor={tensor} does not fit "
+            f"{len(devices)} device(s): the product must be the number of devices, "
+            "and one of them may be -1 for what is left over."
+        )
+    return jax.make_mesh(
+        tuple(sizes), AXES, devices=devices, axis_types=(AxisType.Auto,) * len(AXES)
+    )
+
+
+def constrain(x: Array, *axes: str | None) -> Array:
+    """Pins the first dimension of activations to the batch axes, the rest to `axes`.
+
+    Without it FSDP lets XLA gather activations instead of parameters, which exhausts
+    memory. Identity when no mesh is set (`jax.set_mesh`).
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH, *axes))
+
+
+def param_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """The partition of one parameter (or moment) by its path and shape.
+
+    A dimension that does not divide by the mesh axis stays whole.
+    """
+    spec: list[str | None] = [None] * len(shape)
+    tensor, fsdp = mesh.shape["tensor"], mesh.shape["fsdp"]
+    for pattern, dim in TENSOR_RULES:
+        if tensor > 1 and len(shape) >= -dim and re.search(pattern, path):
+            if shape[dim] % tensor == 0:
+                spec[dim] = "tensor"
+            break
+    if fsdp > 1 and math.prod(shape) >= FSDP_MIN_SIZE:
+        free = [d for d, s in enumerate(shape) if spec[d] is None and s % fsdp == 0]
+        if free:
+            spec[max(free, key=lambda d: shape[d])] = "fsdp"
+    return PartitionSpec(*spec)
+
+
+def path_str(path: Any) -> str:
+    """A tree path as `params/blocks_0/attn/qkv/kernel`."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def state_shardings(state: Any, mesh: Mesh) -> Any:
+    """A `NamedSharding` for each leaf of a training state (arrays or their shapes)."""
+
+    def rule(path: Any, leaf: Any) -> NamedSharding:
+        return NamedSharding(mesh, param_spec(path_str(path), leaf.shape, mesh))
+
+    return jax.tree_util.tree_map_with_path(rule, state)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Examples split over the batch axes, everything else whole."""
+    return NamedSharding(mesh, PartitionSpec(BATCH))
+
+
+def batch_divisor(mesh: Mesh) -> int:
+    """How many pieces the batch is cut into."""
+    return math.prod(mesh.shape[a] for a in BATCH)

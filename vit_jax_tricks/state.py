@@ -1,0 +1,68 @@
+"""Everything that a training step changes, and nothing else."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from vit_jax_tricks.typing import Array, Int, Params, PRNGKeyArray
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """The training state: a pytree, so jit, donation, sharding and Orbax see one tree.
+
+    Attributes:
+      step: steps taken, skipped ones included, int32 [].
+      params: parameters, float32.
+      batch_stats: running statistics of BatchNorm, {} for models without.
+      ema: moving averages of {params, batch_stats}, or None.
+      opt_state: the optimiser's state.
+      key: the root key; streams are derived from it by name and step and it never changes.
+      skipped: steps whose loss or gradient was not finite, int32 [].
+      streak: how many such steps came last in a row, int32 [].
+    """
+
+    step: Int[Array, ""]
+    params: Params
+    batch_stats: Params
+    ema: Params | None
+    opt_state: Any
+    key: PRNGKeyArray
+    skipped: Int[Array, ""]
+    streak: Int[Array, ""]
+
+    @property
+    def variables(self) -> Params:
+        """What `model.apply` takes."""
+        return variables(self.params, self.batch_stats)
+
+
+def variables(params: Params, batch_stats: Params) -> Params:
+    """Packs collections for `model.apply`, leaving out the empty one."""
+    return {"params": params} | ({"batch_stats": batch_stats} if batch_stats else {})
+
+
+def create(
+    model_variables: Params,
+    *,
+    optimizer: optax.GradientTransformation,
+    key: PRNGKeyArray,
+    ema: bool,
+) -> TrainState:
+    """The state before the first step; the average starts at the parameters."""
+    params = model_variables["params"]
+    batch_stats = model_variables.get("batch_stats", {})
+    zero = jnp.zeros((), jnp.int32)
+    average = {"params": params, "batch_stats": batch_stats}
+    return TrainState(
+        step=zero,
+        params=params,
+        batch_stats=batch_stats,
+        ema=jax.tree.map(jnp.copy, average) if ema else None,
+        opt_state=optimizer.init(params),
+        key=key,
+        skipped=zero.copy(),
+        streak=zero.copy(),
+    )
