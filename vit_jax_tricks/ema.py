@@ -1,0 +1,63 @@
+"""The exponential moving average of parameters and statistics."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vit_jax_tricks.typing import Array, Float, Int
+
+
+def _rate(
+    step: int | Int[Array, ""], decay: float, warmup: bool, start: int | None
+) -> float | Float[Array, ""]:
+    """1 - decay at an update, computed without the cancellation of 1 - 0.99996."""
+    if not warmup and start is None:
+        return 1.0 - decay
+    age = jnp.maximum(jnp.asarray(step) - (start or 0) - 1, 0)
+    age = age.astype(jnp.result_type(float))
+    if warmup:
+        return jnp.maximum((1.0 + age) ** (-2.0 / 3.0), 1.0 - decay)
+    return jnp.where(age > 0, 1.0 - decay, 1.0)
+
+
+def ema_decay(
+    step: int | Int[Array, ""],
+    *,
+    decay: float,
+    warmup: bool = False,
+    start: int | None = None,
+) -> Float[Array, ""]:
+    """The decay used at update number `step` (from 0).
+
+    Constant `decay`; with `warmup` min(decay, 1 - (1 + t)^(-2/3)), t = step - start - 1,
+    so that short runs are not dominated by the initial values. With `start` the decay
+    is 0 (a plain copy) up to step start + 1.
+    Equivalent to timm's ModelEmaV2 (both off) and ModelEmaV3 (tested).
+    """
+    return jnp.asarray(1.0 - _rate(step, decay, warmup, start))
+
+
+def ema_update(
+    ema: Any,
+    params: Any,
+    *,
+    decay: float,
+    step: int | Int[Array, ""] = 0,
+    warmup: bool = False,
+    start: int | None = None,
+) -> Any:
+    """One update: ema + (1 - decay) (params - ema), leaf by leaf.
+
+    Any tree works (pass parameters and batch statistics together); leaves that are
+    not floating point are copied. The average keeps its own dtype.
+    """
+    rate = _rate(step, decay, warmup, start)
+
+    def move(old: Array, new: Array) -> jax.Array:
+        if not jnp.issubdtype(old.dtype, jnp.floating):
+            return jnp.asarray(new)
+        step_size = rate if isinstance(rate, float) else rate.astype(old.dtype)
+        return old + step_size * (new.astype(old.dtype) - old)
+
+    return jax.tree.map(move, ema, params)

@@ -1,0 +1,10 @@
+"""Losses: unreduced per example, keyword-only, float32 or better inside."""
+
+from vit_jax_tricks.losses.classification import (
+    sigmoid_binary_cross_entropy,
+    smooth_labels,
+    softmax_cross_entropy,
+)
+
+
+__all__ = ["sigmoid_binary_cross_entropy", "smooth_labels", "softmax_cross_entropy"]

@@ -1,0 +1,97 @@
+"""Learning-rate schedules: pure `schedule(step)` functions that run inside jit.
+
+The three published cosine conventions differ by per cents, so each has a name.
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+from vit_jax_tricks.errors import UserError, nearest
+from vit_jax_tricks.typing import Array, Float, Int
+
+
+Schedule = Callable[[int | Int[Array, "..."]], Float[Array, "..."]]
+
+# Decay shapes: the fraction of (lr - min_lr) left, and whether time starts after warm-up.
+_NAMES = {
+    "cosine_timm": ("cosine", False),
+    "cosine_prefix": ("cosine", True),
+    "cosine_optax": ("cosine", True),
+    "linear": ("linear", True),
+    "constant": ("constant", True),
+}
+
+
+def _check(name: str, total: int, warmup: int, per_epoch: bool, spe: int, lag: int):
+    if name not in _NAMES:
+        raise UserError(f'schedule name "{name}" is unknown.{nearest(name, _NAMES)}')
+    if warmup < 0 or total <= warmup:
+        raise UserError(
+            f"the schedule has {total} steps before cool-down and {warmup} of warm-up; "
+            "warm-up must be shorter: train longer or lower warm-up or cool-down."
+        )
+    if per_epoch and spe < 1:
+        raise UserError(f"per_epoch needs steps_per_epoch of at least 1, got {spe}.")
+    if lag and not per_epoch:
+        raise UserError(f"lag_epochs={lag} needs per_epoch=True.")
+
+
+def make(
+    name: str,
+    *,
+    lr: float,
+    total_steps: int,
+    warmup_steps: int = 0,
+    warmup_lr: float = 0.0,
+    min_lr: float = 0.0,
+    steps_per_epoch: int = 0,
+    per_epoch: bool = False,
+    lag_epochs: int = 0,
+    cooldown_steps: int = 0,
+) -> Schedule:
+    """Linear warm-up, then decay from `lr` to `min_lr`, then `min_lr` for ever.
+
+    With w warm-up steps and T = total_steps - cooldown_steps:
+    lr(t) = warmup_lr + (lr - warmup_lr) t / w for t < w, else
+    lr(t) = min_lr + (lr - min_lr) (1 + cos(pi u)) / 2 with
+
+    * `cosine_timm`: u = t / T, not shifted, so the rate falls a little at t = w
+      (timm's default; DeiT, LV-ViT, T2T-ViT, ConViT);
+    * `cosine_prefix`: u = (t - w) / (T - w) (Swin's `WARMUP_PREFIX`);
+    * `cosine_optax`: the same curve under the name of optax's
+      `warmup_cosine_decay_schedule`, whose `decay_steps` is T;
+    * `linear`: (1 + cos(pi u)) / 2 becomes 1 - u; `constant`: it becomes 1.
+
+    `per_epoch` holds the value for an epoch (timm steps once an epoch), and
+    `lag_epochs=1` runs each epoch at the rate of the one before, as DeiT's loop does.
+    The cosine is computed as sin^2 of the time left, which keeps float32 accurate
+    to the last step. Steps count from 0 and are exact up to 2^31.
+
+    Raises: UserError for an unknown name or lengths that do not fit.
+    Equivalent to timm's CosineLRScheduler and optax's schedule (tested).
+    """
+    end = total_steps - cooldown_steps
+    _check(name, end, warmup_steps, per_epoch, steps_per_epoch, lag_epochs)
+    shape, shifted = _NAMES[name]
+    start = warmup_steps if shifted else 0
+
+    def schedule(step: int | Int[Array, "..."]) -> Float[Array, "..."]:
+        t = jnp.asarray(step)
+        if per_epoch:
+            epoch = jnp.maximum(t // steps_per_epoch - lag_epochs, 0)
+            t = epoch * steps_per_epoch
+        dtype = jnp.result_type(float)
+        rising = t.astype(dtype) / max(warmup_steps, 1)
+        left = jnp.clip(end - t, 0, end - start).astype(dtype) / (end - start)
+        if shape == "cosine":
+            left = jnp.square(jnp.sin(left * (jnp.pi / 2)))
+        elif shape == "constant":
+            left = jnp.ones_like(left)
+        return jnp.where(
+            t < warmup_steps,
+            warmup_lr + (lr - warmup_lr) * rising,
+            min_lr + (lr - min_lr) * left,
+        )
+
+    return schedule
