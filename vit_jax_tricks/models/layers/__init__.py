@@ -1,0 +1,1 @@
+"""Layers: `functional` holds the maths, the other files thin Flax wrappers."""

@@ -1,0 +1,58 @@
+"""Stochastic depth and patch dropout."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vit_jax_tricks.typing import Array, Bool, Float, PRNGKeyArray
+
+
+def drop_path_rates(rate: float, depth: int, *, decay: str = "linear") -> list[float]:
+    """The drop rate of each block: linspace(0, rate, depth), or `rate` everywhere.
+
+    `decay` is "linear" (Huang et al. 2016, arXiv 1603.09382) or "constant"
+    (DeiT-III: Touvron et al. 2022, arXiv 2204.07118).
+    """
+    start = 0.0 if decay == "linear" else rate
+    return np.linspace(start, rate, depth).tolist()
+
+
+def scale_kept(
+    x: Float[Array, "b *s"], mask: Bool[Array, "b"], keep: Float[Array, ""] | float
+) -> Float[Array, "b *s"]:
+    """Zeroes the samples that are not kept and scales the others: x * mask / keep.
+
+    With keep == 0 every sample is zero. Equivalent to the arithmetic of timm's
+    `drop_path` for a given mask.
+    """
+    scale = jnp.where(mask, 1 / jnp.maximum(keep, 1e-6), 0.0).astype(x.dtype)
+    return x * scale.reshape(-1, *(1,) * (x.ndim - 1))
+
+
+def drop_path(
+    key: PRNGKeyArray, x: Float[Array, "b *s"], rate: Float[Array, ""] | float
+) -> Float[Array, "b *s"]:
+    """Stochastic depth: x * m / (1 - rate), m ~ Bernoulli(1 - rate) for each sample.
+
+    `rate` in [0, 1] may be traced. Source: Huang et al. 2016, arXiv 1603.09382.
+    """
+    keep = 1 - rate
+    mask = jax.random.bernoulli(key, keep, (x.shape[0],))
+    return scale_kept(x, mask, keep)
+
+
+def patch_dropout(
+    key: PRNGKeyArray, x: Float[Array, "b n d"], rate: float, *, prefix: int = 1
+) -> Float[Array, "b m d"]:
+    """Keeps a random max(1, int((1 - rate) n)) of the n patch tokens of each sample.
+
+    The first `prefix` tokens always stay. The order of the kept tokens is random,
+    which the network cannot see, since positions are already added.
+    Source: Li et al. 2022 (FLIP), arXiv 2212.00794; timm's `PatchDropout`.
+    """
+    head, patches = x[:, :prefix], x[:, prefix:]
+    b, n, _ = patches.shape
+    order = jnp.argsort(jax.random.uniform(key, (b, n)), axis=1)
+    kept = order[:, : max(1, int(n * (1 - rate)))]
+    patches = jnp.take_along_axis(patches, kept[:, :, None], axis=1)
+    return jnp.concatenate([head, patches], axis=1)

@@ -1,0 +1,152 @@
+"""Model names: what each one builds, how its images are prepared, how large it is."""
+
+import dataclasses
+import fnmatch
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from vit_jax_tricks.errors import UserError, nearest
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """How evaluation images are prepared: pixels in [0, 1] minus mean, over std.
+
+    The shorter side is resized to floor(img_size / crop_pct), then the centre cropped.
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    crop_pct: float
+    interpolation: str = "bicubic"
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One model name.
+
+    `parameters` is the published count for `parameters_classes` classes, `source` the
+    program that counted; `dialect` names the key names in which weights are exported.
+    """
+
+    family: type[nn.Module]
+    defaults: Mapping[str, Any]
+    preprocessing: Preprocessing
+    parameters: int
+    parameters_classes: int
+    source: str
+    dialect: str
+
+
+_ENTRIES: dict[str, Entry] = {}
+
+
+def register(name: str, entry: Entry) -> None:
+    """Adds a model name."""
+    if name in _ENTRIES:
+        raise KeyError(f"{name} is registered twice")
+    _ENTRIES[name] = entry
+
+
+def lookup(name: str) -> Entry:
+    """The entry of a model name. Raises UserError for an unknown one."""
+    if name not in _ENTRIES:
+        raise UserError(f'Unknown model "{name}".{_hint(name)}')
+    return _ENTRIES[name]
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """The sorted model names that match a shell pattern, such as "deit_*"."""
+    return sorted(fnmatch.filter(_ENTRIES, pattern))
+
+
+def preprocessing(name: str) -> Preprocessing:
+    """How evaluation images of a model are prepared."""
+    return lookup(name).preprocessing
+
+
+def create_model(name: str, num_classes: int = 1000, **overrides: Any) -> nn.Module:
+    """Builds a model by name: `create_model("deit_small_patch16_224", 10, depth=6)`.
+
+    Overrides are the fields of the family's module, named as in timm. `dtype` and
+    `param_dtype` may be strings. `model.apply(variables, images, train=False)` returns
+    `(logits, aux)` for normalised images [b, h, w, c].
+
+    Raises:
+        UserError: an unknown name or override, a value of the wrong type, or fields
+            that contradict one another.
+    """
+    entry = lookup(name)
+    given = {"num_classes": num_classes, **overrides}
+    types_ = _field_types(entry.family)
+    values = {}
+    for key, value in given.items():
+        if key not in types_:
+            raise UserError(f'{name} has no override "{key}".{nearest(key, types_)}')
+        values[key] = _convert(key, value, types_[key])
+    model = entry.family(**{**entry.defaults, **values})
+    check = getattr(model, "check", None)
+    if check is not None:
+        check()
+    return model
+
+
+def _hint(name: str) -> str:
+    hint = nearest(name, _ENTRIES)
+    return hint if "Did you mean" in hint else " list_models() has all names."
+
+
+def _field_types(family: type[nn.Module]) -> dict[str, Any]:
+    hints = typing.get_type_hints(family)
+    fields = [f.name for f in dataclasses.fields(family)]
+    return {f: hints[f] for f in fields if f not in ("parent", "name")}
+
+
+def _convert(key: str, value: Any, expected: Any) -> Any:
+    """The value as the field's type: lists become tuples, integers floats."""
+    if key in ("dtype", "param_dtype"):
+        return _dtype(key, value)
+    if isinstance(value, list):
+        value = tuple(value)
+    options = typing.get_args(expected)
+    if typing.get_origin(expected) not in (types.UnionType, typing.Union):
+        options = (expected,)
+    if not any(_fits(value, option) for option in options):
+        names = " or ".join(getattr(o, "__name__", str(o)) for o in options)
+        raise UserError(
+            f"{key}={value!r} is a {type(value).__name__}; it must be {names}."
+        )
+    if float in options and int not in options and isinstance(value, int):
+        return float(value)
+    return value
+
+
+def _fits(value: Any, option: Any) -> bool:
+    if typing.get_origin(option) is tuple:
+        items = typing.get_args(option)
+        return (
+            isinstance(value, tuple)
+            and len(value) == len(items)
+            and all(map(_fits, value, items))
+        )
+    if isinstance(value, bool):
+        return option is bool
+    if option is float:
+        return isinstance(value, int | float)
+    return isinstance(value, option)
+
+
+def _dtype(key: str, value: Any) -> Any:
+    valid = ("float32", "bfloat16", "float16", "float64")
+    try:
+        dtype = jnp.dtype(value)
+    except TypeError:
+        dtype = None
+    if dtype is None or dtype.name not in valid:
+        raise UserError(f"{key}={value!r} is unknown; use one of {', '.join(valid)}.")
+    return dtype

@@ -1,0 +1,145 @@
+"""The names of the ViT family: their sizes, preprocessing and published counts."""
+
+from typing import Any
+
+from vit_jax_tricks.models.registry import Entry, Preprocessing, register
+from vit_jax_tricks.models.vit import VisionTransformer
+
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+
+SIZES = {
+    "tiny": {"embed_dim": 192, "num_heads": 3},
+    "small": {"embed_dim": 384, "num_heads": 6},
+    "medium": {"embed_dim": 512, "num_heads": 8},
+    "base": {"embed_dim": 768, "num_heads": 12},
+    "large": {"embed_dim": 1024, "depth": 24, "num_heads": 16},
+    "huge": {"embed_dim": 1280, "depth": 32, "num_heads": 16},
+}
+
+# Counts: timm 1.0.31. Crop: that of the default weights in timm, where they exist.
+VIT = {
+    "vit_tiny_patch16_224": 5_717_416,
+    "vit_tiny_patch16_384": 5_790_376,
+    "vit_small_patch32_224": 22_878_952,
+    "vit_small_patch32_384": 22_915_432,
+    "vit_small_patch16_224": 22_050_664,
+    "vit_small_patch16_384": 22_196_584,
+    "vit_small_patch8_224": (21_670_272, 0),
+    "vit_base_patch32_224": 88_224_232,
+    "vit_base_patch32_384": 88_297_192,
+    "vit_base_patch16_224": 86_567_656,
+    "vit_base_patch16_384": 86_859_496,
+    "vit_base_patch8_224": 86_576_872,
+    "vit_large_patch32_224": (305_510_400, 0),
+    "vit_large_patch32_384": 306_632_680,
+    "vit_large_patch16_224": 304_326_632,
+    "vit_large_patch16_384": 304_715_752,
+    "vit_large_patch14_224": 304_203_752,
+    "vit_huge_patch14_224": (630_764_800, 0),
+}
+VIT_CLIP = {
+    "vit_base_patch32_clip_224": 88_225_000,
+    "vit_base_patch16_clip_224": 86_568_424,
+    "vit_large_patch14_clip_224": 304_204_776,
+    "vit_base_patch32_clip_quickgelu_224": (87_849_728, 512),
+    "vit_base_patch16_clip_quickgelu_224": (86_193_152, 512),
+    "vit_large_patch14_clip_quickgelu_224": (303_966_976, 768),
+}
+VIT_PARALLEL = {
+    "vit_small_patch16_36x1_224": 64_665_448,
+    "vit_small_patch16_18x2_224": 64_665_448,
+    "vit_base_patch16_18x2_224": 256_731_880,
+}
+DEIT = {
+    "deit_tiny_patch16_224": 5_717_416,
+    "deit_small_patch16_224": 22_050_664,
+    "deit_base_patch16_224": 86_567_656,
+    "deit_base_patch16_384": 86_859_496,
+    "deit_tiny_distilled_patch16_224": 5_910_800,
+    "deit_small_distilled_patch16_224": 22_436_432,
+    "deit_base_distilled_patch16_224": 87_338_192,
+    "deit_base_distilled_patch16_384": 87_630_032,
+}
+DEIT3 = {
+    "deit3_small_patch16_224": 22_059_496,
+    "deit3_small_patch16_384": 22_205_416,
+    "deit3_medium_patch16_224": 38_849_512,
+    "deit3_base_patch16_224": 86_585_320,
+    "deit3_base_patch16_384": 86_877_160,
+    "deit3_large_patch16_224": 304_374_760,
+    "deit3_large_patch16_384": 304_763_880,
+    "deit3_huge_patch14_224": 632_126_440,
+}
+# facebookresearch/deit models_v2.py: the same networks with its own LayerScale start,
+# key names and evaluation crop. Counts are those of the timm twins.
+DEIT3_OFFICIAL = {
+    "deit_small_patch16_LS": 22_059_496,
+    "deit_medium_patch16_LS": 38_849_512,
+    "deit_base_patch16_LS": 86_585_320,
+    "deit_large_patch16_LS": 304_374_760,
+    "deit_huge_patch14_LS": 632_126_440,
+}
+
+
+def _register(
+    names: dict[str, Any],
+    normalisation: tuple,
+    crop_224: float,
+    *,
+    dialect: str = "timm",
+    source: str = "timm 1.0.31",
+    **defaults: Any,
+) -> None:
+    for name, count in names.items():
+        count, classes = count if isinstance(count, tuple) else (count, 1000)
+        _, size, *_ = name.split("_")
+        patch = next(p for p in name.split("_") if p.startswith("patch"))
+        img_size = 384 if name.endswith("384") else 224
+        crop = 1.0 if img_size == 384 else crop_224
+        fields = {**SIZES[size], "img_size": img_size}
+        fields["patch_size"] = int(patch.removeprefix("patch"))
+        if "_distilled_" in name:
+            fields["distilled"] = True
+        if "_quickgelu_" in name:
+            fields["act_layer"] = "quick_gelu"
+        if "_36x1_" in name:
+            fields["depth"] = 36
+        if "_18x2_" in name:
+            fields |= {"depth": 18, "parallel": 2}
+        entry = Entry(
+            family=VisionTransformer,
+            defaults=fields | defaults,
+            preprocessing=Preprocessing(*normalisation, crop),
+            parameters=count,
+            parameters_classes=classes,
+            source=source,
+            dialect="timm_parallel" if fields.get("parallel") else dialect,
+        )
+        register(name, entry)
+
+
+_register(VIT, HALF, 0.9)
+_register(VIT_CLIP, CLIP, 0.9, pre_norm=True, norm_eps=1e-5)
+_register(VIT_PARALLEL, IMAGENET, 0.9, init_values=1e-5)
+_register(DEIT, IMAGENET, 0.9)
+_register(
+    DEIT3,
+    IMAGENET,
+    0.9,
+    no_embed_class=True,
+    init_values=1e-6,
+    drop_path_decay="constant",
+)
+_register(
+    DEIT3_OFFICIAL,
+    IMAGENET,
+    1.0,
+    dialect="deit",
+    source="facebookresearch/deit 7e160fe",
+    no_embed_class=True,
+    init_values=1e-4,
+    drop_path_decay="constant",
+)
