@@ -30,7 +30,8 @@ def ema_decay(
 ) -> Float[Array, ""]:
     """The decay used at update number `step` (from 0).
 
-    Constant `decay`; with `warmup` min(decay, 1 - (1 + t)^(-2/3)), t = step - start - 1,
+    Constant `decay`; with `warmup` min(decay, 1 - (1 + t)^(-2/3)), t = step - start -
+    1,
     so that short runs are not dominated by the initial values. With `start` the decay
     is 0 (a plain copy) up to step start + 1.
     Equivalent to timm's ModelEmaV2 (both off) and ModelEmaV3 (tested).

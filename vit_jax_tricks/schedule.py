@@ -13,7 +13,7 @@ from vit_jax_tricks.typing import Array, Float, Int
 
 Schedule = Callable[[int | Int[Array, "..."]], Float[Array, "..."]]
 
-# Decay shapes: the fraction of (lr - min_lr) left, and whether time starts after warm-up.
+# The shape of the decay, and whether its time starts after warm-up.
 _NAMES = {
     "cosine_timm": ("cosine", False),
     "cosine_prefix": ("cosine", True),

@@ -78,7 +78,7 @@ def cutmix_with(
 def cutmix_box(
     lam: Float[Array, ""], centre: Int[Array, "2"], size: tuple[int, int]
 ) -> Int[Array, "4"]:
-    """The box (y0, y1, x0, x1) of side floor(size sqrt(1 - lam)) around a pixel, clipped.
+    """A box (y0, y1, x0, x1), side floor(size sqrt(1 - lam)), about a pixel, clipped.
 
     Equivalent to timm 1.0.31's rand_bbox for a given centre (tested).
     """
@@ -185,7 +185,7 @@ def cutmix(
     alpha: float = 1.0,
     prob: float = 1.0,
 ) -> Mixed:
-    """A box of the reversed batch, area 1 - lam, lam ~ Beta(alpha, alpha), is pasted in."""
+    """Pastes a box of the reversed batch, area 1 - lam, lam ~ Beta(alpha, alpha)."""
     return mixup_or_cutmix(
         key, images, labels, mixup_alpha=0.0, cutmix_alpha=alpha, prob=prob
     )
