@@ -1,0 +1,6 @@
+"""Data: `build(name)` opens a data set and yields uint8 batches on the host."""
+
+from vit_jax_tricks.data.pipeline import Data, build
+
+
+__all__ = ["Data", "build"]

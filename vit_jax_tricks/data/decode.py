@@ -1,0 +1,175 @@
+"""From the bytes of a file to uint8 pixels of a fixed size, on the host.
+
+Sizes are (height, width) and boxes (top, left, height, width) in pixels.
+"""
+
+import io
+
+import cv2
+import numpy as np
+import simplejpeg
+from PIL import Image, ImageOps
+
+from vit_jax_tricks.errors import UserError, nearest
+from vit_jax_tricks.typing import UInt8
+
+
+Box = tuple[int, int, int, int]
+RESIZES = ("area", "pil_bicubic")
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def decode(data: bytes, channels: int = 3) -> UInt8[np.ndarray, "h w c"]:
+    """Pixels of a JPEG, PNG, WebP or BMP file: RGB, or grey for `channels=1`.
+
+    Alpha is dropped and palettes, CMYK and grey become RGB as Pillow's `convert` does;
+    16-bit samples are scaled by 1/257; the rotation in a JPEG's EXIF is applied.
+
+    Raises:
+      UserError: The bytes are no complete picture.
+    """
+    try:
+        if data[:2] == b"\xff\xd8":
+            return _jpeg(data, channels)
+        if data[:8] == PNG and len(data) > 25:
+            return _png(data, channels)
+        return _pillow(data, channels)
+    except (OSError, ValueError, SyntaxError, cv2.error) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"not a complete picture: {reason}") from error
+
+
+def check(data: bytes) -> None:
+    """Raises UserError unless `data` decodes to its last row, strictly."""
+    if data[:2] != b"\xff\xd8":
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                image.load()
+        except (OSError, ValueError, SyntaxError) as error:
+            raise UserError("not a complete picture") from error
+    decode(data)
+
+
+def _jpeg(data: bytes, channels: int) -> UInt8[np.ndarray, "h w c"]:
+    if b"Exif\0\0" in data[:4096]:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.getexif().get(0x0112, 1) != 1:
+                return _pillow(data, channels)
+    try:
+        if simplejpeg.decode_jpeg_header(data)[2] in ("CMYK", "YCCK"):
+            return _pillow(data, channels)
+        return simplejpeg.decode_jpeg(data, "GRAY" if channels == 1 else "RGB")
+    except ValueError:  # it also refuses flaws that Pillow reads over
+        return _pillow(data, channels)
+
+
+def _png(data: bytes, channels: int) -> UInt8[np.ndarray, "h w c"]:
+    encoded = np.frombuffer(data, np.uint8)
+    if data[24] == 16:
+        image = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
+        if image is None:
+            return _pillow(data, channels)
+        image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        if image.ndim == 3:
+            image = cv2.cvtColor(image[..., :3], cv2.COLOR_BGR2RGB)
+        return _as_channels(image, channels)
+    flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR_RGB
+    image = cv2.imdecode(encoded, flag | cv2.IMREAD_IGNORE_ORIENTATION)
+    return _pillow(data, channels) if image is None else _as_channels(image, channels)
+
+
+def _pillow(data: bytes, channels: int) -> UInt8[np.ndarray, "h w c"]:
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+        pixels = np.asarray(upright.convert("L" if channels == 1 else "RGB"))
+    return _as_channels(pixels, channels)
+
+
+def _as_channels(image: np.ndarray, channels: int) -> UInt8[np.ndarray, "h w c"]:
+    if image.ndim == 3 and channels == 1 and image.shape[2] != 1:
+        return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
+    if image.ndim == 2:
+        image = image[..., None]
+    return np.repeat(image, 3, 2) if image.shape[2] < channels else image
+
+
+def resize(
+    image: UInt8[np.ndarray, "h w c"], size: tuple[int, int], how: str = "area"
+) -> UInt8[np.ndarray, "p q c"]:
+    """Resamples to `size` with antialiasing.
+
+    `area` averages along an axis that shrinks and interpolates cubically along one
+    that grows (OpenCV); `pil_bicubic` is Pillow's BICUBIC to the bit, slower.
+    """
+    if image.shape[:2] == size:
+        return image
+    if how == "pil_bicubic":
+        whole = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+        small = whole.resize(size[::-1], Image.Resampling.BICUBIC)
+        return np.asarray(small).reshape(*size, -1)
+    if how != "area":
+        raise UserError(f'resize="{how}" is unknown.{nearest(how, RESIZES)}')
+    for target, flag in (
+        (tuple(np.minimum(image.shape[:2], size).tolist()), cv2.INTER_AREA),
+        (size, cv2.INTER_CUBIC),
+    ):
+        if image.shape[:2] != target:
+            shape = (*target, image.shape[2])
+            image = cv2.resize(image, target[::-1], interpolation=flag).reshape(shape)
+    return image
+
+
+def random_resized_box(
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Box:
+    """A crop box by the law of torchvision's RandomResizedCrop.get_params.
+
+    Ten tries of area ~ U(scale) * h * w and w/h = exp(U(log ratio)); then the central
+    crop with the nearest allowed ratio. Sides round half to even.
+    """
+    for _ in range(10):
+        area = rng.uniform(*scale) * height * width
+        aspect = np.exp(rng.uniform(np.log(ratio[0]), np.log(ratio[1])))
+        w, h = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            top = int(rng.integers(height - h + 1))
+            return top, int(rng.integers(width - w + 1)), h, w
+    h, w = height, width
+    if width / height < ratio[0]:
+        h = round(width / ratio[0])
+    elif width / height > ratio[1]:
+        w = round(height * ratio[1])
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def crop(image: UInt8[np.ndarray, "h w c"], box: Box) -> UInt8[np.ndarray, "p q c"]:
+    """The part of the picture inside the box."""
+    top, left, height, width = box
+    return image[top : top + height, left : left + width]
+
+
+def center_crop(
+    image: UInt8[np.ndarray, "h w c"],
+    size: int,
+    crop_pct: float = 0.875,
+    how: str = "area",
+) -> UInt8[np.ndarray, "s s c"]:
+    """Evaluation's view: the short side to floor(size / crop_pct), then the centre.
+
+    The long side truncates and the offset rounds half to even, as timm's evaluation
+    transform does (torchvision's Resize and CenterCrop).
+    """
+    short = int(size / crop_pct)
+    height, width = image.shape[:2]
+    if height <= width:
+        target = short, int(short * width / height)
+    else:
+        target = int(short * height / width), short
+    image = resize(image, target, how)
+    top, left = (round((side - size) / 2) for side in target)
+    return image[top : top + size, left : left + size]

@@ -1,0 +1,86 @@
+"""Small data sets as one uint8 array: a batch is a single vectorised gather."""
+
+import concurrent.futures
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from vit_jax_tricks.data.progress import progress
+from vit_jax_tricks.data.source import Records
+from vit_jax_tricks.typing import Int, UInt8
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrays:
+    """A decoded split."""
+
+    image: UInt8[np.ndarray, "n h w c"]
+    label: Int[np.ndarray, "n"]
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def rows(self, index: Int[np.ndarray, "b"]) -> dict[str, np.ndarray]:
+        """The batch of these examples."""
+        return {
+            "image": np.take(self.image, index, axis=0),
+            "label": np.take(self.label, index),
+            "index": index.astype(np.int32),
+        }
+
+
+def load(
+    records: Records, view: Callable[[bytes], UInt8[np.ndarray, "h w c"]], title: str
+) -> Arrays:
+    """Decodes a whole split on threads; `view` makes a fixed-size picture of bytes."""
+
+    def one(index: int) -> tuple[np.ndarray, int]:
+        data, label = records[index]
+        return view(data), label
+
+    count = len(records)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        decoded = pool.map(one, range(count))
+        first, label = next(decoded)
+        image = np.empty((count, *first.shape), np.uint8)
+        labels = np.empty(count, np.int32)
+        image[0], labels[0] = first, label
+        rest = progress(decoded, count - 1, f"decoding {title}")
+        for i, (picture, label) in enumerate(rest, 1):
+            image[i], labels[i] = picture, label
+    return Arrays(image, labels)
+
+
+def train_batches(
+    arrays: Arrays, batch_size: int, seed: int, start_step: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """Endless batches from fresh permutations laid end to end.
+
+    Batch `s` holds places s * b .. (s + 1) * b of the stream, so it depends on
+    (seed, s) alone.
+    """
+    step = start_step
+    while True:
+        yield arrays.rows(stream_rows(len(arrays), batch_size, seed, step))
+        step += 1
+
+
+def stream_rows(
+    count: int, batch_size: int, seed: int, step: int
+) -> Int[np.ndarray, "b"]:
+    """Which examples batch `step` holds; it may reach over an epoch's end."""
+    place = step * batch_size + np.arange(batch_size)
+    epochs = place // count
+    rows = np.empty(batch_size, np.int64)
+    for epoch in np.unique(epochs):
+        inside = epochs == epoch
+        order = np.random.default_rng((seed, int(epoch))).permutation(count)
+        rows[inside] = order[place[inside] % count]
+    return rows
+
+
+def test_batches(arrays: Arrays, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+    """Every example once, in order; the caller pads the last batch."""
+    for start in range(0, len(arrays), batch_size):
+        yield arrays.rows(np.arange(start, min(start + batch_size, len(arrays))))

@@ -1,0 +1,269 @@
+"""`build`: from a data set's name to endless training and exact evaluation batches."""
+
+import dataclasses
+import functools
+import inspect
+import math
+import os
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from vit_jax_tricks.data import memory, stream, views
+from vit_jax_tricks.data.prefetch import Batch, Prefetch
+from vit_jax_tricks.data.source import Source, Subset
+from vit_jax_tricks.errors import UserError, nearest
+
+
+IN_MEMORY_BYTES = 2**30
+SCENES = ("32", "64", "224")
+NAMES = ("digits", "digit_scenes", *(f"digit_scenes/{side}" for side in SCENES))
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """An opened data set: what it holds and its batches.
+
+    A batch is a dict of `image` uint8 [b, h, w, c], `label` int32 [b] and `index` int32
+    [b], the example's place in its split.
+    """
+
+    name: str
+    class_names: Sequence[str]
+    image_shape: tuple[int, int, int]
+    num_train: int
+    num_test: int
+    in_memory: bool
+    _train: Any = dataclasses.field(repr=False)
+    _test: Any = dataclasses.field(repr=False)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def channels(self) -> int:
+        return self.image_shape[2]
+
+    def train_batches(
+        self, batch_size: int, seed: int, start_step: int = 0
+    ) -> Prefetch:
+        """Endless batches; batch s is a function of (seed, s) alone.
+
+        The stream is one fresh permutation of the examples after the other, so epochs
+        are num_train / batch_size steps long and may end inside a batch.
+
+        Raises:
+          UserError: The batch is not 1..num_train examples large.
+        """
+        _check_batch(batch_size)
+        if batch_size > self.num_train:
+            raise UserError(
+                f"batch_size={batch_size} is larger than the {self.num_train} training "
+                f"examples of {self.name}; give at most {self.num_train}."
+            )
+        return Prefetch(self._train(batch_size, seed, start_step))
+
+    def test_batches(self, batch_size: int) -> Prefetch:
+        """Every test example once, in order; the last batch is padded.
+
+        Batches carry `mask` float32 [b] besides: 1 for an example, 0 for padding.
+        """
+        _check_batch(batch_size)
+        return Prefetch(_padded(batch, batch_size) for batch in self._test(batch_size))
+
+
+def build(
+    name: str,
+    *,
+    image_size: int | None = None,
+    train_split: str = "train",
+    test_split: str = "test",
+    data_dir: str | os.PathLike | None = None,
+    skip_broken: bool = False,
+    in_memory: bool | Literal["auto"] = "auto",
+    workers: int = 0,
+    train_crop: str | None = None,
+    crop_scale: tuple[float, float] = (0.08, 1.0),
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    crop_pct: float = 0.875,
+    resize: str = "area",
+    split_seed: int = 0,
+    test_fraction: float = 0.2,
+    examples: int | None = None,
+) -> Data:
+    """Opens `digits`, `digit_scenes[/32|/64|/224]`, `folder:PATH` or `tfds:NAME`.
+
+    Args:
+      image_size: Side in pixels of what the model gets; the data's own by default, 224
+        where pictures differ in size.
+      train_split, test_split: Splits of a TFDS data set, `train[:90%]` style.
+      data_dir: Where TFDS data sets live; $TFDS_DATA_DIR or ~/tensorflow_datasets.
+      skip_broken: Leave unreadable files of a folder out instead of stopping.
+      in_memory: Keep all pictures decoded; `auto` does below 1 GiB if no random crop
+        is drawn on the host.
+      workers: Processes that decode and crop what is not in memory; 0 uses threads.
+      train_crop: `random_resized`, `center` (evaluation's view) or `whole` (resized to
+        a square); `whole` where all pictures have one size, else `random_resized`.
+      crop_scale, crop_ratio: Share of the area and w/h of `random_resized`.
+      crop_pct: Share of the short side that evaluation sees.
+      resize: `area` or `pil_bicubic`.
+      split_seed, test_fraction: The split of a folder without train and test folders.
+      examples: Train on this many examples only, a fixed random choice.
+
+    Raises:
+      UserError: The name or a value is wrong, or an argument has no effect here.
+    """
+    given = locals()
+    source = _open(given)
+    view = _view(source, given)
+    shape = (*view.size, source.channels)
+    counts = len(source.train), len(source.test)
+    random_crop = view.train_crop == "random_resized"
+    if in_memory not in (True, False, "auto"):
+        raise UserError(f"config.data.in_memory={in_memory!r}; True, False or auto.")
+    if in_memory is True and random_crop:
+        raise UserError(
+            "config.data.in_memory=True keeps one view of each picture: it cannot "
+            "go with train_crop=random_resized; give train_crop=center or whole."
+        )
+    small = sum(counts) * math.prod(shape) < IN_MEMORY_BYTES
+    resident = in_memory is True or (in_memory == "auto" and small and not random_crop)
+    _refuse_idle(given, source, view, resident)
+    train = source.train
+    if examples is not None:
+        if not 1 <= examples <= len(train):
+            raise UserError(
+                f"config.data.examples={examples}; 1 to {len(train)} are there."
+            )
+        rows = np.random.default_rng(0).permutation(len(train))[:examples]
+        train = Subset(train, np.sort(rows))
+    load = functools.cache(
+        lambda part: memory.load(
+            {"train": train, "test": source.test}[part], view.test, f"{name} {part}"
+        )
+    )
+    return Data(
+        name=name,
+        class_names=source.class_names,
+        image_shape=shape,
+        num_train=len(train),
+        num_test=counts[1],
+        in_memory=resident,
+        _train=(
+            (lambda *a: memory.train_batches(load("train"), *a))
+            if resident
+            else (lambda *a: stream.train_batches(train, view.train, *a, workers))
+        ),
+        _test=(
+            (lambda b: memory.test_batches(load("test"), b))
+            if resident
+            else (lambda b: stream.test_batches(source.test, view.test, b))
+        ),
+    )
+
+
+def _open(given: dict[str, Any]) -> Source:
+    """The source that `name` means."""
+    from vit_jax_tricks.data import tfds_source
+
+    name, size = given["name"], given["image_size"]
+    place = given["data_dir"], given["train_split"], given["test_split"]
+    kind, _, rest = str(name).partition(":")
+    if kind == "folder" and rest:
+        from vit_jax_tricks.data import folder
+
+        return folder.open_folder(
+            rest,
+            skip_broken=given["skip_broken"],
+            split_seed=given["split_seed"],
+            test_fraction=given["test_fraction"],
+        )
+    if kind == "tfds" and rest:
+        return tfds_source.named(rest, *place)
+    if name == "digits":
+        return tfds_source.digits(*place)
+    if name == "digit_scenes":
+        config = str(size) if str(size) in SCENES else "64"
+        return tfds_source.digit_scenes(config, *place)
+    if name in NAMES:
+        return tfds_source.digit_scenes(name.partition("/")[2], *place)
+    raise UserError(
+        f'config.data.name="{name}" is unknown.{nearest(str(name), NAMES)} '
+        f"Expected: {', '.join(NAMES)}, folder:PATH or tfds:NAME."
+    )
+
+
+def _view(source: Source, given: dict[str, Any]) -> views.View:
+    """The crops that the arguments ask for, with defaults by the kind of source."""
+    crop = given["train_crop"]
+    crop = crop or ("random_resized" if source.size is None else "whole")
+    side, own = given["image_size"], source.size
+    if side is not None and not isinstance(side, int):
+        raise UserError(f"config.data.image_size={side!r}; a whole number is expected.")
+    if side is None and own is not None and (crop == "whole" or own[0] == own[1]):
+        size = own
+    else:
+        size = (224, 224) if side is None else (side, side)
+    keys = ("crop_scale", "crop_ratio", "crop_pct", "resize")
+    return views.View(
+        size=size,
+        channels=source.channels,
+        train_crop=crop,
+        **{key: given[key] for key in keys},
+    )
+
+
+def _refuse_idle(
+    given: dict[str, Any], source: Source, view: views.View, resident: bool
+) -> None:
+    """Stops at the first argument that was changed and would change nothing."""
+    folder = given["name"].startswith("folder:")
+    split_here = folder and not source.split_given
+    random = view.train_crop == "random_resized"
+    only = {
+        "train_split": (not folder, "only for TFDS data sets"),
+        "test_split": (not folder, "only for TFDS data sets"),
+        "data_dir": (not folder, "only for TFDS data sets"),
+        "skip_broken": (folder, "only for folder:PATH"),
+        "split_seed": (
+            split_here,
+            "only for folder:PATH without train and test folders",
+        ),
+        "test_fraction": (
+            split_here,
+            "only for folder:PATH without train and test folders",
+        ),
+        "workers": (not resident, "for data that is not in memory (in_memory=False)"),
+        "crop_scale": (random, "only with train_crop=random_resized"),
+        "crop_ratio": (random, "only with train_crop=random_resized"),
+        "crop_pct": (
+            view.train_crop != "whole",
+            "with train_crop=random_resized or center",
+        ),
+        "resize": (source.size != view.size or random, "only where sizes change"),
+    }
+    for key, parameter in inspect.signature(build).parameters.items():
+        works, where = only.get(key, (True, ""))
+        if not works and given[key] != parameter.default:
+            raise UserError(
+                f"config.data.{key}={given[key]!r} has no effect on {given['name']}; "
+                f"it works {where}. Leave it out."
+            )
+
+
+def _check_batch(batch_size: int) -> None:
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise UserError(f"batch_size={batch_size!r}; a whole number >= 1 is expected.")
+
+
+def _padded(batch: Batch, batch_size: int) -> Batch:
+    """Fills up to `batch_size` with zeros and says in `mask` which rows are real."""
+    count = len(batch["label"])
+    fill = batch_size - count
+    padded = {
+        key: np.pad(value, [(0, fill)] + [(0, 0)] * (value.ndim - 1)) if fill else value
+        for key, value in batch.items()
+    }
+    return padded | {"mask": (np.arange(batch_size) < count).astype(np.float32)}

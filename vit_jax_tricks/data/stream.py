@@ -1,0 +1,105 @@
+"""Large data sets through Grain: decoded and cropped on the way, never all kept."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from vit_jax_tricks.data.source import Records
+from vit_jax_tricks.typing import UInt8
+
+
+TrainView = Callable[[bytes, np.random.Generator], UInt8[np.ndarray, "h w c"]]
+TestView = Callable[[bytes], UInt8[np.ndarray, "h w c"]]
+Batch = dict[str, np.ndarray]
+
+
+class Numbered:
+    """Records as Grain elements that know their place in the split."""
+
+    def __init__(self, records: Records):
+        self.records = records
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> tuple[bytes, int, int]:
+        return (*self.records[index], index)
+
+
+class TrainRow:
+    """One training example; the draw depends on (seed, place in the stream)."""
+
+    def __init__(self, view: TrainView):
+        self.view = view
+
+    def __call__(
+        self, record: tuple[bytes, int, int], rng: np.random.Generator
+    ) -> Batch:
+        data, label, index = record
+        return _row(self.view(data, rng), label, index)
+
+
+class TestRow:
+    """One evaluation example."""
+
+    __test__ = False  # no pytest class
+
+    def __init__(self, view: TestView):
+        self.view = view
+
+    def __call__(self, record: tuple[bytes, int, int]) -> Batch:
+        data, label, index = record
+        return _row(self.view(data), label, index)
+
+
+def _row(image: np.ndarray, label: int, index: int) -> Batch:
+    return {"image": image, "label": np.int32(label), "index": np.int32(index)}
+
+
+def train_batches(
+    records: Records,
+    view: TrainView,
+    batch_size: int,
+    seed: int,
+    start_step: int,
+    workers: int,
+) -> Iterator[Batch]:
+    """Endless batches of fresh permutations; starts anywhere without replaying.
+
+    The stream is the same for any number of worker processes, because the batched data
+    set is cut at `start_step` instead of restoring an iterator's state.
+    """
+    import grain
+
+    data = grain.MapDataset.source(Numbered(records)).seed(seed).shuffle().repeat()
+    data = data.random_map(TrainRow(view)).batch(batch_size, drop_remainder=True)
+    yield from _read(data[start_step:], workers)
+
+
+def test_batches(records: Records, view: TestView, batch_size: int) -> Iterator[Batch]:
+    """Every example once, in order; the caller pads the last batch."""
+    import grain
+
+    data = grain.MapDataset.source(Numbered(records)).map(TestRow(view))
+    yield from _read(data.batch(batch_size, drop_remainder=False), workers=0)
+
+
+def _read(data, workers: int) -> Iterator[Batch]:
+    import os
+
+    import grain
+    from absl import flags
+
+    threads = max(1, os.cpu_count() or 1) if workers == 0 else 1
+    batches = data.to_iter_dataset(grain.ReadOptions(num_threads=threads))
+    if workers:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # outside absl's app.run Grain cannot start
+        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    iterator = iter(batches)
+    try:
+        yield from iterator
+    finally:
+        close = getattr(iterator, "close", None)
+        if close is not None:
+            close()

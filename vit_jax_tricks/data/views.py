@@ -1,0 +1,62 @@
+"""Which part of a picture the model sees, in training and in evaluation."""
+
+import dataclasses
+
+import numpy as np
+
+from vit_jax_tricks.data import decode
+from vit_jax_tricks.errors import UserError, nearest
+from vit_jax_tricks.typing import UInt8
+
+
+CROPS = ("random_resized", "center", "whole")
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """Turns encoded bytes into uint8 pictures of `size` (height, width)."""
+
+    size: tuple[int, int]
+    channels: int
+    train_crop: str
+    crop_scale: tuple[float, float]
+    crop_ratio: tuple[float, float]
+    crop_pct: float
+    resize: str
+
+    def __post_init__(self):
+        (low, high), (narrow, wide) = self.crop_scale, self.crop_ratio
+        for name, good, expected in (
+            ("image_size", min(self.size) >= 1, "a whole number of pixels, at least 1"),
+            ("train_crop", self.train_crop in CROPS, f"one of {', '.join(CROPS)}"),
+            ("crop_scale", 0 < low <= high <= 1, "0 < smallest <= largest <= 1"),
+            ("crop_ratio", 0 < narrow <= wide, "0 < narrowest <= widest"),
+            ("crop_pct", 0 < self.crop_pct <= 1, "more than 0, at most 1"),
+            ("resize", self.resize in decode.RESIZES, " or ".join(decode.RESIZES)),
+        ):
+            if not good:
+                value = self.size[0] if name == "image_size" else getattr(self, name)
+                choices = {"train_crop": CROPS, "resize": decode.RESIZES}.get(name)
+                hint = nearest(str(value), choices) if choices else ""
+                raise UserError(
+                    f"config.data.{name}={value!r}; {expected} is expected.{hint}"
+                )
+
+    def train(
+        self, data: bytes, rng: np.random.Generator
+    ) -> UInt8[np.ndarray, "h w c"]:
+        """The training picture; only `random_resized` draws from `rng`."""
+        if self.train_crop != "random_resized":
+            return self.test(data)
+        image = decode.decode(data, self.channels)
+        box = decode.random_resized_box(
+            rng, *image.shape[:2], self.crop_scale, self.crop_ratio
+        )
+        return decode.resize(decode.crop(image, box), self.size, self.resize)
+
+    def test(self, data: bytes) -> UInt8[np.ndarray, "h w c"]:
+        """The evaluation picture: all of it for `whole`, else the scaled centre."""
+        image = decode.decode(data, self.channels)
+        if self.train_crop == "whole":
+            return decode.resize(image, self.size, self.resize)
+        return decode.center_crop(image, self.size[0], self.crop_pct, self.resize)
