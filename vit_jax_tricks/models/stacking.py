@@ -1,4 +1,4 @@
-"""Between the two layouts of the blocks' parameters: a tree each, or one stacked tree."""
+"""Between the layouts of the blocks: one tree for each block, or one stacked tree."""
 
 import re
 

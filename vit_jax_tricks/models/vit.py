@@ -1,4 +1,4 @@
-"""Vision Transformer and its plain relatives: ViT, DeiT, DeiT-III, CLIP's image tower."""
+"""Vision Transformer and its plain relatives: ViT, DeiT, DeiT-III, CLIP images."""
 
 from functools import partial
 from typing import Any

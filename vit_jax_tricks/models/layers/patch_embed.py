@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax_tricks.models.layers import functional
+from vit_jax_tricks.models.layers.batch_norm import BatchNorm
 from vit_jax_tricks.typing import Array, Float
 
 
@@ -87,7 +88,6 @@ class HierarchicalStem(nn.Module):
         self, x: Float[Array, "b h w c"], train: bool
     ) -> Float[Array, "b n d"]:
         narrow = self.embed_dim // 4
-        wide = functional.at_least_float32(self.dtype)
         for i, (size, width) in enumerate(
             [(4, narrow), (2, narrow), (2, self.embed_dim)]
         ):
@@ -100,13 +100,7 @@ class HierarchicalStem(nn.Module):
                 param_dtype=self.param_dtype,
                 name=f"conv{i}",
             )(x)
-            x = nn.BatchNorm(
-                use_running_average=not train,
-                momentum=0.9,
-                epsilon=1e-5,
-                dtype=wide,
-                param_dtype=self.param_dtype,
-                use_fast_variance=False,
-                name=f"norm{i}",
-            )(x.astype(wide)).astype(self.dtype)
+            x = BatchNorm(
+                dtype=self.dtype, param_dtype=self.param_dtype, name=f"norm{i}"
+            )(x, train)
         return x.reshape(x.shape[0], -1, x.shape[-1])

@@ -7,7 +7,7 @@ from vit_jax_tricks.typing import Array, Float
 
 
 def patchify(x: Float[Array, "b h w c"], size: int) -> Float[Array, "b i j f"]:
-    """Cuts images into non-overlapping patches, features in the order (row, column, c)."""
+    """Cuts images into patches; features in the order (row, column, channel)."""
     return rearrange(x, "b (i p) (j q) c -> b i j (p q c)", p=size, q=size)
 
 

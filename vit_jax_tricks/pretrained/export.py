@@ -1,0 +1,44 @@
+"""Weights out, in the reference's own key names."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+
+from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.models.registry import lookup
+from vit_jax_tricks.models.stacking import unstack_blocks
+from vit_jax_tricks.pretrained.dialects import DIALECTS
+from vit_jax_tricks.pretrained.files import write_weights
+from vit_jax_tricks.pretrained.rules import find_key
+from vit_jax_tricks.typing import Params
+
+
+def export_weights(variables: Params, name: str, path: str | Path) -> None:
+    """Writes variables as the reference implementation of model `name` would.
+
+    Loading the file again gives the same variables. Stacked blocks are unstacked.
+
+    Raises:
+        UserError: an unknown name, or a parameter that this reference does not have.
+    """
+    entry = lookup(name)
+    rules = DIALECTS[entry.family.__name__][entry.dialect]
+    arrays: dict[str, Any] = {}
+    for our_path, value in flatten(variables).items():
+        found = find_key(our_path, rules)
+        if found is None:
+            raise UserError(
+                f"{name} has no key for {our_path}; export under the name of a model "
+                "that has this parameter."
+            )
+        key, rule = found
+        arrays[key] = rule.transform.export(np.asarray(value))
+    write_weights(path, arrays)
+
+
+def flatten(variables: Params) -> dict[str, Any]:
+    """Variables as path -> leaf, blocks unstacked: `params/blocks_0/norm1/scale`."""
+    unstacked = {k: unstack_blocks(v) for k, v in variables.items()}
+    return traverse_util.flatten_dict(unstacked, sep="/")

@@ -1,0 +1,155 @@
+"""Weights in: from reference key names to variables, every key accounted for."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.models.stacking import stack_blocks
+from vit_jax_tricks.pretrained.dialects import DIALECTS, IGNORED, all_rules
+from vit_jax_tricks.pretrained.export import flatten
+from vit_jax_tricks.pretrained.files import read_weights
+from vit_jax_tricks.pretrained.report import LoadReport
+from vit_jax_tricks.pretrained.resize import resize_positions
+from vit_jax_tricks.pretrained.rules import Rule, find_path
+from vit_jax_tricks.typing import Params, PRNGKeyArray
+
+
+HEAD = r"params/head(_dist)?/(kernel|bias)"
+POSITIONS = "params/pos_embed"
+
+
+def load_pretrained(
+    model: Any,
+    source: str | Path,
+    *,
+    strict: bool = True,
+    key: PRNGKeyArray | None = None,
+) -> tuple[Params, LoadReport]:
+    """Variables of `model` from a weight file in its reference's key names.
+
+    A position table of another grid is resampled; a head of another number of classes
+    is drawn anew from `key` (default: seed 0). Both are in the report. With
+    `strict=False` parameters that the file lacks are drawn anew and keys that the model
+    lacks are left out, and reported.
+
+    Args:
+        model: a module from `create_model`.
+        source: a `.safetensors` file.
+
+    Returns:
+        `(variables, report)`; `print(report)` shows what was done.
+
+    Raises:
+        UserError: a missing or damaged file, missing or unexpected keys, a wrong
+            shape, or a value that is not finite.
+    """
+    family = type(model).__name__
+    if family not in DIALECTS:
+        raise UserError(f"no weights can be loaded for {family} yet.")
+    source = str(source)
+    arrays = read_weights(source)
+    wanted = _shapes(model)
+    rules = all_rules(family)
+    found, loaded, resized, unused = {}, [], [], []
+    for name, array in arrays.items():
+        match = find_path(name, rules)
+        if match is None or match[0] not in wanted:
+            if not re.fullmatch(IGNORED, name):
+                unused.append(name)
+            continue
+        path, rule = match
+        if not np.isfinite(array.astype(np.float32)).all():
+            raise UserError(f"{source}: {name} holds values that are not finite.")
+        expected = _reference_shape(rule, wanted[path].shape)
+        if array.shape == expected:
+            value = rule.transform.load(array, wanted[path].shape)
+            loaded.append(name)
+        elif path == POSITIONS and array.shape[-1] == expected[-1]:
+            value = resize_positions(
+                array.astype(np.float32), model.grid, prefix=model.position_prefix
+            )
+            resized.append(f"{name} {array.shape} -> {expected}")
+        elif re.fullmatch(HEAD, path) and array.shape[1:] == expected[1:]:
+            unused.append(f"{name} {array.shape}, the model has {expected}")
+            continue
+        else:
+            raise UserError(
+                f"{source}: {name} has shape {array.shape}, the model expects "
+                f"{expected}; check the model's name and overrides."
+            )
+        found[path] = jnp.asarray(value, wanted[path].dtype)
+    reset = [path for path in wanted if path not in found]
+    _check(source, arrays, reset, unused, model, strict)
+    found |= _fresh(model, reset, key)
+    variables = traverse_util.unflatten_dict({p: found[p] for p in wanted}, sep="/")
+    if model.scan:
+        variables["params"] = stack_blocks(variables["params"])
+    report = LoadReport(source, *map(tuple, (loaded, resized, reset, unused)))
+    return variables, report
+
+
+def _init(model: Any, key: PRNGKeyArray) -> dict[str, jax.Array]:
+    """Fresh variables as path -> array, blocks unstacked."""
+    images = jnp.zeros((1, *model.image_shape), model.dtype)
+    return flatten(model.clone(scan=False).init(key, images))
+
+
+def _shapes(model: nn.Module) -> dict[str, jax.ShapeDtypeStruct]:
+    return jax.eval_shape(lambda key: _init(model, key), jax.random.key(0))
+
+
+def _fresh(
+    model: nn.Module, paths: Sequence[str], key: PRNGKeyArray | None
+) -> dict[str, jax.Array]:
+    """Initial values of some paths; under jit nothing else is computed."""
+    if not paths:
+        return {}
+    key = jax.random.key(0) if key is None else key
+
+    def values(key: PRNGKeyArray) -> dict[str, jax.Array]:
+        fresh = _init(model, key)
+        return {path: fresh[path] for path in paths}
+
+    return jax.jit(values)(key)
+
+
+def _reference_shape(rule: Rule, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that the reference gives a parameter of ours."""
+    return rule.transform.export(np.broadcast_to(np.int8(0), shape)).shape
+
+
+def _check(
+    source: str,
+    arrays: dict[str, Any],
+    reset: Sequence[str],
+    unused: Sequence[str],
+    model: Any,
+    strict: bool,
+) -> None:
+    """Raises UserError for missing or unexpected keys, heads that changed excepted."""
+    if not strict:
+        return
+    heads = {path for path in reset if re.fullmatch(HEAD, path)}
+    changed = {name.split()[0] for name in unused if " " in name}
+    missing = [p for p in reset if p not in heads or not changed]
+    unexpected = [
+        name
+        for name in unused
+        if name.split()[0] not in changed
+        and not (model.num_classes == 0 and name.startswith("head"))
+    ]
+    for what, names in (("lacks", missing), ("has unexpected", unexpected)):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise UserError(
+                f"{source} ({len(arrays)} arrays) {what} {names[0]}{more}; check the "
+                "model's name and overrides, or pass strict=False."
+            )

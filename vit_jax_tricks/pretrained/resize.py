@@ -1,0 +1,38 @@
+"""Resampling of position tables."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.typing import Array, Float
+
+
+def resize_positions(
+    table: Float[Array, "1 n d"],
+    grid: tuple[int, int],
+    *,
+    prefix: int,
+    old_grid: tuple[int, int] | None = None,
+) -> Float[Array, "1 m d"]:
+    """Resamples a position table to another grid, bicubic (a = -0.5), antialiased.
+
+    The first `prefix` rows are kept. `old_grid` defaults to a square.
+    Equivalent to timm's `resample_abs_pos_embed`.
+
+    Raises:
+        UserError: the rows after the prefix are not the old grid's.
+    """
+    n, d = table.shape[1] - prefix, table.shape[2]
+    side = math.isqrt(max(n, 0))
+    old_grid = (side, side) if old_grid is None else old_grid
+    if n < 1 or math.prod(old_grid) != n:
+        raise UserError(
+            f"a position table of {table.shape[1]} rows is not {prefix} prefix tokens "
+            f"and a square grid; create the model with the tokens of the file."
+        )
+    head, body = table[:, :prefix], table[:, prefix:]
+    body = jnp.asarray(body).reshape(1, *old_grid, d)
+    body = jax.image.resize(body, (1, *grid, d), "bicubic", antialias=True)
+    return jnp.concatenate([head, body.reshape(1, -1, d)], axis=1)

@@ -1,0 +1,133 @@
+"""Rules between reference key names and our parameter paths, read in both directions.
+
+A rule is a pair of name templates and a transform. `{i}` stands for a number on both
+sides. Paths begin with the collection: `params/blocks_{i}/attn/qkv/kernel`.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Transform:
+    """`load` takes a reference array and our shape, `export` takes our array."""
+
+    load: Callable[[np.ndarray, tuple[int, ...]], np.ndarray]
+    export: Callable[[np.ndarray], np.ndarray]
+
+
+COPY = Transform(lambda w, shape: w, lambda w: w)
+# Linear weight (out, in) <-> kernel [in, out].
+LINEAR = Transform(lambda w, shape: w.T, lambda w: w.T)
+# Convolution (out, in, kh, kw) <-> kernel [kh, kw, in, out].
+CONV = Transform(
+    lambda w, shape: w.transpose(2, 3, 1, 0), lambda w: w.transpose(3, 2, 0, 1)
+)
+# Fused projection, rows ordered (q k v, head, feature) <-> kernel [d, 3, g, h].
+QKV = Transform(
+    lambda w, shape: w.T.reshape(shape), lambda w: w.reshape(w.shape[0], -1).T
+)
+QKV_BIAS = Transform(lambda w, shape: w.reshape(shape), lambda w: w.reshape(-1))
+# Output projection, columns ordered (head, feature) <-> kernel [g, h, d].
+PROJ = Transform(
+    lambda w, shape: w.T.reshape(shape), lambda w: w.reshape(-1, w.shape[-1]).T
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """One line of the translation: `key` is the reference's name, `path` ours."""
+
+    key: str
+    path: str
+    transform: Transform = COPY
+
+    def path_of(self, key: str) -> str | None:
+        """Our path for a reference key, or None where the rule does not apply."""
+        return _translate(key, self.key, self.path)
+
+    def key_of(self, path: str) -> str | None:
+        """The reference key for our path, or None where the rule does not apply."""
+        return _translate(path, self.path, self.key)
+
+
+def linear(key: str, path: str) -> list[Rule]:
+    """The two rules of a linear layer."""
+    return [
+        Rule(f"{key}.weight", f"params/{path}/kernel", LINEAR),
+        Rule(f"{key}.bias", f"params/{path}/bias"),
+    ]
+
+
+def conv(key: str, path: str) -> list[Rule]:
+    """The two rules of a convolution."""
+    return [
+        Rule(f"{key}.weight", f"params/{path}/kernel", CONV),
+        Rule(f"{key}.bias", f"params/{path}/bias"),
+    ]
+
+
+def norm(key: str, path: str) -> list[Rule]:
+    """The two rules of a norm's parameters."""
+    return [
+        Rule(f"{key}.weight", f"params/{path}/scale"),
+        Rule(f"{key}.bias", f"params/{path}/bias"),
+    ]
+
+
+def batch_norm(key: str, path: str) -> list[Rule]:
+    """The rules of a batch norm: parameters and running statistics."""
+    return [
+        *norm(key, path),
+        Rule(f"{key}.running_mean", f"batch_stats/{path}/mean"),
+        Rule(f"{key}.running_var", f"batch_stats/{path}/var"),
+    ]
+
+
+def attention(key: str, path: str) -> list[Rule]:
+    """The rules of an attention layer with a fused q, k, v projection."""
+    return [
+        Rule(f"{key}.qkv.weight", f"params/{path}/qkv/kernel", QKV),
+        Rule(f"{key}.qkv.bias", f"params/{path}/qkv/bias", QKV_BIAS),
+        *norm(f"{key}.q_norm", f"{path}/q_norm"),
+        *norm(f"{key}.k_norm", f"{path}/k_norm"),
+        Rule(f"{key}.proj.weight", f"params/{path}/proj/kernel", PROJ),
+        Rule(f"{key}.proj.bias", f"params/{path}/proj/bias"),
+    ]
+
+
+def mlp(key: str, path: str) -> list[Rule]:
+    """The rules of a two-layer perceptron."""
+    return [
+        *linear(f"{key}.fc1", f"{path}/fc1"),
+        *linear(f"{key}.fc2", f"{path}/fc2"),
+    ]
+
+
+def find_path(key: str, rules: Iterable[Rule]) -> tuple[str, Rule] | None:
+    """The first rule that knows a reference key, and our path by it."""
+    for rule in rules:
+        path = rule.path_of(key)
+        if path is not None:
+            return path, rule
+    return None
+
+
+def find_key(path: str, rules: Iterable[Rule]) -> tuple[str, Rule] | None:
+    """The first rule that knows our path, and the reference key by it."""
+    for rule in rules:
+        key = rule.key_of(path)
+        if key is not None:
+            return key, rule
+    return None
+
+
+def _translate(name: str, source: str, target: str) -> str | None:
+    pattern = re.escape(source).replace(r"\{i\}", r"(?P<i>\d+)")
+    match = re.fullmatch(pattern, name)
+    if match is None:
+        return None
+    return target.replace("{i}", match.groupdict().get("i", ""))
