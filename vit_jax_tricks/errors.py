@@ -1,4 +1,4 @@
-"""What a user can cause is a `UserError`: shown as one clear line, never a traceback."""
+"""What a user can cause is a `UserError`: one clear line, never a traceback."""
 
 import difflib
 from collections.abc import Iterable

@@ -197,7 +197,7 @@ def plan(
     names = {path: _names(path, shape) for path, shape in leaves.items()}
     every = [name for group in names.values() for name in group]
     scales = dict.fromkeys(every, 1.0)
-    if layer_decay is not None:
+    if layer_decay not in (None, 1.0):
         scales = _layer_scales(every, layer_decay)
     special = _matched_rules(every, rules)
 

@@ -21,6 +21,6 @@ def step_key(key: PRNGKeyArray, name: str, step: Int[Array, ""] | int) -> PRNGKe
     return jax.random.fold_in(fold_in_str(key, name), step)
 
 
-def example_keys(key: PRNGKeyArray, index: Int[Array, "b"]) -> PRNGKeyArray:
+def example_keys(key: PRNGKeyArray, index: Int[Array, "b"]) -> jax.Array:
     """One key for each example, [b], by its index in the data set."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index)

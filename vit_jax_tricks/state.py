@@ -19,7 +19,7 @@ class TrainState(flax.struct.PyTreeNode):
       batch_stats: running statistics of BatchNorm, {} for models without.
       ema: moving averages of {params, batch_stats}, or None.
       opt_state: the optimiser's state.
-      key: the root key; streams are derived from it by name and step and it never changes.
+      key: the root of all streams (by name and step); it never changes.
       skipped: steps whose loss or gradient was not finite, int32 [].
       streak: how many such steps came last in a row, int32 [].
     """

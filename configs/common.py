@@ -1,0 +1,116 @@
+"""Every field of a config, commented once. Other configs change what differs.
+
+Batch sizes and learning rates are global: for the whole batch on all devices.
+"""
+
+import ml_collections
+from ml_collections import config_dict
+
+from vit_jax_tricks.config import parse_arg
+
+
+__all__ = ["get_config", "parse_arg"]
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The defaults: a plain supervised run."""
+    c = ml_collections.ConfigDict()
+    c.name = "run"  # names the default workdir, runs/NAME
+    c.seed = 0  # parameters, data order, augmentation, dropout
+    c.epochs = 100  # passes over the training split
+    c.steps = config_dict.placeholder(int)  # overrides epochs when set
+    c.batch_size = 128  # examples per optimiser step, all devices together
+    c.accumulate = 1  # micro-batches that the batch is cut into, one after another
+    c.dtype = "auto"  # compute type: float32, bfloat16, or auto: bfloat16 off the CPU
+    c.resume = "auto"  # auto, required (an error if there is nothing), or never
+
+    # The model: a name of list_models(); more keys are its overrides.
+    c.model = ml_collections.ConfigDict()
+    c.model.name = "vit_small_patch16_224"
+
+    # The data. Keys that would do nothing for the chosen data stop the run.
+    c.data = ml_collections.ConfigDict()
+    c.data.name = "digits"  # digits, digit_scenes/32|64|224, folder:PATH, tfds:NAME
+    c.data.image_size = config_dict.placeholder(int)  # None: the data's own, else 224
+    c.data.train_split = "train"  # tfds splits, such as "train[:90%]"
+    c.data.test_split = "test"
+    c.data.data_dir = config_dict.placeholder(str)  # None: TFDS's own folder
+    c.data.skip_broken = False  # folder: leave broken files out instead of stopping
+    c.data.split_seed = 0  # folder: which examples are for testing
+    c.data.test_fraction = 0.2  # folder: and how many
+    c.data.examples = config_dict.placeholder(int)  # train on so many only
+    c.data.workers = 0  # processes that decode; 0 decodes in threads
+    c.data.train_crop = config_dict.placeholder(str)  # random_resized, center or whole
+    c.data.crop_scale = (0.08, 1.0)  # random_resized: share of the area
+    c.data.crop_ratio = (3 / 4, 4 / 3)  # random_resized: width over height
+    c.data.crop_pct = 0.875  # share of the short side that evaluation sees
+    c.data.resize = "area"  # or pil_bicubic, the references' own, slower
+
+    # Images on the device, float in [0, 1]; each draw depends on seed, step, example.
+    c.augment = ml_collections.ConfigDict()
+    c.augment.flip = False  # mirror left-right with probability 1/2
+    c.augment.pad = 0  # pad by this many pixels and crop back at random
+    c.augment.degrees = 0.0  # rotate by up to this
+    c.augment.translate = 0.0  # shift by up to this fraction of the side
+    c.augment.scale = (1.0, 1.0)  # zoom range
+    c.augment.shear = 0.0  # shear by up to this many degrees
+    c.augment.mixup = 0.0  # alpha of mixup's Beta law; 0 is off
+    c.augment.cutmix = 0.0  # alpha of cutmix's Beta law; 0 is off
+    c.augment.mix_prob = 1.0  # share of batches that are mixed at all
+    c.augment.switch_prob = 0.5  # cutmix's share when both are on
+
+    # Terms of the loss; each has a weight.
+    c.loss = ml_collections.ConfigDict()
+    c.loss.classification = ml_collections.ConfigDict()
+    c.loss.classification.name = "softmax"  # softmax or sigmoid cross-entropy
+    c.loss.classification.weight = 1.0
+    c.loss.classification.smoothing = 0.0  # label smoothing, uniform over all classes
+
+    c.optimizer = ml_collections.ConfigDict()
+    c.optimizer.name = "adamw"  # adam, adamw, lamb, lion, muon, sgd
+    c.optimizer.weight_decay = 0.05  # times the learning rate, as in torch and optax
+    c.optimizer.grad_clip = config_dict.placeholder(float)  # None: 1 for LAMB, else off
+    c.optimizer.clip_mode = "norm"  # or adaptive: per unit, relative to the parameter
+    c.optimizer.layer_decay = config_dict.placeholder(float)  # lr factor per layer down
+    c.optimizer.b1 = config_dict.placeholder(float)  # None: the optimiser's own default
+    c.optimizer.b2 = config_dict.placeholder(float)
+    c.optimizer.eps = config_dict.placeholder(float)
+    c.optimizer.momentum = config_dict.placeholder(float)
+    c.optimizer.nesterov = config_dict.placeholder(bool)
+    c.optimizer.trust_clip = config_dict.placeholder(bool)  # LAMB: ratio at most 1
+    c.optimizer.always_adapt = config_dict.placeholder(bool)  # LAMB: undecayed ones too
+    c.optimizer.rules = ()  # ((regex, {"lr_mult": 0.1, "freeze": True}), ...)
+
+    c.schedule = ml_collections.ConfigDict()
+    c.schedule.name = "cosine_optax"  # cosine_timm, cosine_prefix, cosine_optax, ...
+    c.schedule.lr = 1e-3  # the peak
+    c.schedule.lr_per = config_dict.placeholder(int)  # 512: lr is for a batch of 512
+    c.schedule.warmup_epochs = 5.0
+    c.schedule.warmup_lr = 0.0
+    c.schedule.min_lr = 0.0
+    c.schedule.cooldown_epochs = 0.0  # epochs at min_lr at the end
+    c.schedule.per_epoch = False  # hold the rate for an epoch, as timm does
+    c.schedule.lag_epochs = 0  # 1: each epoch at the rate of the one before, as DeiT
+
+    c.ema = ml_collections.ConfigDict()
+    c.ema.decay = config_dict.placeholder(float)  # None is off
+    c.ema.warmup = True  # a smaller decay at first; short runs need it
+
+    c.eval = ml_collections.ConfigDict()
+    c.eval.epochs = 1.0  # epochs between evaluations of the test split
+    c.eval.batch_size = 256
+
+    c.checkpoint = ml_collections.ConfigDict()
+    c.checkpoint.steps = config_dict.placeholder(int)  # also save every so many steps
+    c.checkpoint.keep = 2  # the newest so many, and the best besides
+
+    c.log = ml_collections.ConfigDict()
+    c.log.steps = 50  # steps between lines of metrics.jsonl
+    c.log.tensorboard = True  # write event files too
+
+    # Devices: sizes multiply to their number; -1 is what is left over.
+    c.mesh = ml_collections.ConfigDict()
+    c.mesh.data = -1  # replicates parameters, splits the batch
+    c.mesh.fsdp = 1  # splits parameters and the batch
+    c.mesh.tensor = 1  # splits heads and hidden units
+    return c.lock()

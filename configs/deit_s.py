@@ -1,0 +1,19 @@
+"""DeiT-S on ImageNet-1k, from scratch.
+
+Paper: Touvron et al., 2021, arXiv:2012.12877, Table 5: 79.9 % top-1, 22.1 M parameters.
+Command: python -m vit_jax_tricks.main --config=configs/deit_s.py
+  on other data: --config=configs/deit_s.py:data=digit_scenes,epochs=5
+  the project's own recipe: --config=configs/deit_s.py:recipe=source
+Expected: 79.9 % top-1 with the paper's full recipe; not run here. RandAugment, random
+  erasing and repeated augmentation of that recipe are not in this config.
+Wall time: 300 epochs; not run here.
+"""
+
+import ml_collections
+
+from configs import deit_common
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    """Arguments: data, recipe (official or source), epochs, batch_size."""
+    return deit_common.get_recipe("deit_s", "deit_small_patch16_224", arg)

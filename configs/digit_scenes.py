@@ -1,0 +1,37 @@
+"""A plain ViT of one million parameters on digit_scenes: the benchmark with room.
+
+Paper: Dosovitskiy et al., 2021, arXiv:2010.11929 (the model).
+Command: python -m vit_jax_tricks.main --config=configs/digit_scenes.py
+  a meaningful run in two minutes: --config=configs/digit_scenes.py:size=32
+Expected: TODO
+Wall time: TODO
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    """Arguments: size (64 or 32), epochs."""
+    args = common.parse_arg(arg, size=64, epochs=12)
+    c = common.get_config()
+    c.name = f"digit_scenes_{args.size}"
+    c.epochs = args.epochs
+    c.batch_size = 128
+    c.model = ml_collections.ConfigDict(
+        dict(
+            name="vit_tiny_patch16_224",
+            patch_size=args.size // 8,  # 64 tokens
+            embed_dim=128,
+            depth=5,
+            num_heads=4,
+        )
+    )
+    c.data.name = f"digit_scenes/{args.size}"
+    c.schedule.lr = 1e-3
+    c.schedule.warmup_epochs = 1.0
+    c.optimizer.weight_decay = 0.05
+    c.optimizer.grad_clip = 1.0
+    c.eval.epochs = 2.0
+    return c.lock()

@@ -1,0 +1,111 @@
+"""Configs: overrides, argument strings, and keys that nobody reads."""
+
+import pytest
+
+from vit_jax_tricks import config
+from vit_jax_tricks.errors import UserError
+
+
+def load(*overrides, spec="configs/digits.py"):
+    return config.load(spec, [tuple(o.split("=", 1)) for o in overrides])
+
+
+def test_overrides_are_typed():
+    c = load("batch_size=64", "schedule.lr=1", "augment.scale=(0.5, 1.5)", "name=7")
+    assert c.batch_size == 64
+    assert c.schedule.lr == 1.0
+    assert isinstance(c.schedule.lr, float)
+    assert c.augment.scale == (0.5, 1.5)
+    assert c.name == "7"
+
+
+def test_placeholders_take_their_type_and_none():
+    assert load("optimizer.b1=0.8").optimizer.b1 == 0.8
+    assert load("optimizer.b1=none").optimizer.b1 is None
+
+
+def test_model_takes_any_key():
+    assert load("model.depth=6", "model.qk_norm=true").model.qk_norm is True
+
+
+def test_arguments_of_a_config():
+    c = config.load("configs/deit_s.py:recipe=source,data=digit_scenes,epochs=5")
+    assert (c.epochs, c.data.name) == (5, "digit_scenes/224")
+    assert c.schedule.name == "cosine_prefix"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["bach_size=3"], 'Did you mean "batch_size"?'),
+        (["optimizer.wight_decay=3"], 'Did you mean "weight_decay"?'),
+        (["optimiser.lr=3"], 'Did you mean "optimizer"?'),
+        (["optimizer=adamw"], "is a section"),
+        (["batch_size=12.5"], "expected int"),
+        (["batch_size=many"], "expected int"),
+        (["batch_size=true"], "expected int"),
+        (["schedule.lr=fast"], "expected float"),
+        (["augment.flip=1"], "expected bool"),
+        (["augment.scale=3"], "expected tuple"),
+        (["optimizer.b1=big"], "expected float"),
+    ],
+)
+def test_wrong_overrides(overrides, message):
+    with pytest.raises(UserError, match="config") as caught:
+        load(*overrides)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("configs/digit.py", 'Did you mean "configs/digits.py"?'),
+        ("configs/deit_s.py:epoch=3", 'Did you mean "epochs"?'),
+        ("configs/deit_s.py:epochs=x", "expected int"),
+        ("configs/deit_s.py:recipe=mine", "official"),
+    ],
+)
+def test_wrong_files_and_arguments(spec, message):
+    with pytest.raises(UserError) as caught:
+        config.load(spec)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("def get_config(arg=''):\n  return (", "line 2"),
+        ("x = 1", "defines no get_config"),
+        (
+            "from configs import common\ndef get_config(arg=''):\n"
+            "    c = common.get_config()\n    c.epohcs = 3\n    return c",
+            "epochs",
+        ),
+        (
+            "from configs import common\ndef get_config(arg=''):\n"
+            "    c = common.get_config()\n    c.epochs = 'ten'\n    return c",
+            "epochs",
+        ),
+    ],
+)
+def test_broken_config_files_are_one_line(tmp_path, source, message):
+    path = tmp_path / "mine.py"
+    path.write_text(source)
+    with pytest.raises(UserError) as caught:
+        config.load(str(path))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_unread_keys_stop_the_run():
+    section = config.Section({"a": 1, "b": {"c": 2, "d": 3}})
+    assert section.a == 1
+    assert dict(section.b) == {"c": 2, "d": 3}
+    section.assert_all_read()
+    section = config.Section({"a": 1, "b": {"c": 2, "d": 3}})
+    assert section.b.c == 2
+    assert section.to_dict()["a"] == 1  # not a read
+    with pytest.raises(UserError, match=r"reads config\.a, config\.b\.d;"):
+        section.assert_all_read()
+    with pytest.raises(UserError, match='Did you mean "d"'):
+        _ = section.b.dd

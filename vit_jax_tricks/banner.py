@@ -1,0 +1,75 @@
+"""The start banner: what will run, how big it is, how much it costs."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vit_jax_tricks import console
+from vit_jax_tricks.console import si
+from vit_jax_tricks.experiment import Experiment
+from vit_jax_tricks.inspect.flops import count_flops
+
+
+def forward_flops(experiment: Experiment) -> float:
+    """FLOPs of one image's forward pass, counted from its jaxpr (2 for each MAC)."""
+    images = jax.ShapeDtypeStruct((1, *experiment.data.image_shape), jnp.float32)
+
+    def forward(variables: Any, images: Any) -> Any:
+        return experiment.model.apply(variables, images, train=False)[0]
+
+    return count_flops(forward, experiment.state_shape().variables, images).flops
+
+
+def facts(experiment: Experiment) -> dict[str, Any]:
+    """The rows that need no compiled program."""
+    x, data, config = experiment, experiment.data, experiment.config.to_dict()
+    devices = list(x.mesh.devices.flat)
+    params = jax.tree.leaves(x.state_shape().params)
+    flops = forward_flops(x)
+    mesh = " × ".join(f"{k} {v}" for k, v in x.mesh.shape.items() if v > 1)
+    shape = "×".join(map(str, data.image_shape))
+    parts = config["accumulate"]
+    micro = f", {parts} micro-batches" if parts > 1 else ""
+    return {
+        "model": config["model"]["name"],
+        "parameters": f"{sum(p.size for p in params):,}",
+        "forward": f"{si(flops, 'FLOP')} per image ({si(flops / 2, 'MAC')})",
+        "compute type": jnp.dtype(x.model.dtype).name,
+        "data": f"{data.name}: {data.num_train:,} train, {data.num_test:,} test, "
+        f"{data.num_classes} classes, {shape}",
+        "devices": f"{len(devices)} × {devices[0].device_kind}"
+        + (f" (mesh {mesh})" if mesh else ""),
+        "effective batch": f"{x.batch_size}{micro}",
+        "peak learning rate": f"{x.peak_lr:.3g} ({config['schedule']['name']}, "
+        f"{config['optimizer']['name']})",
+        "steps": f"{x.total_steps:,} "
+        f"({x.total_steps * x.batch_size / data.num_train:.1f} epochs)",
+    }
+
+
+def show(
+    experiment: Experiment,
+    train_step: jax.stages.Compiled,
+    workdir: Path,
+    compile_seconds: float,
+) -> tuple[float, dict[str, Any]]:
+    """Prints the banner; returns the training FLOPs of one image and the rows.
+
+    A training step costs three forward passes: one forward, two backward.
+    """
+    rows = facts(experiment)
+    memory = train_step.memory_analysis()
+    if memory is not None:
+        used = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+        each = " on each device" if experiment.mesh.size > 1 else ""
+        rows["memory"] = (
+            f"{si(used, 'B')}{each} (state and batch "
+            f"{si(memory.argument_size_in_bytes, 'B')}, "
+            f"temporary {si(memory.temp_size_in_bytes, 'B')})"
+        )
+    rows["compiled in"] = f"{compile_seconds:.1f} s"
+    rows["workdir"] = workdir
+    console.banner(str(experiment.config.to_dict()["name"]), rows)
+    return 3 * forward_flops(experiment), rows

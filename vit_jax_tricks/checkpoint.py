@@ -1,0 +1,232 @@
+"""Checkpoints that resume exactly and notice damage: Orbax plus our own checksums.
+
+Orbax writes asynchronously and commits by renaming, but restores a flipped byte without
+a word. So each checkpoint carries two kinds of CRC-32: of every file, in a manifest
+written once Orbax has committed (no manifest: not complete), and of every leaf of the
+state, checked after restoring. A damaged checkpoint is moved to `damaged/`, and the one
+before it is used.
+"""
+
+import json
+import threading
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as managers
+
+from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.sharding import path_str
+from vit_jax_tricks.state import TrainState
+
+
+MANIFEST = "manifest.json"
+NO_SCORE = -1e30  # loses against every real score
+
+
+class DamagedError(Exception):
+    """A checkpoint whose bytes are not what was written."""
+
+
+class Checkpointer:
+    """Saves and restores `TrainState` and a JSON-able `meta` under `directory`.
+
+    Keeps the newest `keep` checkpoints and, besides, the one with the highest score.
+
+    Args:
+      directory: created on the first save.
+      keep: how many of the newest to keep, at least 2, so that one can be damaged.
+      say: called with one line for the user when something is wrong.
+    """
+
+    def __init__(self, directory: Path, *, keep: int, say: Callable[[str], None]):
+        if keep < 2:
+            raise UserError(
+                f"config.checkpoint.keep={keep}: expected at least 2, so that a "
+                "damaged newest checkpoint has one before it."
+            )
+        self.directory = Path(directory).absolute()
+        self._say = say
+        self._keep = keep
+        self._manager: ocp.CheckpointManager | None = None
+        self._sealing: threading.Thread | None = None
+
+    def save(
+        self, state: TrainState, meta: dict[str, Any], *, score: float | None = None
+    ) -> None:
+        """Starts an asynchronous save of the state at its step.
+
+        `score` (higher is better) competes for the best; without it the checkpoint only
+        counts as one of the newest. A checkpoint that is there is kept, unless only now
+        the score is known.
+        """
+        step = int(state.step)
+        self.wait()
+        manager = self._open()
+        if step in manager.all_steps():
+            if score is None:
+                return
+            manager.delete(step)
+        tree = _plain(state)
+        meta = meta | {"leaves": leaf_crcs(tree)}
+        manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta)
+            ),
+            metrics={"score": NO_SCORE if score is None else score},
+        )
+        self._sealing = threading.Thread(target=self._seal, args=(manager, step))
+        self._sealing.start()
+
+    def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
+        """The newest sound checkpoint as `(state, meta)`, or None if there is none.
+
+        Args:
+          like: arrays or `jax.ShapeDtypeStruct`s with shardings; the stored shapes must
+            agree, the mesh may differ from the one that saved.
+        """
+        for step in sorted(self.steps(), reverse=True):
+            try:
+                verify_files(self.directory / str(step))
+            except DamagedError as error:
+                self._set_aside(step, str(error))
+        manager = self._open()
+        for step in sorted(manager.all_steps(), reverse=True):
+            try:
+                return self._restore(manager, step, like)
+            except DamagedError as error:
+                self.close()
+                self._set_aside(step, str(error))
+                manager = self._open()
+        return None
+
+    def read_meta(self, step: int) -> dict[str, Any]:
+        """What was saved beside the state at `step`."""
+        args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+        return self._open().restore(step, args=args)["meta"]
+
+    def steps(self) -> list[int]:
+        """The steps on disk, sound or not."""
+        found = self.directory.iterdir() if self.directory.is_dir() else ()
+        return sorted(int(p.name) for p in found if p.name.isdigit())
+
+    def wait(self) -> None:
+        """Blocks until the save under way is committed and its manifest is written."""
+        if self._sealing is not None:
+            self._sealing.join()
+            self._sealing = None
+        if self._manager is not None:
+            self._manager.check_for_errors()
+
+    def close(self) -> None:
+        """Finishes the save under way and lets Orbax go."""
+        if self._manager is not None:
+            self.wait()
+            self._manager.close()
+            self._manager = None
+
+    def _seal(self, manager: ocp.CheckpointManager, step: int) -> None:
+        manager.wait_until_finished()
+        if (self.directory / str(step)).is_dir():
+            write_manifest(self.directory / str(step))
+
+    def _open(self) -> ocp.CheckpointManager:
+        if self._manager is None:
+            policies = managers.preservation_policy
+            best = policies.BestN(get_metric_fn=lambda m: m["score"], n=1)
+            newest = policies.LatestN(self._keep)
+            options = ocp.CheckpointManagerOptions(
+                best_fn=lambda m: m["score"],  # else Orbax forgets the metrics
+                preservation_policy=policies.AnyPreservationPolicy([newest, best]),
+                cleanup_tmp_directories=True,
+            )
+            self._manager = ocp.CheckpointManager(self.directory, options=options)
+        return self._manager
+
+    def _restore(
+        self, manager: ocp.CheckpointManager, step: int, like: TrainState
+    ) -> tuple[TrainState, dict[str, Any]]:
+        template = jax.tree.map(ocp.utils.to_shape_dtype_struct, _plain(like))
+        restored = manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(template), meta=ocp.args.JsonRestore()
+            ),
+        )
+        meta = restored["meta"]
+        found, expected = leaf_crcs(restored["state"]), meta.pop("leaves")
+        bad = [k for k in expected if found.get(k) != expected[k]]
+        if bad or found.keys() != expected.keys():
+            raise DamagedError(f"checksum of {(bad or ['the tree'])[0]} differs")
+        return _typed(restored["state"], like), meta
+
+    def _set_aside(self, step: int, why: str) -> None:
+        target = self.directory.parent / "damaged" / str(step)
+        target.parent.mkdir(exist_ok=True)
+        while target.exists():
+            target = target.with_name(target.name + "_")
+        (self.directory / str(step)).rename(target)
+        older = [s for s in self.steps() if s < step]
+        back = f"falling back to step {older[-1]}" if older else "there is none before"
+        self._say(f"checkpoint {step} is damaged ({why}), moved to {target}; {back}")
+
+
+def leaf_crcs(tree: Any) -> dict[str, int]:
+    """CRC-32 of each leaf's bytes by its path."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {path_str(path): _crc(np.asarray(leaf)) for path, leaf in leaves}
+
+
+def _crc(array: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data)
+
+
+def _file_crcs(directory: Path) -> dict[str, int]:
+    files = (p for p in sorted(directory.rglob("*")) if p.is_file())
+    return {
+        str(p.relative_to(directory)): zlib.crc32(p.read_bytes())
+        for p in files
+        if p.name != MANIFEST
+    }
+
+
+def write_manifest(directory: Path) -> None:
+    """Writes the CRC-32 of every file of a committed checkpoint, atomically."""
+    part = directory.parent / f".{directory.name}.{MANIFEST}"
+    part.write_text(json.dumps(_file_crcs(directory)))
+    part.rename(directory / MANIFEST)
+
+
+def verify_files(directory: Path) -> None:
+    """Raises DamagedError unless every file is as the manifest says."""
+    try:
+        expected = json.loads((directory / MANIFEST).read_text())
+        found = _file_crcs(directory)
+    except FileNotFoundError:
+        raise DamagedError("not completely written") from None
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"its manifest is unreadable: {error}") from None
+    if found != expected:
+        names = sorted({k for k in found | expected if found.get(k) != expected.get(k)})
+        raise DamagedError(f"checksum of {names[0]} differs")
+
+
+def _plain(state: TrainState) -> dict[str, Any]:
+    """The state as Orbax takes it: the key as raw words, no typed key arrays."""
+    key = state.key
+    if isinstance(key, jax.ShapeDtypeStruct):
+        raw = jax.eval_shape(jax.random.key_data, key)
+        raw = jax.ShapeDtypeStruct(raw.shape, raw.dtype, sharding=key.sharding)
+    else:
+        raw = jax.random.key_data(key)
+    return {f: getattr(state, f) for f in state.__dataclass_fields__} | {"key": raw}
+
+
+def _typed(tree: dict[str, Any], like: TrainState) -> TrainState:
+    key = jax.random.wrap_key_data(tree["key"], impl=jax.random.key_impl(like.key))
+    return like.replace(**(tree | {"key": key}))

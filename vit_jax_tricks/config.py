@@ -1,0 +1,216 @@
+"""Configs: ml_collections files, overrides from the command line, and reads that count.
+
+A run reads its config through `Section`, which remembers every key that somebody read;
+`Section.assert_all_read` then stops the run for a key that would have done nothing.
+"""
+
+import ast
+import importlib.util
+import sys
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from vit_jax_tricks.errors import UserError, nearest
+
+
+OPEN_SECTIONS = ("config.model",)  # keys checked by create_model, not by common.py
+
+
+def config_dir() -> Path:
+    """Our config files: beside the package in a clone, inside it when built."""
+    package = Path(__file__).parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def load(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> "Section":
+    """Reads `FILE[:args]` and applies `(key, value)` overrides.
+
+    Args:
+      spec: a config file, looked up as given and then among our own, with arguments
+        after a colon: `configs/deit_s.py:data=digit_scenes,epochs=5`.
+      overrides: dotted keys and values as typed, `("optimizer.lr", "1e-3")`.
+
+    Returns:
+      The config as a read-tracking view.
+
+    Raises:
+      UserError: no such file, an unknown key or argument, or a value of a wrong type.
+    """
+    file, _, arg = spec.partition(":")
+    path = _find(file)
+    config = _call_get_config(path, arg)
+    for key, text in overrides:
+        _override(config, key, text)
+    return Section(config.to_dict())
+
+
+def _find(file: str) -> Path:
+    for path in (Path(file), config_dir() / Path(file).name):
+        if path.is_file():
+            return path
+    names = [f"configs/{p.name}" for p in config_dir().glob("*.py")]
+    hint = nearest(file, [n for n in names if not n.endswith("common.py")])
+    raise UserError(f'--config: there is no file "{file}".{hint}')
+
+
+def _call_get_config(path: Path, arg: str) -> ml_collections.ConfigDict:
+    if "configs" not in sys.modules:  # `from configs import common` works anywhere
+        package = types.ModuleType("configs")
+        package.__path__ = [str(config_dir())]
+        sys.modules["configs"] = package
+    spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"--config: {path} is not a Python file; give a .py file.")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise UserError(
+                f"--config: {path} defines no get_config(arg); see configs/digits.py."
+            )
+        return module.get_config(arg)
+    except UserError:
+        raise
+    except SyntaxError as error:
+        where = f"{path}, line {error.lineno}"
+        raise UserError(f"--config: {where}: {error.msg}.") from error
+    except (AttributeError, KeyError, TypeError, ValueError, ImportError) as error:
+        lines = str(error).strip("'\"").splitlines()
+        raise UserError(f"--config: {path}: {' '.join(lines)}") from error
+
+
+def parse_arg(arg: str, **defaults: Any) -> ml_collections.ConfigDict:
+    """Reads `recipe=source,epochs=5`, a config's arguments, typed by its defaults.
+
+    Raises:
+      UserError: an argument that the config does not take, or a value of a wrong type.
+    """
+    out = ml_collections.ConfigDict(defaults)
+    for item in filter(None, arg.split(",")):
+        key, equals, text = item.partition("=")
+        if key not in defaults:
+            hint = nearest(key, defaults)
+            raise UserError(f'config argument "{key}" is unknown.{hint}')
+        _assign(out, key, text if equals else "True", f"config argument {key}")
+    return out
+
+
+def parse_value(text: str) -> Any:
+    """A value from the command line: a Python literal, else the string itself."""
+    lowered = {"true": True, "false": False, "none": None}
+    if text.lower() in lowered:
+        return lowered[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
+    *parents, last = key.split(".")
+    node, path = config, "config"
+    for name in parents:
+        if not isinstance(node.get(name), ml_collections.ConfigDict):
+            raise UserError(_unknown(f"{path}.{name}", name, node))
+        node, path = node[name], f"{path}.{name}"
+    if last not in node and path not in OPEN_SECTIONS:
+        raise UserError(_unknown(f"{path}.{last}", last, node))
+    if isinstance(node.get(last), ml_collections.ConfigDict):
+        inner = ", ".join(f"{path}.{last}.{k}" for k in node[last])
+        raise UserError(f"{path}.{last} is a section; set one of {inner}.")
+    with node.unlocked():
+        _assign(node, last, text, f"{path}.{last}")
+
+
+def _unknown(path: str, name: str, node: ml_collections.ConfigDict) -> str:
+    return f"{path}: there is no such key.{nearest(name, node.keys())}"
+
+
+def _assign(node: ml_collections.ConfigDict, key: str, text: str, path: str) -> None:
+    kind = node.get_type(key) if key in node else type(None)
+    value = parse_value(text)
+    if kind is str and value is not None:
+        value = text
+    if kind is tuple and isinstance(value, list):
+        value = tuple(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    wrong = (kind is bool and not isinstance(value, bool)) or (
+        kind in (int, float) and not number and value is not None
+    )
+    try:
+        if wrong:
+            raise TypeError
+        node[key] = value
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{path}={text}: expected {kind.__name__}, such as {node[key]!r}."
+        ) from error
+
+
+class Section(Mapping[str, Any]):
+    """A read-only view of a config (section) that remembers what was read.
+
+    `section.key`, `section["key"]` and `**section` count as reading.
+    """
+
+    def __init__(
+        self,
+        values: Mapping[str, Any],
+        path: str = "config",
+        unread: set[str] | None = None,
+    ):
+        self._path = path
+        self._unread: set[str] = set() if unread is None else unread
+        self._values: dict[str, Any] = {}
+        for key, value in values.items():
+            if isinstance(value, Mapping):
+                value = Section(value, f"{path}.{key}", self._unread)
+            else:
+                self._unread.add(f"{path}.{key}")
+            self._values[key] = value
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in self._values:
+            full = f"{self._path}.{key}"
+            raise UserError(f"{full}: no such key.{nearest(key, self._values)}")
+        self._unread.discard(f"{self._path}.{key}")
+        return self._values[key]
+
+    def __getattr__(self, key: str) -> Any:
+        if key.startswith("_"):
+            raise AttributeError(key)
+        return self[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._values
+
+    def without(self, *keys: str) -> dict[str, Any]:
+        """The section as keyword arguments, less `keys` (which stay unread)."""
+        return {k: self[k] for k in self._values if k not in keys}
+
+    def to_dict(self) -> dict[str, Any]:
+        """A plain nested dict; does not count as reading."""
+        return {
+            k: v.to_dict() if isinstance(v, Section) else v
+            for k, v in self._values.items()
+        }
+
+    def assert_all_read(self) -> None:
+        """Raises UserError if some key was never read: it would do nothing."""
+        if self._unread:
+            keys = ", ".join(sorted(self._unread))
+            raise UserError(
+                f"nothing in this run reads {keys}; remove what has no effect "
+                "or choose the option that uses it."
+            )

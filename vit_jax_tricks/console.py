@@ -1,0 +1,110 @@
+"""What a person sees: the banner, the progress bar, one-line messages."""
+
+import math
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from vit_jax_tricks.errors import UserError
+
+
+console = Console(highlight=False, soft_wrap=True)
+PLAIN_EVERY_S = 5.0  # without a terminal: seconds between progress lines
+
+
+def say(message: str) -> None:
+    """One line for the user."""
+    console.print(message, markup=False)
+
+
+def fail(message: str) -> None:
+    """One line on standard error."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+
+
+def banner(title: str, rows: dict[str, Any]) -> None:
+    """A two-column table of what is about to run."""
+    table = Table(title=title, show_header=False, title_justify="left")
+    for name, value in rows.items():
+        table.add_row(name, str(value))
+    console.print(table)
+
+
+def si(value: float, unit: str = "") -> str:
+    """1_234_567 -> '1.23 M'."""
+    if value <= 0:
+        return f"0 {unit}".strip()
+    power = min(max(int(math.log10(value) // 3), 0), 5)
+    scaled = value / 1000**power
+    digits = 0 if power == 0 and scaled == int(scaled) else 2
+    return f"{scaled:.{digits}f} {'kMGTP'[power - 1] if power else ''}{unit}".strip()
+
+
+def duration(seconds: float) -> str:
+    """3725 -> '1:02:05'."""
+    minutes, s = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{s:02d}" if hours else f"{minutes}:{s:02d}"
+
+
+class Bar:
+    """A progress bar with ETA on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, total: int, start: int):
+        self._total, self._start = total, start
+        self._began = time.monotonic()
+        self._last = self._began
+        self._rich: Progress | None = None
+        if console.is_terminal:
+            self._rich = Progress(
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("ETA"),
+                TimeRemainingColumn(),
+                TextColumn("{task.description}"),
+                console=console,
+            )
+            self._rich.start()
+            self._task = self._rich.add_task("", total=total, completed=start)
+
+    def update(self, step: int, text: str) -> None:
+        if self._rich is not None:
+            self._rich.update(self._task, completed=step, description=text)
+            return
+        now = time.monotonic()
+        if now - self._last >= PLAIN_EVERY_S or step == self._total:
+            self._last = now
+            pace = (now - self._began) / max(step - self._start, 1)
+            eta = duration(pace * (self._total - step))
+            say(f"step {step}/{self._total}  {text}  ETA {eta}")
+
+    def close(self) -> None:
+        if self._rich is not None:
+            self._rich.stop()
+
+
+def explain(error: Exception) -> str | None:
+    """The one line that stands for an error, or None if a traceback serves better."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError):
+        where = f" ({error.filename})" if error.filename else ""
+        return f"the system refused: {error.strerror or error}{where}."
+    if type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(error):
+        return (
+            "the device is out of memory; halve config.batch_size, or double "
+            "config.accumulate, or set config.model.remat=True."
+        )
+    return None

@@ -1,0 +1,266 @@
+"""A config made concrete: data, model, loss, optimiser, mesh and the two steps.
+
+Every command starts from an `Experiment`; `train.py` loops over it, tests shape-check
+it, benchmarks time it. It compiles nothing until asked.
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from vit_jax_tricks import augment, data, ema, optimizer, schedule, sharding, step
+from vit_jax_tricks.config import Section
+from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.models import create_model, preprocessing
+from vit_jax_tricks.objectives import Objective
+from vit_jax_tricks.random import fold_in_str
+from vit_jax_tricks.state import TrainState, create
+
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a config stands for; build it with `build`.
+
+    Attributes:
+      train_step, eval_step: pure and not jitted.
+      lr, peak_lr: the learning rate by update, and its highest value.
+      optimizer: the whole optax chain.
+      total_steps, eval_steps: length of the run and steps between evaluations.
+    """
+
+    config: Section
+    seed: int
+    data: data.Data
+    model: nn.Module
+    mesh: Mesh
+    optimizer: optax.GradientTransformation
+    lr: optax.Schedule
+    train_step: Any
+    eval_step: Any
+    peak_lr: float
+    total_steps: int
+    eval_steps: int
+    batch_size: int
+    eval_batch_size: int
+    has_ema: bool
+
+    def init(self) -> TrainState:
+        """The state before step 0, a function of the seed alone."""
+        key = jax.random.key(self.seed)
+        images = jnp.zeros((1, *self.data.image_shape), jnp.float32)
+        variables = self.model.init(fold_in_str(key, "init"), images, train=False)
+        return create(variables, optimizer=self.optimizer, key=key, ema=self.has_ema)
+
+    def state_shape(self) -> TrainState:
+        """Shapes and shardings of the state."""
+        shape = jax.eval_shape(self.init)
+        return jax.tree.map(
+            lambda s, n: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=n),
+            shape,
+            sharding.state_shardings(shape, self.mesh),
+        )
+
+    def batch_shape(self, *, train: bool) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and shardings of a training or an evaluation batch."""
+        b = self.batch_size if train else self.eval_batch_size
+        at = sharding.batch_sharding(self.mesh)
+        shapes: dict[str, tuple] = {
+            "image": ((b, *self.data.image_shape), jnp.uint8),
+            "label": ((b,), jnp.int32),
+            "index": ((b,), jnp.int32),
+        }
+        if not train:
+            shapes["mask"] = ((b,), jnp.float32)
+        return {
+            k: jax.ShapeDtypeStruct(shape, dtype, sharding=at)
+            for k, (shape, dtype) in shapes.items()
+        }
+
+    def compile_init(self) -> TrainState:
+        """Runs `init` under the mesh, so that no device ever holds the whole state."""
+        at = jax.tree.map(lambda s: s.sharding, self.state_shape())
+        with jax.set_mesh(self.mesh):
+            return jax.jit(self.init, out_shardings=at)()
+
+    def compile_train_step(self) -> jax.stages.Compiled:
+        """`(state, batch) -> (state, metrics)`; the state's buffers are donated."""
+        state = self.state_shape()
+        at = jax.tree.map(lambda s: s.sharding, state)
+        whole = NamedSharding(self.mesh, PartitionSpec())
+        with jax.set_mesh(self.mesh):
+            jitted = jax.jit(
+                self.train_step, donate_argnums=0, out_shardings=(at, whole)
+            )
+            return jitted.lower(state, self.batch_shape(train=True)).compile()
+
+    def compile_eval_step(self) -> jax.stages.Compiled:
+        """`(variables, batch) -> sums`."""
+        state = self.state_shape()
+        whole = NamedSharding(self.mesh, PartitionSpec())
+        with jax.set_mesh(self.mesh):
+            jitted = jax.jit(self.eval_step, out_shardings=whole)
+            shapes = state.variables, self.batch_shape(train=False)
+            return jitted.lower(*shapes).compile()
+
+    def put(self, batch: dict[str, Any]) -> dict[str, jax.Array]:
+        """A host batch onto the mesh."""
+        return jax.device_put(batch, sharding.batch_sharding(self.mesh))
+
+
+def build(config: Section, *, devices: list[jax.Device] | None = None) -> Experiment:
+    """Reads the whole config and checks what can be checked without compiling.
+
+    Raises:
+      UserError: any value that does not fit, with what would.
+    """
+    mesh = sharding.make_mesh(**config.mesh, devices=devices)
+    batch_size, accumulate = config.batch_size, config.accumulate
+    check_batch(batch_size, accumulate, sharding.batch_divisor(mesh))
+    source = data.build(**config.data)
+    if batch_size > source.num_train:
+        raise UserError(
+            f"config.batch_size={batch_size} is larger than the {source.num_train} "
+            f"training examples of {source.name}; give at most that."
+        )
+
+    dtype = _dtype(config.dtype, mesh)
+    overrides = config.model.without("name")
+    h, w, _ = source.image_shape
+    overrides.setdefault("img_size", h if h == w else (h, w))
+    if source.image_shape[2] != 3:
+        overrides.setdefault("in_chans", source.image_shape[2])
+    name = config.model.name
+    model = create_model(name, num_classes=source.num_classes, dtype=dtype, **overrides)
+    mean, std = channel_statistics(name, source.image_shape[2])
+
+    steps_per_epoch = source.num_train // batch_size
+    total_steps = _total_steps(config, steps_per_epoch)
+    lr, peak_lr = _schedule(config.schedule, batch_size, total_steps, steps_per_epoch)
+    images = jax.ShapeDtypeStruct((1, *source.image_shape), jnp.float32)
+    shapes = jax.eval_shape(
+        functools.partial(model.init, train=False), jax.random.key(0), images
+    )
+    chain = optimizer.build(shapes["params"], schedule=lr, **config.optimizer)
+
+    decay, warmup = config.ema.decay, config.ema.warmup
+    average = None
+    if decay is not None:
+        average = functools.partial(_average, decay=decay, warmup=warmup)
+    images_fn, mix = augment.from_config(**config.augment)
+    train_step = functools.partial(
+        step.train_step,
+        model=model,
+        optimizer=chain,
+        objective=Objective(config.loss),
+        num_classes=source.num_classes,
+        mean=mean,
+        std=std,
+        augment=images_fn,
+        mix=mix,
+        average=average,
+        accumulate=accumulate,
+    )
+    eval_step = functools.partial(step.eval_step, model=model, mean=mean, std=std)
+    pieces = sharding.batch_divisor(mesh)
+    eval_batch = _positive("eval.batch_size", config.eval.batch_size)
+    eval_epochs = _positive("eval.epochs", config.eval.epochs)
+    return Experiment(
+        config=config,
+        seed=config.seed,
+        data=source,
+        model=model,
+        mesh=mesh,
+        optimizer=chain,
+        lr=lr,
+        peak_lr=peak_lr,
+        train_step=train_step,
+        eval_step=eval_step,
+        total_steps=total_steps,
+        eval_steps=max(1, round(eval_epochs * steps_per_epoch)),
+        batch_size=batch_size,
+        eval_batch_size=-(-eval_batch // pieces) * pieces,
+        has_ema=average is not None,
+    )
+
+
+def check_batch(batch_size: int, accumulate: int, pieces: int) -> None:
+    """Raises UserError unless the batch divides by devices times micro-batches."""
+    unit = pieces * _positive("accumulate", accumulate)
+    if _positive("batch_size", batch_size) % unit:
+        below, above = batch_size // unit * unit, -(-batch_size // unit) * unit
+        near = f"{below} or {above}" if below else str(above)
+        raise UserError(
+            f"config.batch_size={batch_size} does not divide by {unit} "
+            f"({pieces} batch shard(s) x accumulate={accumulate}); use {near}."
+        )
+
+
+def channel_statistics(
+    model: str, channels: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The model's own mean and standard deviation; grey images take their average."""
+    prep = preprocessing(model)
+    if channels == len(prep.mean):
+        return tuple(prep.mean), tuple(prep.std)
+    mean = sum(prep.mean) / len(prep.mean)
+    std = sum(prep.std) / len(prep.std)
+    return (mean,) * channels, (std,) * channels
+
+
+def _average(average: Any, current: Any, updates: Any, *, decay: float, warmup: bool):
+    return ema.ema_update(average, current, decay=decay, step=updates, warmup=warmup)
+
+
+def _positive(name: str, value: Any) -> Any:
+    if not value > 0:
+        raise UserError(f"config.{name}={value}: expected a positive number.")
+    return value
+
+
+def _dtype(name: str, mesh: Mesh) -> Any:
+    if name == "auto":
+        name = "float32" if mesh.devices.flat[0].platform == "cpu" else "bfloat16"
+    if name not in DTYPES:
+        raise UserError(f'config.dtype="{name}": expected auto, float32 or bfloat16.')
+    return DTYPES[name]
+
+
+def _total_steps(config: Section, steps_per_epoch: int) -> int:
+    epochs, steps = config.epochs, config.steps
+    if steps is not None:
+        return int(_positive("steps", steps))
+    return max(1, round(_positive("epochs", epochs) * steps_per_epoch))
+
+
+def _schedule(
+    section: Section, batch_size: int, total_steps: int, steps_per_epoch: int
+) -> tuple[optax.Schedule, float]:
+    options = dict(section)
+    scale = 1.0 if (per := options.pop("lr_per")) is None else batch_size / per
+    for rate in ("lr", "warmup_lr", "min_lr"):
+        if options[rate] < 0:
+            raise UserError(f"config.schedule.{rate}={options[rate]}: expected >= 0.")
+    options["lr"] *= scale
+    warmup = round(options.pop("warmup_epochs") * steps_per_epoch)
+    if not 0 <= warmup < total_steps:
+        raise UserError(
+            f"config.schedule.warmup_epochs is {warmup} steps of a run of "
+            f"{total_steps}; expected less: at most {total_steps / steps_per_epoch:.2f} epochs."
+        )
+    made = schedule.make(
+        total_steps=total_steps,
+        warmup_steps=warmup,
+        cooldown_steps=round(options.pop("cooldown_epochs") * steps_per_epoch),
+        steps_per_epoch=steps_per_epoch,
+        **options,
+    )
+    return made, options["lr"]

@@ -1,0 +1,38 @@
+"""Finds where the first NaN or infinity of a step comes from."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vit_jax_tricks.sharding import path_str
+from vit_jax_tricks.typing import Array, Float, Params
+
+
+def first_nonfinite(
+    model: nn.Module, variables: Params, images: Float[Array, "b h w c"]
+) -> str:
+    """Names the first thing that is not finite: images, a parameter, or a module.
+
+    Modules are asked in the order in which they run, by an uncompiled forward pass with
+    every module's output captured; when all of it is finite, the trouble is in the loss
+    or in the gradient.
+    """
+    if not jnp.isfinite(images).all():
+        return "the images"
+    for path, leaf in jax.tree_util.tree_flatten_with_path(variables)[0]:
+        if not jnp.isfinite(leaf).all():
+            return f"parameter {path_str(path)}"
+    found: list[str] = []
+
+    def watch(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        out = next_fun(*args, **kwargs)
+        arrays = [x for x in jax.tree.leaves(out) if isinstance(x, jax.Array)]
+        if not found and not all(bool(jnp.isfinite(x).all()) for x in arrays):
+            found.append("/".join(context.module.path) or type(model).__name__)
+        return out
+
+    with nn.intercept_methods(watch):
+        model.apply(variables, images, train=False)
+    return f"module {found[0]}" if found else "the loss or the gradient"

@@ -1,0 +1,75 @@
+"""The report of a run: curves as PNG and a summary in Markdown, from its metrics."""
+
+from pathlib import Path
+from typing import Any
+
+from vit_jax_tricks import metrics
+
+
+CURVES = {
+    "loss.png": ("loss", ("train/loss", "test/loss", "test/loss_ema")),
+    "accuracy.png": (
+        "accuracy",
+        ("train/accuracy", "test/accuracy", "test/accuracy_ema"),
+    ),
+    "learning_rate.png": ("learning rate", ("train/lr",)),
+}
+
+
+def write(workdir: Path, facts: dict[str, Any]) -> Path:
+    """Writes `report/` under `workdir` and returns the summary's path.
+
+    Args:
+      workdir: of the run; its `metrics.jsonl` is read.
+      facts: rows of the summary's table, such as devices and parameters.
+    """
+    lines = metrics.read(workdir)
+    folder = Path(workdir) / "report"
+    folder.mkdir(exist_ok=True)
+    pictures = [
+        name
+        for name, (label, keys) in CURVES.items()
+        if _plot(folder / name, lines, label, keys)
+    ]
+    (folder / "summary.md").write_text(_summary(workdir, lines, facts, pictures))
+    return folder / "summary.md"
+
+
+def _series(lines: list[dict[str, Any]], key: str) -> tuple[list[int], list[float]]:
+    pairs = [(m["step"], m[key]) for m in lines if m.get(key) is not None]
+    return [p[0] for p in pairs], [p[1] for p in pairs]
+
+
+def _plot(path: Path, lines: list[dict], label: str, keys: tuple[str, ...]) -> bool:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    found = False
+    for key in keys:
+        steps, values = _series(lines, key)
+        if values:
+            found = True
+            axes.plot(steps, values, label=key, marker="." if len(steps) < 30 else "")
+    if found:
+        axes.set(xlabel="step", ylabel=label)
+        axes.grid(alpha=0.3)
+        axes.legend()
+        FigureCanvasAgg(figure).print_png(str(path))
+    return found
+
+
+def _summary(
+    workdir: Path, lines: list[dict], facts: dict[str, Any], pictures: list[str]
+) -> str:
+    rows = [("| | |"), ("|---|---|")]
+    rows += [f"| {name} | {value} |" for name, value in facts.items()]
+    for key in ("test/accuracy", "test/accuracy_ema"):
+        steps, values = _series(lines, key)
+        if values:
+            best = max(range(len(values)), key=values.__getitem__)
+            rows.append(f"| {key}, last | {values[-1]:.4f} at step {steps[-1]} |")
+            rows.append(f"| {key}, best | {values[best]:.4f} at step {steps[best]} |")
+    images = "\n\n".join(f"![{name}]({name})" for name in pictures)
+    return f"# {Path(workdir).name}\n\n" + "\n".join(rows) + f"\n\n{images}\n"

@@ -1,0 +1,125 @@
+"""Whether a workdir can be used, and whether the run in it is the one asked for."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from vit_jax_tricks.config import Section
+from vit_jax_tricks.console import say
+from vit_jax_tricks.errors import UserError
+
+
+# A run with another value of these is another run: it needs its own workdir.
+IDENTITY = (
+    "seed",
+    "batch_size",
+    "accumulate",
+    "model",
+    "data.name",
+    "data.image_size",
+    "data.train_split",
+    "data.split_seed",
+    "data.test_fraction",
+    "data.examples",
+    "optimizer.name",
+    "ema.decay",
+)
+
+
+def prepare_workdir(
+    workdir: Path, config: Section, class_names: list[str], resume: str
+) -> None:
+    """Creates the workdir, or checks that what it holds is this run; then records it.
+
+    Writes `config.json` and `classes.json`. Prints what changed since the last start.
+
+    Raises:
+      UserError: it cannot be written, belongs to another run, or `resume` forbids it.
+    """
+    if resume not in ("auto", "required", "never"):
+        raise UserError(
+            f'config.resume="{resume}": expected "auto", "required" or "never".'
+        )
+    _check_writable(workdir)
+    path = workdir / "config.json"
+    if _has_checkpoints(workdir):
+        if resume == "never":
+            raise UserError(
+                f"config.resume=never, but {workdir} holds a run; give another "
+                "--workdir, or drop config.resume to go on. Nothing was changed."
+            )
+        _check_same_run(workdir, config, class_names)
+    path.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+    (workdir / "classes.json").write_text(json.dumps(class_names) + "\n")
+
+
+def _has_checkpoints(workdir: Path) -> bool:
+    folder = workdir / "checkpoints"
+    return folder.is_dir() and any(p.name.isdigit() for p in folder.iterdir())
+
+
+def _check_writable(workdir: Path) -> None:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / ".writable"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"--workdir {workdir} cannot be written ({error.strerror}); "
+            "give another one."
+        ) from error
+
+
+def _check_same_run(workdir: Path, config: Section, class_names: list[str]) -> None:
+    old = _read(workdir / "config.json")
+    new = json.loads(json.dumps(config.to_dict()))
+    changed = [
+        (key, _get(old, key), _get(new, key))
+        for key in _keys(new)
+        if _get(old, key) != _get(new, key)
+    ]
+    identity = [c for c in changed if any(_under(c[0], key) for key in IDENTITY)]
+    gone = [k for k in _keys(old) if _under(k, "model") and k not in _keys(new)]
+    identity += [(k, _get(old, k), None) for k in gone]
+    if identity:
+        what = ", ".join(f"config.{k} was {a!r}, now {b!r}" for k, a, b in identity)
+        raise UserError(
+            f"{workdir} holds another run: {what}; give another --workdir. "
+            "Nothing was changed."
+        )
+    if _read(workdir / "classes.json") != class_names:
+        raise UserError(
+            f"{workdir} was trained on other classes than the data has now; "
+            "give another --workdir. Nothing was changed."
+        )
+    for key, before, now in changed:
+        say(f"config.{key} was {before!r} when this run started, now {now!r}")
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} is missing or unreadable, though there are checkpoints beside it; "
+            "restore it, or give another --workdir. Nothing was changed."
+        ) from error
+
+
+def _keys(tree: dict[str, Any], prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name, value in tree.items():
+        inner = isinstance(value, dict)
+        keys += _keys(value, f"{prefix}{name}.") if inner else [f"{prefix}{name}"]
+    return keys
+
+
+def _get(tree: Any, key: str) -> Any:
+    for name in key.split("."):
+        tree = tree.get(name) if isinstance(tree, dict) else None
+    return tree
+
+
+def _under(key: str, section: str) -> bool:
+    return key == section or key.startswith(f"{section}.")

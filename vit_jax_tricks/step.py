@@ -1,0 +1,204 @@
+"""One training step and one evaluation step, as pure functions.
+
+There is no jit here: `experiment.py` adds compilation, donation and shardings. Every
+draw comes from `step_key(state.key, NAME, state.step)`, so a step is a function of the
+state and the batch alone.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from einops import rearrange
+
+from vit_jax_tricks.objectives import Objective
+from vit_jax_tricks.random import step_key
+from vit_jax_tricks.state import TrainState, variables
+from vit_jax_tricks.typing import Array, Float, Params, PRNGKeyArray, UInt8
+
+
+Batch = dict[str, Array]
+Metrics = dict[str, Array]
+Augment = Callable[[PRNGKeyArray, Array, Array], Array]
+Mix = Callable[[PRNGKeyArray, Array, Array], tuple[Array, Array]]
+Average = Callable[[Params, Params, Array], Params]
+
+
+def to_float(images: UInt8[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    """uint8 images to float32 in [0, 1]."""
+    return images.astype(jnp.float32) / 255.0
+
+
+def normalize(
+    images: Float[Array, "b h w c"], mean: tuple[float, ...], std: tuple[float, ...]
+) -> Float[Array, "b h w c"]:
+    """(images - mean) / std for each channel, images in [0, 1]."""
+    shape = (1, 1, 1, len(mean))
+    offset = jnp.asarray(mean, images.dtype).reshape(shape)
+    return (images - offset) / jnp.asarray(std, images.dtype).reshape(shape)
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    objective: Objective,
+    num_classes: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    augment: Augment,
+    mix: Mix,
+    average: Average | None = None,
+    accumulate: int = 1,
+) -> tuple[TrainState, Metrics]:
+    """augment → mix → forward → loss → update.
+
+    A step whose loss or gradient is not finite changes nothing but the counters `step`,
+    `skipped` and `streak`.
+
+    Args:
+      state: the training state.
+      batch: image uint8 [b, h, w, c], label int32 [b], index int32 [b].
+      model: `model.apply(variables, images, train=True)` gives `(logits, aux)`.
+      optimizer: an optax transformation; clipping and decay are inside.
+      objective: the loss.
+      num_classes: k.
+      mean, std: of each channel, for images in [0, 1].
+      augment: (key, images [b, h, w, c], index [b]) -> images, draws for each image.
+      mix: (key, images, labels [b, k]) -> (images, labels).
+      average: (ema, current, step) -> ema, or None.
+      accumulate: micro-batches, run one after another; their gradients are averaged.
+
+    Returns:
+      The new state and scalar metrics: loss, each term, accuracy, grad_norm, skipped,
+      streak.
+    """
+
+    def key(name: str) -> PRNGKeyArray:
+        return step_key(state.key, name, state.step)
+
+    images = augment(key("augment"), to_float(batch["image"]), batch["index"])
+    labels = jax.nn.one_hot(batch["label"], num_classes, dtype=jnp.float32)
+    images, labels = mix(key("mix"), images, labels)
+    images = normalize(images, mean, std)
+
+    def loss_fn(params: Params, batch_stats: Params, micro: Batch, dropout: Any):
+        (logits, aux), updates = model.apply(
+            variables(params, batch_stats),
+            micro["image"],
+            train=True,
+            rngs={"dropout": dropout},
+            mutable=["batch_stats"],
+        )
+        logits = logits.astype(jnp.float32)
+        losses, terms = objective(logits=logits, aux=aux, labels=micro["label"])
+        hits = jnp.argmax(logits, -1) == jnp.argmax(micro["label"], -1)
+        metrics = {"loss": losses.mean(), "accuracy": hits.astype(jnp.float32).mean()}
+        if len(terms) > 1:
+            metrics |= {f"loss_{name}": term.mean() for name, term in terms.items()}
+        return metrics["loss"], (metrics, updates.get("batch_stats", {}))
+
+    grad_fn = jax.grad(loss_fn, has_aux=True)
+    micro = {"image": images, "label": labels}
+    if accumulate == 1:
+        grads, (metrics, batch_stats) = grad_fn(
+            state.params, state.batch_stats, micro, key("dropout")
+        )
+    else:
+        grads, (metrics, batch_stats) = _accumulated(
+            grad_fn, state, micro, key("dropout"), accumulate
+        )
+
+    with jax.named_scope("update"):
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        current = {"params": params, "batch_stats": batch_stats}
+        # Skipped steps do not count: the average warms up with the updates it sees.
+        taken = state.step - state.skipped
+        ema = None if average is None else average(state.ema, current, taken)
+
+    grad_norm = optax.global_norm(grads)
+    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
+    changed = (params, batch_stats, ema, opt_state)
+    kept = (state.params, state.batch_stats, state.ema, state.opt_state)
+    params, batch_stats, ema, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old), changed, kept
+    )
+    bad = 1 - finite.astype(jnp.int32)
+    state = state.replace(
+        step=state.step + 1,
+        params=params,
+        batch_stats=batch_stats,
+        ema=ema,
+        opt_state=opt_state,
+        skipped=state.skipped + bad,
+        streak=(state.streak + 1) * bad,
+    )
+    counters = {"skipped": state.skipped, "streak": state.streak}
+    return state, metrics | {"grad_norm": grad_norm} | counters
+
+
+def _accumulated(
+    grad_fn: Callable, state: TrainState, batch: Batch, dropout: Any, accumulate: int
+) -> tuple[Params, tuple[Metrics, Params]]:
+    """Mean gradient and metrics over micro-batches; BatchNorm statistics run on.
+
+    Micro-batch i takes the examples i, i + accumulate, ...: each device then keeps its
+    own examples, whatever the mesh.
+    """
+    micros = {
+        k: rearrange(v, "(b a) ... -> a b ...", a=accumulate) for k, v in batch.items()
+    }
+
+    def body(carry: Any, inputs: Any):
+        sums, batch_stats = carry
+        i, micro = inputs
+        grads, (metrics, batch_stats) = grad_fn(
+            state.params, batch_stats, micro, jax.random.fold_in(dropout, i)
+        )
+        sums = jax.tree.map(jnp.add, sums, (grads, metrics))
+        return (sums, batch_stats), None
+
+    first = {k: v[0] for k, v in micros.items()}
+    shapes = jax.eval_shape(grad_fn, state.params, state.batch_stats, first, dropout)
+    grads, (metrics, _) = shapes
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (grads, metrics))
+    (sums, batch_stats), _ = jax.lax.scan(
+        body, (zeros, state.batch_stats), (jnp.arange(accumulate), micros)
+    )
+    grads, metrics = jax.tree.map(lambda x: x / accumulate, sums)
+    return grads, (metrics, batch_stats)
+
+
+def eval_step(
+    model_variables: Params,
+    batch: Batch,
+    *,
+    model: nn.Module,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> Metrics:
+    """Sums over the real examples of a batch; padding (mask 0) counts for nothing.
+
+    Returns:
+      correct and correct5 (top-1 and top-5 hits; top-k for k < 5 classes), loss (the
+      plain cross-entropy) and count, float32 [].
+    """
+    images = normalize(to_float(batch["image"]), mean, std)
+    logits, _ = model.apply(model_variables, images, train=False)
+    logits = logits.astype(jnp.float32)
+    labels, mask = batch["label"], batch["mask"].astype(jnp.float32)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    _, top = jax.lax.top_k(logits, min(5, logits.shape[-1]))
+    hits = (top == labels[:, None]).astype(jnp.float32)
+    return {
+        "correct": jnp.sum(hits[:, 0] * mask),
+        "correct5": jnp.sum(hits.sum(-1) * mask),
+        "loss": jnp.sum(jnp.where(mask > 0, losses, 0.0)),
+        "count": jnp.sum(mask),
+    }
