@@ -3,12 +3,13 @@
 Sizes are (height, width) and boxes (top, left, height, width) in pixels.
 """
 
+import contextlib
 import io
 
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vit_jax_tricks.errors import UserError, nearest
 from vit_jax_tricks.typing import UInt8
@@ -16,6 +17,7 @@ from vit_jax_tricks.typing import UInt8
 
 Box = tuple[int, int, int, int]
 RESIZES = ("area", "pil_bicubic")
+FAILURES = (OSError, ValueError, SyntaxError, EOFError, cv2.error)
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -34,20 +36,29 @@ def decode(data: bytes, channels: int = 3) -> UInt8[np.ndarray, "h w c"]:
         if data[:8] == PNG and len(data) > 25:
             return _png(data, channels)
         return _pillow(data, channels)
-    except (OSError, ValueError, SyntaxError, cv2.error) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"not a complete picture: {reason}") from error
+    except FAILURES as error:
+        raise UserError(_why(error)) from error
 
 
 def check(data: bytes) -> None:
-    """Raises UserError unless `data` decodes to its last row, strictly."""
-    if data[:2] != b"\xff\xd8":
-        try:
-            with Image.open(io.BytesIO(data)) as image:
-                image.load()
-        except (OSError, ValueError, SyntaxError) as error:
-            raise UserError("not a complete picture") from error
-    decode(data)
+    """Raises UserError unless `data` decodes to its last row, strictly.
+
+    A JPEG is read in full but rebuilt at an eighth of its size, which is faster.
+    """
+    try:
+        if data[:2] == b"\xff\xd8":
+            with contextlib.suppress(ValueError):  # Pillow has the last word
+                simplejpeg.decode_jpeg(data, "GRAY", min_factor=8)
+                return
+        _pillow(data, 3)
+    except FAILURES as error:
+        raise UserError(_why(error)) from error
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "no picture: neither JPEG, PNG, WebP nor BMP"
+    return f"damaged: {str(error).splitlines()[0] if str(error) else 'unreadable'}"
 
 
 def _jpeg(data: bytes, channels: int) -> UInt8[np.ndarray, "h w c"]:
@@ -110,13 +121,13 @@ def resize(
         return np.asarray(small).reshape(*size, -1)
     if how != "area":
         raise UserError(f'resize="{how}" is unknown.{nearest(how, RESIZES)}')
-    for target, flag in (
-        (tuple(np.minimum(image.shape[:2], size).tolist()), cv2.INTER_AREA),
-        (size, cv2.INTER_CUBIC),
-    ):
+    shrunk = min(image.shape[0], size[0]), min(image.shape[1], size[1])
+    for target, flag in ((shrunk, cv2.INTER_AREA), (size, cv2.INTER_CUBIC)):
         if image.shape[:2] != target:
             shape = (*target, image.shape[2])
-            image = cv2.resize(image, target[::-1], interpolation=flag).reshape(shape)
+            image = cv2.resize(
+                image, (target[1], target[0]), interpolation=flag
+            ).reshape(shape)
     return image
 
 

@@ -94,10 +94,9 @@ class DigitScenes(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version(VERSION)
     BUILDER_CONFIGS = CONFIGS
-    builder_config: SceneConfig
 
     def _info(self) -> tfds.core.DatasetInfo:
-        size = self.builder_config.size
+        size = self._scene_config.size
         return tfds.core.DatasetInfo(
             builder=self,
             description=__doc__,
@@ -117,16 +116,21 @@ class DigitScenes(tfds.core.GeneratorBasedBuilder):
         )
 
     @property
+    def _scene_config(self) -> SceneConfig:
+        assert isinstance(self.builder_config, SceneConfig)
+        return self.builder_config
+
+    @property
     def _encoding(self) -> str:
         """PNG where it is small, JPEG above: the 224 setting stays below a gigabyte."""
-        return "png" if self.builder_config.size <= 64 else "jpeg"
+        return "png" if self._scene_config.size <= 64 else "jpeg"
 
     def _split_generators(self, dl_manager):
         del dl_manager
         return {name: self._generate_examples(name) for name in ("train", "test")}
 
     def _generate_examples(self, name):
-        config = self.builder_config
+        config = self._scene_config
         count = getattr(config, name)
         title = f"digit_scenes/{config.name} {name}"
         for index in progress(range(count), count, title):

@@ -24,9 +24,9 @@ def glyphs() -> tuple[UInt8[np.ndarray, "1797 8 8"], Int[np.ndarray, "1797"]]:
     """All digits, their 17 grey levels spread over 0..255, and their labels."""
     from sklearn.datasets import load_digits
 
-    digits = load_digits()
-    images = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    return images, digits.target.astype(np.int32)
+    levels, labels = load_digits(return_X_y=True)
+    images = np.round(np.reshape(levels, (-1, 8, 8)) * (255 / 16)).astype(np.uint8)
+    return images, np.asarray(labels, np.int32)
 
 
 @functools.cache

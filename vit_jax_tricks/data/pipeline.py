@@ -5,7 +5,7 @@ import functools
 import inspect
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -35,8 +35,8 @@ class Data:
     num_train: int
     num_test: int
     in_memory: bool
-    _train: Any = dataclasses.field(repr=False)
-    _test: Any = dataclasses.field(repr=False)
+    _train: Callable[[int, int, int], Iterator[Batch]] = dataclasses.field(repr=False)
+    _test: Callable[[int], Iterator[Batch]] = dataclasses.field(repr=False)
 
     @property
     def num_classes(self) -> int:
@@ -144,6 +144,19 @@ def build(
             {"train": train, "test": source.test}[part], view.test, f"{name} {part}"
         )
     )
+
+    def train_part(batch_size: int, seed: int, start_step: int) -> Iterator[Batch]:
+        if resident:
+            return memory.train_batches(load("train"), batch_size, seed, start_step)
+        return stream.train_batches(
+            train, view.train, batch_size, seed, start_step, workers
+        )
+
+    def test_part(batch_size: int) -> Iterator[Batch]:
+        if resident:
+            return memory.test_batches(load("test"), batch_size)
+        return stream.test_batches(source.test, view.test, batch_size)
+
     return Data(
         name=name,
         class_names=source.class_names,
@@ -151,16 +164,8 @@ def build(
         num_train=len(train),
         num_test=counts[1],
         in_memory=resident,
-        _train=(
-            (lambda *a: memory.train_batches(load("train"), *a))
-            if resident
-            else (lambda *a: stream.train_batches(train, view.train, *a, workers))
-        ),
-        _test=(
-            (lambda b: memory.test_batches(load("test"), b))
-            if resident
-            else (lambda b: stream.test_batches(source.test, view.test, b))
-        ),
+        _train=train_part,
+        _test=test_part,
     )
 
 

@@ -165,12 +165,13 @@ def piece(rng: np.random.Generator, split: str) -> Float[np.ndarray, "f f"]:
     field = np.zeros((FIELD, FIELD), np.float32)
     middle = (FIELD // 2, FIELD // 2)
     if kind < 0.9:
-        axes = rng.integers(6, 16), rng.integers(2, 16)
+        axes = int(rng.integers(6, 16)), int(rng.integers(2, 16))
         start = int(rng.integers(360))
         end = start + int(rng.integers(60, 170))
         cv2.ellipse(field, middle, axes, 0, start, end, 1.0, int(rng.integers(4, 7)))
     else:
-        cv2.ellipse(field, middle, rng.integers(4, 9, 2), 0, 0, 360, 1.0, -1)
+        axes = int(rng.integers(4, 9)), int(rng.integers(4, 9))
+        cv2.ellipse(field, middle, axes, 0, 0, 360, 1.0, -1)
     return cv2.GaussianBlur(field, (5, 5), 1.2)
 
 

@@ -53,7 +53,11 @@ class TestRow:
 
 
 def _row(image: np.ndarray, label: int, index: int) -> Batch:
-    return {"image": image, "label": np.int32(label), "index": np.int32(index)}
+    return {
+        "image": image,
+        "label": np.asarray(label, np.int32),
+        "index": np.asarray(index, np.int32),
+    }
 
 
 def train_batches(

@@ -39,6 +39,7 @@ def named(
       UserError: It is not there, or in a format that only TensorFlow reads.
     """
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import read_only_builder, registered
 
     root = data_root(data_dir)
     recipe = (
@@ -48,10 +49,8 @@ def named(
     )
     try:
         with quiet():
-            builder = tfds.core.read_only_builder.builder_from_files(
-                name, data_dir=str(root)
-            )
-    except (tfds.core.registered.DatasetNotFoundError, ValueError, OSError) as error:
+            builder = read_only_builder.builder_from_files(name, data_dir=str(root))
+    except (registered.DatasetNotFoundError, ValueError, OSError) as error:
         known = tfds.list_builders(with_community_datasets=False)
         hint = "" if name.split("/")[0] in known else nearest(name, known)
         raise UserError(

@@ -49,8 +49,9 @@ class View:
         if self.train_crop != "random_resized":
             return self.test(data)
         image = decode.decode(data, self.channels)
+        height, width = image.shape[:2]
         box = decode.random_resized_box(
-            rng, *image.shape[:2], self.crop_scale, self.crop_ratio
+            rng, height, width, self.crop_scale, self.crop_ratio
         )
         return decode.resize(decode.crop(image, box), self.size, self.resize)
 
