@@ -1,10 +1,12 @@
 """The names of the ViT family: their sizes, preprocessing and published counts."""
 
-from typing import Any
+from typing import Any, TypeAlias
 
 from vit_jax_tricks.models.registry import Entry, Preprocessing, register
 from vit_jax_tricks.models.vit import VisionTransformer
 
+
+Triple: TypeAlias = tuple[float, float, float]
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -86,20 +88,21 @@ DEIT3_OFFICIAL = {
 
 def _register(
     names: dict[str, Any],
-    normalisation: tuple,
+    normalisation: tuple[Triple, Triple],
     crop_224: float,
     *,
     dialect: str = "timm",
     source: str = "timm 1.0.31",
     **defaults: Any,
 ) -> None:
+    mean, std = normalisation
     for name, count in names.items():
         count, classes = count if isinstance(count, tuple) else (count, 1000)
         _, size, *_ = name.split("_")
         patch = next(p for p in name.split("_") if p.startswith("patch"))
         img_size = 384 if name.endswith("384") else 224
         crop = 1.0 if img_size == 384 else crop_224
-        fields = {**SIZES[size], "img_size": img_size}
+        fields: dict[str, Any] = {**SIZES[size], "img_size": img_size}
         fields["patch_size"] = int(patch.removeprefix("patch"))
         if "_distilled_" in name:
             fields["distilled"] = True
@@ -112,7 +115,7 @@ def _register(
         entry = Entry(
             family=VisionTransformer,
             defaults=fields | defaults,
-            preprocessing=Preprocessing(*normalisation, crop),
+            preprocessing=Preprocessing(mean, std, crop),
             parameters=count,
             parameters_classes=classes,
             source=source,

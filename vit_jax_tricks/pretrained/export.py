@@ -23,9 +23,14 @@ def export_weights(variables: Params, name: str, path: str | Path) -> None:
     Raises:
         UserError: an unknown name, or a parameter that this reference does not have.
     """
+    write_weights(path, reference_arrays(variables, name))
+
+
+def reference_arrays(variables: Params, name: str) -> dict[str, np.ndarray]:
+    """Variables as a flat dictionary in the key names and layouts of model `name`."""
     entry = lookup(name)
     rules = DIALECTS[entry.family.__name__][entry.dialect]
-    arrays: dict[str, Any] = {}
+    arrays = {}
     for our_path, value in flatten(variables).items():
         found = find_key(our_path, rules)
         if found is None:
@@ -35,7 +40,7 @@ def export_weights(variables: Params, name: str, path: str | Path) -> None:
             )
         key, rule = found
         arrays[key] = rule.transform.export(np.asarray(value))
-    write_weights(path, arrays)
+    return arrays
 
 
 def flatten(variables: Params) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Weights in: from reference key names to variables, every key accounted for."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +51,24 @@ def load_pretrained(
         UserError: a missing or damaged file, missing or unexpected keys, a wrong
             shape, or a value that is not finite.
     """
+    source = str(source)
+    return load_arrays(
+        model, read_weights(source), source=source, strict=strict, key=key
+    )
+
+
+def load_arrays(
+    model: Any,
+    arrays: Mapping[str, np.ndarray],
+    *,
+    source: str = "weights",
+    strict: bool = True,
+    key: PRNGKeyArray | None = None,
+) -> tuple[Params, LoadReport]:
+    """`load_pretrained` for arrays that are already in memory, by reference key."""
     family = type(model).__name__
     if family not in DIALECTS:
         raise UserError(f"no weights can be loaded for {family} yet.")
-    source = str(source)
-    arrays = read_weights(source)
     wanted = _shapes(model)
     rules = all_rules(family)
     found, loaded, resized, unused = {}, [], [], []
@@ -128,7 +141,7 @@ def _reference_shape(rule: Rule, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _check(
     source: str,
-    arrays: dict[str, Any],
+    arrays: Mapping[str, np.ndarray],
     reset: Sequence[str],
     unused: Sequence[str],
     model: Any,

@@ -17,7 +17,8 @@ class BatchNorm(nn.Module):
     In training mean and variance are the batch's, and `batch_stats` moves towards them
     by 1 - `momentum` (the variance unbiased, as in PyTorch; Flax keeps the biased one).
     Under jit with a sharded batch they are those of the whole batch. Computed in at
-    least float32, returned in `dtype`. Source: Ioffe and Szegedy 2015, arXiv 1502.03167.
+    least float32, returned in `dtype`.
+    Source: Ioffe and Szegedy 2015, arXiv 1502.03167.
     """
 
     momentum: float = 0.9

@@ -25,17 +25,17 @@ class LayerNorm(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """A learned gain per channel: x * gamma, gamma starting at `init`.
+    """A learned gain per channel: x * gamma, gamma starting at `value`.
 
     Source: Touvron et al. 2021 (CaiT), arXiv 2103.17239.
     """
 
-    init: float
+    value: float
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-        init = nn.initializers.constant(self.init)
+        init = nn.initializers.constant(self.value)
         gamma = self.param("gamma", init, x.shape[-1:], self.param_dtype)
         return x * gamma.astype(self.dtype)[None, None]

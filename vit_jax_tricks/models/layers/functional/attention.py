@@ -22,8 +22,8 @@ def attention_weights(
     dtype of q and k. Source: Vaswani et al. 2017, arXiv 1706.03762.
     """
     wide = at_least_float32(q.dtype)
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    logits = jnp.einsum("bngh,bmgh->bgnm", q * scale, k, preferred_element_type=wide)
+    q = q * (q.shape[-1] ** -0.5 if scale is None else scale)
+    logits = jnp.einsum("bngh,bmgh->bgnm", q, k, preferred_element_type=wide)
     if bias is not None:
         logits = logits + bias.astype(wide)
     return jax.nn.softmax(logits, axis=-1)
