@@ -10,7 +10,7 @@ from vit_jax_tricks.typing import Array, Bool, Float
 def _float32(
     logits: Float[Array, "*b k"], labels: Float[Array, "*b k"]
 ) -> tuple[Float[Array, "*b k"], Float[Array, "*b k"]]:
-    dtype = jnp.promote_types(logits.dtype, jnp.float32)
+    dtype = jnp.float64 if logits.dtype == jnp.float64 else jnp.float32
     return jnp.asarray(logits).astype(dtype), jnp.asarray(labels).astype(dtype)
 
 

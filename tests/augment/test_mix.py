@@ -1,0 +1,175 @@
+"""Mixup and CutMix against timm with lambda and box fixed, and their laws."""
+
+import functools
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from vit_jax_tricks.augment import (
+    blend,
+    cutmix,
+    cutmix_box,
+    cutmix_with,
+    mix_weights,
+    mixup,
+    mixup_or_cutmix,
+    mixup_with,
+)
+from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.losses import smooth_labels
+
+
+GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden/augment/mixup_cutmix.npz")
+CASES = {c["key"]: c for c in json.loads(str(GOLDEN["manifest"]))["cases"]}
+KEY = jax.random.key(0)
+
+
+def batch(dtype=jnp.float32, n=8, h=12, w=10, k=5):
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.random((n, h, w, 3)), dtype)
+    return images, jnp.asarray(np.eye(k)[rng.integers(0, k, n)], jnp.float32)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_timm_with_given_draws(case):
+    mode, method, *nocorrect = case.split("_")
+    images = jnp.asarray(GOLDEN["images"].transpose(0, 2, 3, 1))
+    labels = jnp.asarray(np.eye(6, dtype=np.float32)[GOLDEN["labels"]])
+    lam = np.array(CASES[case]["lam"], np.float32)
+    rows = [r[:4] for r in CASES[case]["boxes_yl_yh_xl_xh_lam"]]
+    if method == "cutmix" and mode == "elem":
+        rows.append([0, 0, 0, 0])  # lambda 1: timm skips the sample
+    boxes = np.array(rows, np.int32)
+    if mode == "pair":  # a pair shares its draw
+        lam = np.concatenate([lam, lam[::-1]])
+        boxes = np.concatenate([boxes, boxes[::-1]])
+    elif mode == "batch":
+        lam, boxes = lam[0], boxes[0] if len(boxes) else boxes
+    if method == "mixup":
+        out, target = mixup_with(images, labels, jnp.asarray(lam))
+    else:
+        given = jnp.asarray(lam) if nocorrect else None
+        out, target = cutmix_with(images, labels, jnp.asarray(boxes), given)
+    want = GOLDEN[f"{case}_images"].transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(out, want, atol=1e-6)
+    target = smooth_labels(target, smoothing=0.1)
+    np.testing.assert_allclose(target, GOLDEN[f"{case}_targets"], atol=1e-6)
+
+
+@pytest.mark.usefixtures("x64")
+def test_box_of_timm():
+    for lam, cy, cx, *box in GOLDEN["bbox_table"]:
+        got = cutmix_box(jnp.float64(lam), jnp.array([cy, cx], int), (8, 10))
+        np.testing.assert_array_equal(got, box[:4], err_msg=f"{lam} {cy} {cx}")
+
+
+MIXERS = {
+    "mixup": functools.partial(mixup, alpha=0.8),
+    "cutmix": functools.partial(cutmix, alpha=1.0),
+    "either": mixup_or_cutmix,
+}
+each_mixer = pytest.mark.parametrize("mix", MIXERS.values(), ids=MIXERS)
+
+
+@each_mixer
+def test_label_mass_is_pixel_mass(mix):
+    """Images that are all 1 for one class and 0 for its partner show their share."""
+    labels = jnp.eye(2)[jnp.array([0, 0, 1, 1])]
+    images = jnp.broadcast_to(labels[:, None, None, :1], (4, 9, 7, 1))
+    for seed in range(20):
+        out, target = mix(jax.random.key(seed), images, labels)
+        share = out.mean(axis=(1, 2, 3))
+        np.testing.assert_allclose(share, target[:, 0], atol=1e-6)
+        np.testing.assert_allclose(target.sum(-1), 1.0, atol=1e-6)
+
+
+@each_mixer
+def test_jit_devices_keys_dtype_and_gradients(mix):
+    images, labels = batch()
+    eager = mix(KEY, images, labels)
+    one = jax.jit(mix)(KEY, images, labels)
+    sharding = NamedSharding(Mesh(jax.devices(), "data"), PartitionSpec("data"))
+    eight = jax.jit(mix)(KEY, *jax.device_put((images, labels), sharding))
+    for a, b, c in zip(eager, one, eight, strict=True):
+        np.testing.assert_allclose(b, a, atol=1e-6)
+        np.testing.assert_allclose(c, b, atol=1e-6)
+    keys = jax.random.split(KEY, 4)
+    mapped = jax.vmap(mix, in_axes=(0, None, None))(keys, images, labels)
+    for i, key in enumerate(keys):
+        for a, b in zip(mix(key, images, labels), mapped, strict=True):
+            np.testing.assert_allclose(b[i], a, atol=1e-6)
+    out, _ = mix(KEY, images.astype(jnp.bfloat16), labels)
+    assert out.dtype == jnp.bfloat16
+    grad = jax.grad(lambda x: jnp.square(mix(KEY, x, labels)[0]).sum())(images)
+    assert bool(jnp.isfinite(grad).all())
+
+
+def draws(n=3000, size=(32, 32), **options):
+    options = dict(mixup_alpha=0.8, cutmix_alpha=1.0) | options
+    keys = jax.random.split(jax.random.key(7), n)
+    weights, lam = jax.jit(jax.vmap(lambda k: mix_weights(k, size, **options)))(keys)
+    weights = np.asarray(weights).reshape(n, -1)
+    np.testing.assert_allclose(weights.mean(1), lam[:, 0], atol=2e-6)
+    return weights, np.asarray(lam[:, 0])
+
+
+def test_law_of_lambda_and_of_the_switch():
+    _, lam = draws(cutmix_alpha=0.0, mixup_alpha=0.4)
+    assert abs(lam.mean() - 0.5) < 0.03
+    assert abs(lam.var() - 1 / (4 * (2 * 0.4 + 1))) < 0.01  # of Beta(0.4, 0.4)
+    weights, lam = draws(switch_prob=0.3, prob=0.6)
+    untouched = lam == 1
+    binary = np.isin(weights, (0, 1)).all(axis=1)
+    assert abs(untouched.mean() - 0.4) < 0.04  # and a few empty boxes
+    assert abs((binary & ~untouched).mean() - 0.18) < 0.03
+    assert abs((~binary).mean() - 0.42) < 0.03
+
+
+def test_law_of_the_box():
+    """Clipping makes boxes smaller than drawn; each pixel is covered by its law."""
+    weights, lam = draws(mixup_alpha=0.0, n=4000, size=(16, 16))
+    rng = np.random.default_rng(0)
+    cut = np.floor(16 * np.sqrt(1 - rng.random(40000))).astype(int)
+    low = rng.integers(0, 16, (2, 40000)) - cut // 2
+    y = np.arange(16)[:, None]
+    rows, cols = ((y >= at) & (y < at + cut) for at in low)
+    want = 1 - np.einsum("yn,xn->yx", rows * 1.0, cols * 1.0) / 40000
+    got = weights.mean(0).reshape(16, 16)
+    np.testing.assert_allclose(got, want, atol=5 * 0.5 / np.sqrt(4000))
+    assert lam.mean() > 0.55
+
+
+def test_off_changes_nothing():
+    images, labels = batch()
+    for options in (
+        dict(mixup_alpha=0.0, cutmix_alpha=0.0),
+        dict(mixup_alpha=0.8, cutmix_alpha=1.0, prob=0.0),
+    ):
+        out = mixup_or_cutmix(KEY, images, labels, **options)
+        np.testing.assert_array_equal(out[0], images)
+        np.testing.assert_array_equal(out[1], labels)
+
+
+def test_blend_takes_one_map_for_each_image():
+    images, labels = batch(n=4)
+    lam = jnp.array([0.0, 1.0, 0.5, 0.25])
+    weights = jnp.broadcast_to(lam[:, None, None], (4, 12, 10))
+    out, target = blend(images, labels, weights, lam)
+    np.testing.assert_array_equal(out[0], images[3])
+    np.testing.assert_array_equal(out[1], images[1])
+    np.testing.assert_allclose(target[3], 0.25 * labels[3] + 0.75 * labels[0])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [dict(mixup_alpha=-0.1), dict(cutmix_alpha=-1.0), dict(prob=1.5), dict(prob=-0.1)],
+    ids=str,
+)
+def test_mistakes(options):
+    with pytest.raises(UserError, match=next(iter(options))):
+        mixup_or_cutmix(KEY, *batch(), **options)

@@ -1,0 +1,68 @@
+"""The average against timm's ModelEmaV2 and ModelEmaV3."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vit_jax_tricks.ema import ema_decay, ema_update
+
+
+GOLDEN = np.load(pathlib.Path(__file__).parent / "golden/train/ema_droppath.npz")
+CASES = {
+    "v2_decay0.9": dict(decay=0.9),
+    "v2_decay0.99996": dict(decay=0.99996),
+    "v3_decay0.9": dict(decay=0.9, start=0),
+    "v3_decay0.9_warmup": dict(decay=0.9, warmup=True),
+    "v3_decay0.9_after10": dict(decay=0.9, start=10),
+}
+
+
+def assert_case(case, dtype, tolerance):
+    def model(t):
+        w, stat = GOLDEN["model_w"][t], GOLDEN["model_stat"][t]
+        return {"params": jnp.asarray(w, dtype), "stats": jnp.asarray(stat, dtype)}
+
+    update = jax.jit(lambda e, p, t: ema_update(e, p, step=t, **CASES[case]))
+    ema = model(0)
+    for t in range(1, 41):
+        ema = update(ema, model(t), t)
+        for name, key in (("params", "w"), ("stats", "stat")):
+            want = GOLDEN[f"ema_{key}:{case}"][t - 1]
+            np.testing.assert_allclose(ema[name], want, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("case", CASES)
+def test_timm_float64(case):
+    assert_case(case, jnp.float64, 1e-9)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_timm_float32(case):
+    assert_case(case, jnp.float32, 2e-5)
+
+
+@pytest.mark.usefixtures("x64")
+def test_warmup_decay():
+    want = GOLDEN["v3_warmup_decay_of_step_0_to_400"]
+    got = [ema_decay(t, decay=0.9999, warmup=True) for t in range(401)]
+    np.testing.assert_allclose(got, want, rtol=1e-12)
+    assert float(ema_decay(10**6, decay=0.999, warmup=True)) == 0.999
+
+
+def test_float32_moves_by_the_exact_rate():
+    """1 - 0.99996 in float32 would be 4.0054e-05."""
+    moved = ema_update(jnp.zeros(()), jnp.ones(()), decay=0.99996)
+    np.testing.assert_allclose(moved, 4e-5, rtol=1e-6)
+
+
+def test_whole_numbers_are_copied_and_dtype_is_the_averages():
+    ema = {"n": jnp.int32(3), "w": jnp.zeros(2, jnp.float32)}
+    new = {"n": jnp.int32(7), "w": jnp.ones(2, jnp.bfloat16)}
+    out = ema_update(ema, new, decay=0.5)
+    assert int(out["n"]) == 7
+    assert out["w"].dtype == jnp.float32
+    np.testing.assert_array_equal(out["w"], [0.5, 0.5])

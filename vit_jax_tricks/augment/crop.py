@@ -1,0 +1,38 @@
+"""Random crop of a padded image, back to its own size."""
+
+import jax
+import jax.numpy as jnp
+
+from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.random import example_keys
+from vit_jax_tricks.typing import Array, Float, Int, PRNGKeyArray
+
+
+def random_pad_crop(
+    key: PRNGKeyArray,
+    images: Float[Array, "b h w c"],
+    index: Int[Array, "b"],
+    *,
+    pad: int,
+    mode: str = "constant",
+) -> Float[Array, "b h w c"]:
+    """Shifts each image by -pad..pad pixels on each axis, uniformly.
+
+    The border is black (`mode="constant"`) or mirrored without repeating the edge
+    (`mode="reflect"`). An image's draw depends on (key, its index) alone.
+
+    Raises: UserError for another mode, a negative pad, or a mirror over the image.
+    Equivalent in law to torchvision's RandomCrop(size, padding=pad).
+    """
+    if mode not in ("constant", "reflect"):
+        raise UserError(f'crop mode "{mode}" is unknown: "constant" or "reflect".')
+    limit = min(images.shape[1:3])
+    if pad < 0 or (mode == "reflect" and pad >= limit):
+        raise UserError(f"pad={pad} does not fit {limit}-pixel images in mode {mode}.")
+    padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode=mode)
+
+    def crop(k: PRNGKeyArray, image: jax.Array) -> jax.Array:
+        y, x = jax.random.randint(k, (2,), 0, 2 * pad + 1)
+        return jax.lax.dynamic_slice(image, (y, x, 0), images.shape[1:])
+
+    return jax.vmap(crop)(example_keys(key, index), padded)
