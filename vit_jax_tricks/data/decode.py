@@ -117,7 +117,7 @@ def resize(
         return image
     if how == "pil_bicubic":
         whole = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
-        small = whole.resize(size[::-1], Image.Resampling.BICUBIC)
+        small = whole.resize((size[1], size[0]), Image.Resampling.BICUBIC)
         return np.asarray(small).reshape(*size, -1)
     if how != "area":
         raise UserError(f'resize="{how}" is unknown.{nearest(how, RESIZES)}')

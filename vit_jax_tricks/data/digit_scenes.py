@@ -52,7 +52,7 @@ CONFIGS = [
         size=32,
         train=8_000,
         test=2_000,
-        difficulty=Difficulty(scale=(0.55, 0.85), fragments=(1, 3), noise=(0.0, 6.0)),
+        difficulty=Difficulty(scale=(0.5, 0.8), fragments=(1, 3), noise=(0.0, 6.0)),
     ),
     SceneConfig(name="224", description="224x224.", size=224),
 ]
@@ -67,25 +67,26 @@ def scene(index: int, split: str, size: int, difficulty: Difficulty) -> Scene:
     label = index % 10
     where, canvas = scene_art.background(rng, size, split, difficulty)
     scale = rng.uniform(*difficulty.scale)
-    reach = 0.5 * scale + 0.02
-    centre = rng.uniform(reach, 1 - reach, 2) if reach < 0.5 else np.full(2, 0.5)
     angle = rng.uniform(-difficulty.rotation, difficulty.rotation)
+    stretch = rng.uniform(0.85, 1.25)
+    across = np.array([0.8 * stretch, 1.0])  # width and height of a digit of height 1
+    cos, sin = np.cos(np.radians(angle)), abs(np.sin(np.radians(angle)))
+    reach = np.minimum(0.5 * scale * (cos * across + sin * across[::-1]) + 0.02, 0.5)
+    centre = rng.uniform(reach, 1 - reach)
     members = digits.split()[split]
     members = members[digits.glyphs()[1][members] == label]
     field = scene_art.fields()[members[rng.integers(len(members))]]
     place, alpha = scene_art.stamp(
-        field, size, tuple(centre * size), scale * size, angle, rng.uniform(0.85, 1.25)
+        field, size, tuple(centre * size), scale * size, angle, stretch
     )
-    behind = scene_art.luminance(canvas[place]).mean()
-    colour = scene_art.ink_colour(rng, float(behind), difficulty)
+    colour = scene_art.ink_colour(rng, scene_art.brightness(canvas[place]), difficulty)
     scene_art.scatter(rng, canvas, split, difficulty, centre, scale, colour)
     scene_art.paint(canvas, place, alpha, colour)
-    noise = rng.uniform(*difficulty.noise)
-    canvas += noise * rng.standard_normal(canvas.shape, np.float32)
+    canvas += rng.uniform(*difficulty.noise) * scene_art.grain(rng, size)
     mask = np.zeros((size, size), np.uint8)
     mask[place] = alpha > 0.5
     text = scene_art.caption(label, colour, centre, scale, where)
-    image = np.clip(np.round(canvas), 0, 255).astype(np.uint8)
+    image = (np.clip(canvas, 0, 255, out=canvas) + 0.5).astype(np.uint8)
     return Scene(image, label, mask, text)
 
 

@@ -81,9 +81,27 @@ def photographs(split: str) -> tuple[tuple[str, UInt8[np.ndarray, "h w 3"]], ...
     )
 
 
-def luminance(colour: Float[np.ndarray, "... 3"]) -> Float[np.ndarray, "..."]:
+def luminance(colour: Float[np.ndarray, "3"]) -> float:
     """0.299 R + 0.587 G + 0.114 B (ITU-R BT.601)."""
-    return np.dot(colour, np.array([0.299, 0.587, 0.114], np.float32))
+    return float(np.dot(colour, [0.299, 0.587, 0.114]))
+
+
+def brightness(part: Float[np.ndarray, "h w 3"]) -> float:
+    """Mean luminance."""
+    return float(luminance(np.array(cv2.mean(part)[:3])))
+
+
+@functools.cache
+def noise_bank() -> Float[np.ndarray, "m"]:
+    """A million normal numbers; slices of it serve as noise, since drawing is slow."""
+    return np.random.default_rng(0).standard_normal(2**20, np.float32)
+
+
+def grain(rng: np.random.Generator, size: int) -> Float[np.ndarray, "s s 3"]:
+    """Unit noise for one picture."""
+    count = 3 * size**2
+    start = int(rng.integers(len(noise_bank()) - count))
+    return noise_bank()[start : start + count].reshape(size, size, 3)
 
 
 def background(
@@ -210,8 +228,7 @@ def scatter(
             reach * size,
             rng.uniform(0, 360),
         )
-        behind = float(luminance(canvas[place]).mean())
-        other = ink_colour(rng, behind, difficulty)
+        other = ink_colour(rng, brightness(canvas[place]), difficulty)
         shared = rng.random() < difficulty.shared_colour
         paint(canvas, place, alpha, colour if shared else other)
 

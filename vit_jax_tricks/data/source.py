@@ -2,13 +2,14 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from vit_jax_tricks.typing import Int
 
 
+@runtime_checkable
 class Records(Protocol):
     """Random access to one split; picklable, for Grain's worker processes."""
 

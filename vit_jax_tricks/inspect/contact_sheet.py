@@ -16,7 +16,7 @@ TEXT_HEIGHT = 14
 
 
 def contact_sheet(
-    images: Sequence[UInt8[np.ndarray, "h w c"]],
+    images: Sequence[UInt8[np.ndarray, "..."]],
     captions: Sequence[str],
     path: str | os.PathLike,
     columns: int = 10,
@@ -39,10 +39,7 @@ def contact_sheet(
     tiles = []
     for image in images:
         grey = image.ndim == 2 or image.shape[2] == 1
-        rgb = np.broadcast_to(
-            image.reshape(*image.shape[:2], -1), (*image.shape[:2], 3)
-        )
-        rgb = np.ascontiguousarray(rgb if grey else image)
+        rgb = np.repeat(image.reshape(*image.shape[:2], 1), 3, 2) if grey else image
         tiles.append(cv2.resize(rgb, None, fx=zoom, fy=zoom, interpolation=how))
     height = max(tile.shape[0] for tile in tiles) + TEXT_HEIGHT
     width = max(tile.shape[1] for tile in tiles) + 2
