@@ -92,6 +92,15 @@ class VisionTransformer(nn.Module):
 
     def check(self) -> None:
         """Raises UserError where the fields contradict one another."""
+        sizes = ("patch_size", "in_chans", "embed_dim", "num_heads", "parallel")
+        for field, least in {**dict.fromkeys(sizes, 1), "depth": 0}.items():
+            if getattr(self, field) < least:
+                raise UserError(
+                    f"{field}={getattr(self, field)} is too small; use {least} or more."
+                )
+        for field in (f for f in self.__dataclass_fields__ if f.endswith("drop_rate")):
+            _check_rate(field, getattr(self, field))
+        _check_rate("drop_path_rate", self.drop_path_rate)
         h, w, _ = self.image_shape
         p = self.patch_size
         if self.embed_dim % self.num_heads:
@@ -268,3 +277,8 @@ class VisionTransformer(nn.Module):
             if not train:
                 logits = (logits + aux["logits_dist"]) / 2
         return logits, aux
+
+
+def _check_rate(field: str, rate: float) -> None:
+    if not 0 <= rate <= 1:
+        raise UserError(f"{field}={rate} is not a rate between 0 and 1.")

@@ -1,0 +1,133 @@
+"""Model names, their parameter counts and the errors of `create_model`."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+from goldens import load_golden
+
+from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.models import create_model, list_models, preprocessing
+from vit_jax_tricks.models.registry import lookup
+
+
+NAMES = list_models()
+OFFICIAL = {  # facebookresearch/deit: the timm model with the same parameters
+    "deit_small_patch16_LS": "deit3_small_patch16_224",
+    "deit_medium_patch16_LS": "deit3_medium_patch16_224",
+    "deit_base_patch16_LS": "deit3_base_patch16_224",
+    "deit_large_patch16_LS": "deit3_large_patch16_224",
+    "deit_huge_patch14_LS": "deit3_huge_patch14_224",
+}
+
+
+@pytest.fixture(scope="module")
+def reference_counts():
+    _, arrays = load_golden("models_full/timm_param_counts")
+    return json.loads(arrays["json_utf8"].tobytes())
+
+
+def count(name, num_classes):
+    model = create_model(name, num_classes, scan=True)
+    images = jax.ShapeDtypeStruct((1, *model.image_shape), jnp.float32)
+    params = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parameter_count_is_exactly_the_reference_s(name, reference_counts):
+    entry = lookup(name)
+    reference = reference_counts[OFFICIAL.get(name, name)]
+    assert entry.parameters == reference["params"]
+    assert entry.parameters_classes == reference["num_classes"]
+    assert count(name, entry.parameters_classes) == entry.parameters
+    size = reference["input_size"]
+    assert create_model(name).image_shape == (size[1], size[2], size[0])
+
+
+def test_a_published_table_is_covered():
+    """Every name of the ViT, DeiT and DeiT-III tables can be created."""
+    published = [
+        *(
+            f"vit_{s}_patch16_{r}"
+            for s in ("tiny", "small", "base", "large")
+            for r in (224, 384)
+        ),
+        *(
+            f"vit_{s}_patch32_{r}"
+            for s in ("small", "base", "large")
+            for r in (224, 384)
+        ),
+        "vit_base_patch8_224",
+        "vit_large_patch14_224",
+        "vit_huge_patch14_224",
+        *(f"deit_{s}_patch16_224" for s in ("tiny", "small", "base")),
+        *(f"deit_{s}_distilled_patch16_224" for s in ("tiny", "small", "base")),
+        "deit_base_patch16_384",
+        "deit_base_distilled_patch16_384",
+        *(f"deit3_{s}_patch16_224" for s in ("small", "medium", "base", "large")),
+        *(f"deit3_{s}_patch16_384" for s in ("small", "base", "large")),
+        "deit3_huge_patch14_224",
+    ]
+    assert set(published) <= set(NAMES)
+
+
+def test_patterns():
+    assert list_models("deit_*distilled*224") == [
+        "deit_base_distilled_patch16_224",
+        "deit_small_distilled_patch16_224",
+        "deit_tiny_distilled_patch16_224",
+    ]
+    assert list_models("nothing") == []
+
+
+def test_preprocessing():
+    deit = preprocessing("deit_small_patch16_224")
+    assert deit.mean == (0.485, 0.456, 0.406)
+    assert deit.std == (0.229, 0.224, 0.225)
+    assert (deit.crop_pct, deit.interpolation) == (0.9, "bicubic")
+    assert preprocessing("vit_small_patch16_224").mean == (0.5, 0.5, 0.5)
+    assert preprocessing("deit_base_patch16_384").crop_pct == 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("deit_smal_patch16_224", {}, 'Did you mean "deit_small_patch16_224"'),
+        ("resnet50", {}, "list_models"),
+        ("deit_tiny_patch16_224", {"drop_pth_rate": 0.1}, '"drop_path_rate"'),
+        ("deit_tiny_patch16_224", {"depth": "twelve"}, "it must be int"),
+        ("deit_tiny_patch16_224", {"depth": 2.5}, "it must be int"),
+        ("deit_tiny_patch16_224", {"depth": True}, "it must be int"),
+        ("deit_tiny_patch16_224", {"qkv_bias": 1}, "it must be bool"),
+        ("deit_tiny_patch16_224", {"img_size": [32, 32, 3]}, "img_size"),
+        ("deit_tiny_patch16_224", {"dtype": "int8"}, "use one of float32"),
+        ("deit_tiny_patch16_224", {"dtype": "half"}, "use one of float32"),
+        ("deit_tiny_patch16_224", {"num_heads": 5}, "not divisible by num_heads=5"),
+        ("deit_tiny_patch16_224", {"img_size": 230}, "img_size=224"),
+        ("deit_tiny_patch16_224", {"global_pool": "max"}, "token, avg"),
+        ("deit_tiny_patch16_224", {"act_layer": "relu6"}, "quick_gelu"),
+        ("deit_tiny_patch16_224", {"class_token": False}, "global_pool"),
+        ("deit_tiny_patch16_224", {"stem": "hmlp", "patch_size": 8}, "patch_size=16"),
+        ("deit_tiny_patch16_224", {"drop_path_rate": 1.5}, "between 0 and 1"),
+        ("deit_tiny_patch16_224", {"depth": -1}, "depth=-1"),
+        ("deit_tiny_patch16_224", {"num_heads": 0}, "num_heads=0"),
+    ],
+)
+def test_mistakes_are_one_clear_line(name, overrides, message):
+    with pytest.raises(UserError, match=message) as error:
+        create_model(name, **overrides)
+    assert "\n" not in str(error.value)
+
+
+def test_values_as_configs_give_them():
+    model = create_model(
+        "vit_tiny_patch16_224", img_size=[32, 64], mlp_ratio=2, dtype="bfloat16"
+    )
+    assert model.img_size == (32, 64)
+    assert model.grid == (2, 4)
+    assert isinstance(model.mlp_ratio, float)
+    assert model.dtype == jnp.bfloat16
+    assert hash(model) is not None
