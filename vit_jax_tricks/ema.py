@@ -58,7 +58,7 @@ def ema_update(
     def move(old: Array, new: Array) -> jax.Array:
         if not jnp.issubdtype(old.dtype, jnp.floating):
             return jnp.asarray(new)
-        step_size = rate if isinstance(rate, float) else rate.astype(old.dtype)
-        return old + step_size * (new.astype(old.dtype) - old)
+        old, new = jnp.asarray(old), jnp.asarray(new, old.dtype)
+        return old + jnp.asarray(rate, old.dtype) * (new - old)
 
     return jax.tree.map(move, ema, params)

@@ -4,6 +4,7 @@ The three published cosine conventions differ by per cents, so each has a name.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -11,7 +12,7 @@ from vit_jax_tricks.errors import UserError, nearest
 from vit_jax_tricks.typing import Array, Float, Int
 
 
-Schedule = Callable[[int | Int[Array, "..."]], Float[Array, "..."]]
+Schedule = Callable[[Any], Float[Array, "..."]]
 
 # The shape of the decay, and whether its time starts after warm-up.
 _NAMES = {

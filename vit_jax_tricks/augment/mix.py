@@ -71,7 +71,8 @@ def cutmix_with(
     The label's share is that of the pixels, unless `lam` overrides it (timm's
     `correct_lam=False`). Equivalent to timm's Mixup once the box is drawn (tested).
     """
-    weights, share = _outside(jnp.atleast_2d(box), images.shape[1:3])
+    _, h, w, _ = images.shape
+    weights, share = _outside(jnp.atleast_2d(box), (h, w))
     return blend(images, labels, weights, share if lam is None else jnp.atleast_1d(lam))
 
 
@@ -152,9 +153,10 @@ def mixup_or_cutmix(
     The defaults are DeiT's. Sources: Zhang et al. 2017, arXiv 1710.09412; Yun et al.
     2019, arXiv 1905.04899; timm's Mixup.
     """
+    _, h, w, _ = images.shape
     weights, lam = mix_weights(
         key,
-        images.shape[1:3],
+        (h, w),
         mixup_alpha=mixup_alpha,
         cutmix_alpha=cutmix_alpha,
         prob=prob,
