@@ -7,6 +7,7 @@ scikit-learn's README to danielbuechele), both under CC BY 2.0, here cropped, sc
 recoloured and drawn over. Train and test share neither digits nor photo regions.
 """
 
+import concurrent.futures
 import dataclasses
 
 import cv2
@@ -82,11 +83,12 @@ def scene(index: int, split: str, size: int, difficulty: Difficulty) -> Scene:
     colour = scene_art.ink_colour(rng, scene_art.brightness(canvas[place]), difficulty)
     scene_art.scatter(rng, canvas, split, difficulty, centre, scale, colour)
     scene_art.paint(canvas, place, alpha, colour)
-    canvas += rng.uniform(*difficulty.noise) * scene_art.grain(rng, size)
+    noise = rng.uniform(*difficulty.noise)
+    canvas = cv2.scaleAdd(scene_art.grain(rng, size), noise, canvas)
     mask = np.zeros((size, size), np.uint8)
     mask[place] = alpha > 0.5
     text = scene_art.caption(label, colour, centre, scale, where)
-    image = (np.clip(canvas, 0, 255, out=canvas) + 0.5).astype(np.uint8)
+    image = cv2.add(canvas, (0, 0, 0, 0), dtype=cv2.CV_8U)  # rounds and saturates
     return Scene(image, label, mask, text)
 
 
@@ -133,18 +135,21 @@ class DigitScenes(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, name):
         config = self._scene_config
         count = getattr(config, name)
-        title = f"digit_scenes/{config.name} {name}"
-        for index in progress(range(count), count, title):
+
+        def record(index: int) -> tuple[int, dict]:
             drawn = scene(index, name, config.size, config.difficulty)
-            yield (
-                index,
-                {
-                    "image": encode(drawn.image[..., ::-1], self._encoding),
-                    "label": drawn.label,
-                    "mask": encode(drawn.mask, "png"),
-                    "caption": drawn.caption,
-                },
-            )
+            return index, {
+                "image": encode(drawn.image[..., ::-1], self._encoding),
+                "label": drawn.label,
+                "mask": encode(drawn.mask, "png"),
+                "caption": drawn.caption,
+            }
+
+        title = f"digit_scenes/{config.name} {name}"
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            chunks = (range(i, min(i + 256, count)) for i in range(0, count, 256))
+            records = (pair for chunk in chunks for pair in pool.map(record, chunk))
+            yield from progress(records, count, title)
 
 
 def encode(image: np.ndarray, encoding: str) -> bytes:

@@ -117,9 +117,11 @@ def background(
         crop = crop[:, ::-1]
     how = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
     canvas = cv2.resize(crop, (size, size), interpolation=how).astype(np.float32)
-    mean = canvas.mean((0, 1))
-    shift = rng.uniform(-30, 30)
-    return name, mean + shift + (canvas - mean) * rng.uniform(*difficulty.background)
+    shift, contrast = rng.uniform(-30, 30), rng.uniform(*difficulty.background)
+    mean = np.array(cv2.mean(canvas)[:3], np.float32)
+    canvas *= np.float32(contrast)
+    canvas += mean * np.float32(1 - contrast) + np.float32(shift)
+    return name, canvas
 
 
 def ink_colour(
