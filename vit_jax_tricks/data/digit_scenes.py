@@ -88,7 +88,7 @@ def scene(index: int, split: str, size: int, difficulty: Difficulty) -> Scene:
     mask = np.zeros((size, size), np.uint8)
     mask[place] = alpha > 0.5
     text = scene_art.caption(label, colour, centre, scale, where)
-    image = cv2.add(canvas, (0, 0, 0, 0), dtype=cv2.CV_8U)  # rounds and saturates
+    image = cv2.add(canvas, np.zeros(4), dtype=cv2.CV_8U)  # rounds and saturates
     return Scene(image, label, mask, text)
 
 

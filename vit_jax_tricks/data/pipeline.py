@@ -55,7 +55,8 @@ class Data:
         are num_train / batch_size steps long and may end inside a batch.
 
         Raises:
-          UserError: The batch is not 1..num_train examples large.
+          UserError: The batch is not 1..num_train examples large, or the seed is not
+            a 32-bit number.
         """
         _check_batch(batch_size)
         if batch_size > self.num_train:
@@ -63,6 +64,8 @@ class Data:
                 f"batch_size={batch_size} is larger than the {self.num_train} training "
                 f"examples of {self.name}; give at most {self.num_train}."
             )
+        if not 0 <= seed < 2**32:
+            raise UserError(f"seed={seed}; 0 to {2**32 - 1} is expected.")
         return Prefetch(self._train(batch_size, seed, start_step))
 
     def test_batches(self, batch_size: int) -> Prefetch:
@@ -128,6 +131,8 @@ def build(
             "config.data.in_memory=True keeps one view of each picture: it cannot "
             "go with train_crop=random_resized; give train_crop=center or whole."
         )
+    if not isinstance(workers, int) or workers < 0:
+        raise UserError(f"config.data.workers={workers!r}; 0 or more is expected.")
     small = sum(counts) * math.prod(shape) < IN_MEMORY_BYTES
     resident = in_memory is True or (in_memory == "auto" and small and not random_crop)
     _refuse_idle(given, source, view, resident)

@@ -18,7 +18,10 @@ class Prefetch(Iterator[Batch]):
         self._ready: queue.Queue = queue.Queue(depth)
         stop = threading.Event()
         thread = threading.Thread(
-            target=_fill, args=(batches, self._ready, stop), daemon=True
+            target=_fill,
+            args=(batches, self._ready, stop),
+            name="prefetch",
+            daemon=True,
         )
         self.close = weakref.finalize(self, _stop, thread, self._ready, stop)
         thread.start()
