@@ -226,9 +226,10 @@ def test_lr_and_decay_multipliers():
 
 
 def test_muon_orthogonalises_queries_keys_and_values_apart():
-    params = vit_params(d=16)
+    params = vit_params(depth=1, d=16)
     tx = optimizer.build(params, name="muon", schedule=lambda _: 1.0, weight_decay=0.0)
-    updates, _ = tx.update(vit_params(d=16, seed=1), tx.init(params), params)
+    grads = vit_params(depth=1, d=16, seed=1)
+    updates, _ = jax.jit(tx.update)(grads, tx.init(params), params)
     qkv = np.asarray(updates["blocks_0"]["attn"]["qkv"]["kernel"]).reshape(16, 3, 16)
     for i in range(3):
         values = np.linalg.svd(qkv[:, i], compute_uv=False) / (0.2 * 4.0)

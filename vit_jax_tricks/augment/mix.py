@@ -117,21 +117,21 @@ def mix_weights(
     Source: timm's Mixup in batch mode.
     """
     _check(mixup_alpha, cutmix_alpha, prob, switch_prob)
-    ones = jnp.ones((1, *size)), jnp.ones(1)
     if not mixup_alpha and not cutmix_alpha:
-        return ones
-    apply_key, switch_key, mixup_key, cutmix_key, centre_key = jax.random.split(key, 5)
-    weights, lam = ones
-    if mixup_alpha:
-        lam = jax.random.beta(mixup_key, mixup_alpha, mixup_alpha, (1,))
-        weights = jnp.broadcast_to(lam[:, None, None], (1, *size))
+        return jnp.ones((1, *size)), jnp.ones(1)
+    apply_key, switch_key, lam_key, centre_key = jax.random.split(key, 4)
+    if mixup_alpha and cutmix_alpha:
+        cut = jax.random.bernoulli(switch_key, switch_prob)
+        alpha = jnp.where(cut, cutmix_alpha, mixup_alpha)
+    else:
+        cut = jnp.bool_(cutmix_alpha > 0)
+        alpha = cutmix_alpha or mixup_alpha
+    lam = jax.random.beta(lam_key, alpha, alpha, (1,))
+    weights = jnp.broadcast_to(lam[:, None, None], (1, *size))
     if cutmix_alpha:
-        drawn = jax.random.beta(cutmix_key, cutmix_alpha, cutmix_alpha)
         centre = jax.random.randint(centre_key, (2,), 0, jnp.asarray(size))
-        box = cutmix_box(drawn, centre, size)
+        box = cutmix_box(lam[0], centre, size)
         cut_weights, cut_lam = _outside(box[None], size)
-        share = switch_prob if mixup_alpha else 1.0
-        cut = jax.random.bernoulli(switch_key, share)
         weights = jnp.where(cut, cut_weights, weights)
         lam = jnp.where(cut, cut_lam, lam)
     applied = jax.random.bernoulli(apply_key, prob)
