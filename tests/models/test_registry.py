@@ -104,7 +104,7 @@ def test_preprocessing():
         ("deit_tiny_patch16_224", {"qkv_bias": 1}, "it must be bool"),
         ("deit_tiny_patch16_224", {"img_size": [32, 32, 3]}, "img_size"),
         ("deit_tiny_patch16_224", {"dtype": "int8"}, "use one of float32"),
-        ("deit_tiny_patch16_224", {"dtype": "half"}, "use one of float32"),
+        ("deit_tiny_patch16_224", {"dtype": "float31"}, "use one of float32"),
         ("deit_tiny_patch16_224", {"num_heads": 5}, "not divisible by num_heads=5"),
         ("deit_tiny_patch16_224", {"img_size": 230}, "img_size=224"),
         ("deit_tiny_patch16_224", {"global_pool": "max"}, "token, avg"),

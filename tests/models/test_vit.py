@@ -1,16 +1,20 @@
 """Properties of the Vision Transformer beyond its reference values."""
 
+from functools import partial
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from vit_goldens import jit_once
 
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import create_model, stack_blocks, unstack_blocks
 
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 4}
+SCANNED = {**SMALL, "scan": True}
 KEY = jax.random.key(0)
 
 
@@ -24,15 +28,28 @@ def model():
     return create_model("deit_tiny_distilled_patch16_224", 10, **SMALL)
 
 
+def fill(model, images):
+    """Variables of the right shapes, filled quickly and far from zero."""
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(model.init, KEY, images)
+
+    def value(path, leaf):
+        noise = 0.1 * rng.standard_normal(leaf.shape, np.float32)
+        return jnp.asarray(noise + (path[-1].key in ("scale", "var", "gamma")))
+
+    return jax.tree_util.tree_map_with_path(value, shapes)
+
+
+def apply(model, variables, images, **kwargs):
+    """`model.apply`, compiled in little time, with a dropout key."""
+    key = kwargs.pop("key", KEY)
+    run = partial(model.apply, rngs={"dropout": key}, **kwargs)
+    return jit_once(run)(variables, images)
+
+
 @pytest.fixture(scope="module")
 def variables(model, images):
-    variables = jax.jit(model.init)(KEY, images)
-    noise = jax.random.normal(KEY, (variables["params"]["pos_embed"].size,))
-
-    def livelier(leaf):
-        return leaf + 0.1 * noise[: leaf.size].reshape(leaf.shape)
-
-    return jax.tree.map(livelier, variables)
+    return fill(model, images)
 
 
 def test_jit_equals_eager(model, variables, images):
@@ -45,9 +62,10 @@ def test_vmap_equals_a_loop_over_images(model, variables, images):
     def one(image):
         return model.apply(variables, image[None])[0][0]
 
+    one = jit_once(one)
     looped = jnp.stack([one(image) for image in images])
     chex.assert_trees_all_close(jax.vmap(one)(images), looped, atol=1e-5, rtol=0)
-    batch = model.apply(variables, images)[0]
+    batch = apply(model, variables, images)[0]
     chex.assert_trees_all_close(batch, looped, atol=1e-5, rtol=0)
 
 
@@ -59,13 +77,13 @@ def test_scan_and_remat_equal_the_unrolled_model(remat, model, variables, images
     params = variables["params"]
     scanned = model.clone(scan=True, remat=remat)
     chex.assert_trees_all_close(
-        scanned.apply({"params": stack_blocks(params)}, images),
-        model.apply(variables, images),
+        apply(scanned, {"params": stack_blocks(params)}, images),
+        apply(model, variables, images),
         atol=1e-5,
         rtol=0,
     )
-    expected = jax.jit(jax.grad(loss), static_argnums=1)(params, model)
-    grads = jax.jit(jax.grad(loss), static_argnums=1)(stack_blocks(params), scanned)
+    expected = jit_once(jax.grad(loss), static_argnums=1)(params, model)
+    grads = jit_once(jax.grad(loss), static_argnums=1)(stack_blocks(params), scanned)
     chex.assert_trees_all_close(unstack_blocks(grads), expected, atol=1e-4, rtol=1e-4)
 
 
@@ -76,11 +94,12 @@ def test_remat_gives_the_same_training_step(model, variables, images):
         )
         return (logits**2).sum()
 
-    plain = model.clone(drop_path_rate=0.5, proj_drop_rate=0.1)
-    grad = jax.jit(jax.grad(loss), static_argnums=1)
+    plain = model.clone(drop_path_rate=0.5, scan=True)
+    params = stack_blocks(variables["params"])
+    grad = jit_once(jax.grad(loss), static_argnums=1)
     chex.assert_trees_all_close(
-        grad(variables["params"], plain.clone(remat=True)),
-        grad(variables["params"], plain),
+        grad(params, plain.clone(remat=True)),
+        grad(params, plain),
         atol=1e-4,
         rtol=1e-4,
     )
@@ -106,19 +125,16 @@ def test_drop_path_drops_whole_samples_and_later_blocks_more_often(scan, images)
         "deit_tiny_patch16_224", 10, **SMALL | {"drop_path_rate": 1.0, "scan": scan}
     )
     one_block = model.clone(depth=1, scan=False)
-    params = unstack_blocks(jax.jit(model.init)(KEY, images)["params"])
-    trained = model.apply(
-        {"params": stack_blocks(params) if scan else params},
-        images,
-        train=True,
-        rngs={"dropout": KEY},
-    )[1]["tokens"]
+    params = unstack_blocks(fill(model, images)["params"])
+    params = stack_blocks(params) if scan else params
+    trained = apply(model, {"params": params}, images, train=True)[1]["tokens"]
+    params = unstack_blocks(params)
     # Rates 0, 1/2, 1. Dropping blocks 1 and 2 leaves block 0 alone.
     first_only = {k: v for k, v in params.items() if k not in ("blocks_1", "blocks_2")}
-    alone = one_block.apply({"params": first_only}, images)[1]["tokens"]
+    alone = apply(one_block, {"params": first_only}, images)[1]["tokens"]
     two = model.clone(depth=2, scan=False)
     both = {k: v for k, v in params.items() if k != "blocks_2"}
-    undropped = two.apply({"params": both}, images)[1]["tokens"]
+    undropped = apply(two, {"params": both}, images)[1]["tokens"]
     same = jnp.abs(trained - alone).max((1, 2)) < 1e-5
     differs = jnp.abs(trained - undropped).max((1, 2)) > 1e-6
     assert bool(same.any())
@@ -130,33 +146,32 @@ def test_constant_drop_path_also_drops_the_first_block(images):
     model = create_model(
         "deit3_small_patch16_224", 10, **SMALL | {"drop_path_rate": 1.0}
     )
-    variables = jax.jit(model.init)(KEY, images)
-    kept_nothing = model.apply(variables, images, train=True, rngs={"dropout": KEY})[1][
-        "tokens"
-    ]
+    variables = fill(model, images)
+    kept_nothing = apply(model, variables, images, train=True)[1]["tokens"]
     none = model.clone(depth=0)
     plain = {k: v for k, v in variables["params"].items() if "blocks" not in k}
-    expected = none.apply({"params": plain}, images)[1]["tokens"]
+    expected = apply(none, {"params": plain}, images)[1]["tokens"]
     chex.assert_trees_all_close(kept_nothing, expected, atol=1e-6, rtol=0)
 
 
 def test_patch_dropout_keeps_the_prefix_and_shortens_training_only(images):
     model = create_model(
-        "deit_tiny_distilled_patch16_224", 10, **SMALL | {"patch_drop_rate": 0.5}
+        "deit_tiny_distilled_patch16_224", 10, **SCANNED | {"patch_drop_rate": 0.5}
     )
-    variables = jax.jit(model.init)(KEY, images)
-    _, aux = model.apply(variables, images, train=True, rngs={"dropout": KEY})
+    variables = fill(model, images)
+    _, aux = apply(model, variables, images, train=True)
     assert aux["tokens"].shape == (4, 2 + 8, 32)
-    assert model.apply(variables, images)[1]["tokens"].shape == (4, 2 + 16, 32)
+    assert apply(model, variables, images)[1]["tokens"].shape == (4, 2 + 16, 32)
 
 
 @pytest.mark.parametrize(
     "rate", ["drop_rate", "pos_drop_rate", "proj_drop_rate", "attn_drop_rate"]
 )
 def test_every_dropout_acts_in_training_only(rate, images):
-    model = create_model("deit_tiny_patch16_224", 10, **SMALL | {rate: 0.5})
-    variables = jax.jit(model.init)(KEY, images)
+    model = create_model("deit_tiny_patch16_224", 10, **SCANNED | {rate: 0.5})
+    variables = fill(model, images)
 
+    @partial(jit_once, static_argnums=0)
     def run(train, seed):
         key = jax.random.key(seed)
         return model.apply(variables, images, train=train, rngs={"dropout": key})[0]
@@ -170,13 +185,13 @@ def test_every_dropout_acts_in_training_only(rate, images):
 def test_half_precision_stays_near_float32(dtype, model, variables, images):
     """Nine roundings in sequence of 2**-9 (bfloat16) on logits of order one."""
     half = model.clone(dtype=jnp.dtype(dtype), drop_path_rate=0.1, proj_drop_rate=0.1)
-    full = model.apply(variables, images)[0]
-    logits, aux = half.apply(variables, images)
+    full = apply(model, variables, images)[0]
+    logits, aux = apply(half, variables, images)
     assert logits.dtype == jnp.float32
     assert aux["tokens"].dtype == dtype
     error = jnp.abs(logits - full).max() / full.std()
     assert error < {"bfloat16": 0.05, "float16": 0.01}[dtype]
-    trained, _ = half.apply(variables, images, train=True, rngs={"dropout": KEY})
+    trained, _ = apply(half, variables, images, train=True)
     assert jnp.isfinite(trained).all()
 
 
@@ -185,9 +200,9 @@ def test_gradients_are_finite_for_extreme_images(model, variables):
         logits, _ = model.apply({"params": params}, images)
         return jax.nn.log_softmax(logits)[:, 0].sum()
 
+    grad = jit_once(jax.grad(loss))
     for value in (0.0, 1e4, -1e4):
-        images = jnp.full((2, 32, 32, 3), value)
-        grads = jax.grad(loss)(variables["params"], images)
+        grads = grad(variables["params"], jnp.full((2, 32, 32, 3), value))
         chex.assert_tree_all_finite(grads)
 
 
@@ -221,27 +236,27 @@ def test_initialisation_is_the_reference_s():
 
 
 def test_distilled_logits_are_the_mean_of_both_heads(model, variables, images):
-    logits, aux = model.apply(variables, images)
+    logits, aux = apply(model, variables, images)
     mean = (aux["logits_cls"] + aux["logits_dist"]) / 2
     chex.assert_trees_all_equal(logits, mean)
     assert jnp.abs(aux["logits_cls"] - aux["logits_dist"]).max() > 1e-3
 
 
 def test_without_classes_the_features_are_the_logits(images):
-    model = create_model("vit_tiny_patch16_224", 0, **SMALL)
-    variables = jax.jit(model.init)(KEY, images)
-    logits, aux = model.apply(variables, images)
+    model = create_model("vit_tiny_patch16_224", 0, **SCANNED)
+    variables = fill(model, images)
+    logits, aux = apply(model, variables, images)
     chex.assert_trees_all_equal(logits, aux["features"])
     assert "head" not in variables["params"]
 
 
 def test_the_stem_s_statistics_move_in_training_only(images):
     model = create_model(
-        "deit_small_patch16_LS", 10, **SMALL | {"stem": "hmlp", "patch_size": 16}
+        "deit_small_patch16_LS", 10, **SCANNED | {"stem": "hmlp", "patch_size": 16}
     )
-    variables = jax.jit(model.init)(KEY, images)
-    assert (variables["batch_stats"]["patch_embed"]["norm0"]["mean"] == 0).all()
-    _, new = model.apply(variables, images, train=True, mutable=["batch_stats"])
+    variables = fill(model, images)
+    old = variables["batch_stats"]["patch_embed"]["norm0"]
+    _, new = apply(model, variables, images, train=True, mutable=["batch_stats"])
     kernel, bias = (
         variables["params"]["patch_embed"]["conv0"][k] for k in ("kernel", "bias")
     )
@@ -252,15 +267,15 @@ def test_the_stem_s_statistics_move_in_training_only(images):
         + bias[None, None, None]
     )
     stats = new["batch_stats"]["patch_embed"]["norm0"]
-    np.testing.assert_allclose(stats["mean"], 0.1 * conv.mean((0, 1, 2)), atol=1e-6)
-    unbiased = conv.var((0, 1, 2), ddof=1)
-    np.testing.assert_allclose(stats["var"], 0.9 + 0.1 * unbiased, rtol=1e-5)
+    mean, unbiased = conv.mean((0, 1, 2)), conv.var((0, 1, 2), ddof=1)
+    for name, new in (("mean", mean), ("var", unbiased)):
+        np.testing.assert_allclose(stats[name], 0.9 * old[name] + 0.1 * new, atol=1e-6)
 
 
 def test_rectangular_images():
-    model = create_model("vit_tiny_patch16_224", 10, **SMALL | {"img_size": [32, 16]})
+    model = create_model("vit_tiny_patch16_224", 10, **SCANNED | {"img_size": [32, 16]})
     images = jnp.zeros((2, 32, 16, 3))
-    variables = jax.jit(model.init)(KEY, images)
+    variables = fill(model, images)
     assert variables["params"]["pos_embed"].shape == (1, 1 + 8, 32)
     with pytest.raises(UserError, match=r"\(16, 32, 3\).*\(32, 16, 3\)"):
         model.apply(variables, images.transpose(0, 2, 1, 3))

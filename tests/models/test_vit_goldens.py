@@ -1,7 +1,5 @@
 """The ViT family against its reference implementations: values and gradients."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,15 +10,11 @@ from goldens import (
     load_golden,
     reference_state,
 )
-from vit_goldens import BASE, FULL, SMALL
+from vit_goldens import BASE, FULL, SMALL, jit_once
 
 from vit_jax_tricks.models import create_model
 from vit_jax_tricks.pretrained.export import reference_arrays
 from vit_jax_tricks.pretrained.load import load_arrays
-
-
-# These programs run once: less time in the compiler is less time in total.
-jit_once = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def build(golden, name, dtype, **overrides):

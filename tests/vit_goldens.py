@@ -1,5 +1,13 @@
 """Which model each reference file of the ViT family belongs to."""
 
+from functools import partial
+
+import jax
+
+
+# For programs that run once: less time in the compiler is less time in total.
+jit_once = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
 PARALLEL = {"parallel": 2}
 HMLP = {"stem": "hmlp", "init_values": None}
 
