@@ -5,6 +5,7 @@ import itertools
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -145,7 +146,6 @@ def test_fewer_examples(data_dir, digits):
     np.testing.assert_array_equal(np.bincount(index), 2)
 
 
-@pytest.mark.slow
 def test_worker_processes_give_the_same_stream(folder):
     root = folder(count=12)
     runs = [
@@ -256,7 +256,10 @@ def test_iterators_end_their_threads(data):
     del dropped
     gc.collect()
     assert not [t for t in threading.enumerate() if t.name == "prefetch"]
-    assert threading.active_count() <= before + 1
+    deadline = time.monotonic() + 20
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.05)  # Grain's own threads end a moment later
+    assert threading.active_count() <= before
 
 
 def test_an_error_while_reading_reaches_the_loop(folder):
