@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from goldens import load_golden
+from vit_goldens import BASE, FULL
 
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import create_model, list_models, preprocessing
@@ -81,6 +82,17 @@ def test_patterns():
         "deit_tiny_distilled_patch16_224",
     ]
     assert list_models("nothing") == []
+
+
+@pytest.mark.parametrize("golden", [g for g in FULL | BASE if g.startswith("timm")])
+def test_preprocessing_is_timm_s(golden):
+    manifest, _ = load_golden(f"models_full/{golden}")
+    reference = manifest["kwargs"]["pretrained_cfg"]
+    ours = preprocessing((FULL | BASE)[golden])
+    assert list(ours.mean) == reference["mean"]
+    assert list(ours.std) == reference["std"]
+    assert ours.crop_pct == reference["crop_pct"]
+    assert ours.interpolation == reference["interpolation"]
 
 
 def test_preprocessing():

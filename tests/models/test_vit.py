@@ -279,3 +279,5 @@ def test_rectangular_images():
     assert variables["params"]["pos_embed"].shape == (1, 1 + 8, 32)
     with pytest.raises(UserError, match=r"\(16, 32, 3\).*\(32, 16, 3\)"):
         model.apply(variables, images.transpose(0, 2, 1, 3))
+    with pytest.raises(UserError, match="images are uint8, the model expects"):
+        model.apply(variables, images.astype(jnp.uint8))

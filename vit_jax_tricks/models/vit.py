@@ -12,7 +12,7 @@ from vit_jax_tricks.models.layers import functional
 from vit_jax_tricks.models.layers.norm import LayerNorm
 from vit_jax_tricks.models.layers.patch_embed import HierarchicalStem, PatchEmbed
 from vit_jax_tricks.sharding import constrain
-from vit_jax_tricks.typing import Array, Float
+from vit_jax_tricks.typing import Array, Float, Num
 
 
 class VisionTransformer(nn.Module):
@@ -140,13 +140,18 @@ class VisionTransformer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Float[Array, "b h w c"], train: bool = False
+        self, images: Num[Array, "b h w c"], train: bool = False
     ) -> tuple[Float[Array, "b k"], dict[str, Array]]:
         if images.shape[1:] != self.image_shape:
             raise UserError(
                 f"images have shape {images.shape[1:]}, the model expects "
                 f"{self.image_shape}; resize them or create the model with another "
                 "img_size or in_chans."
+            )
+        if not jnp.issubdtype(images.dtype, jnp.floating):
+            raise UserError(
+                f"images are {images.dtype}, the model expects normalised floats: "
+                "(images / 255 - mean) / std, with `preprocessing(name)`."
             )
         norm = partial(LayerNorm, self.norm_eps, self.dtype, self.param_dtype)
         x = constrain(self._embed(images, train))
@@ -236,7 +241,7 @@ class VisionTransformer(nn.Module):
         if self.scan:
             scan = nn.scan(
                 lambda module, x, rate: (module(x, rate, train), None),
-                variable_axes={"params": 0},
+                variable_axes={"params": 0, "intermediates": 0},
                 split_rngs={"params": True, "dropout": True},
                 length=self.depth,
             )

@@ -29,7 +29,6 @@ VIT = {
     "vit_small_patch32_384": 22_915_432,
     "vit_small_patch16_224": 22_050_664,
     "vit_small_patch16_384": 22_196_584,
-    "vit_small_patch8_224": (21_670_272, 0),
     "vit_base_patch32_224": 88_224_232,
     "vit_base_patch32_384": 88_297_192,
     "vit_base_patch16_224": 86_567_656,
@@ -42,6 +41,7 @@ VIT = {
     "vit_large_patch14_224": 304_203_752,
     "vit_huge_patch14_224": (630_764_800, 0),
 }
+VIT_DINO = {"vit_small_patch8_224": (21_670_272, 0)}
 VIT_CLIP = {
     "vit_base_patch32_clip_224": 88_225_000,
     "vit_base_patch16_clip_224": 86_568_424,
@@ -126,7 +126,8 @@ def _register(
 
 _register(VIT, HALF, 0.9)
 _register(VIT_CLIP, CLIP, 0.9, pre_norm=True, norm_eps=1e-5)
-_register(VIT_PARALLEL, IMAGENET, 0.9, init_values=1e-5)
+_register(VIT_DINO, IMAGENET, 0.9)
+_register(VIT_PARALLEL, HALF, 0.9, init_values=1e-5)
 _register(DEIT, IMAGENET, 0.9)
 _register(
     DEIT3,
