@@ -11,6 +11,7 @@ from vit_goldens import jit_once
 
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import create_model, stack_blocks, unstack_blocks
+from vit_jax_tricks.sharding import make_mesh, state_shardings
 
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 4}
@@ -103,6 +104,18 @@ def test_remat_gives_the_same_training_step(model, variables, images):
         atol=1e-4,
         rtol=1e-4,
     )
+
+
+def test_a_mesh_changes_neither_values_nor_drops(model, variables, images):
+    model = model.clone(scan=True, drop_path_rate=0.5, proj_drop_rate=0.1)
+    params = stack_blocks(variables["params"])
+    run = partial(model.apply, train=True, rngs={"dropout": KEY})
+    alone = jit_once(run)({"params": params}, images)[0]
+    mesh = make_mesh(data=2, fsdp=2, tensor=2)
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(params, state_shardings(params, mesh))
+        spread = jit_once(run)({"params": placed}, images)[0]
+    np.testing.assert_allclose(spread, alone, atol=1e-5)
 
 
 def test_scanned_initialisation_has_the_stacked_shapes(model, images):

@@ -87,6 +87,12 @@ def test_no_head_leaves_the_file_s_heads_unused(file):
     assert len(report.unused) == 4
 
 
+def test_a_head_that_is_absent_is_not_a_head_that_changed(tmp_path, state):
+    del state["head_dist.weight"]
+    with pytest.raises(UserError, match="lacks params/head_dist/kernel;"):
+        load_pretrained(make(7), save(tmp_path, state))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

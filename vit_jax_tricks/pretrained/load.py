@@ -71,7 +71,7 @@ def load_arrays(
         raise UserError(f"no weights can be loaded for {family} yet.")
     wanted = _shapes(model)
     rules = all_rules(family)
-    found, loaded, resized, unused = {}, [], [], []
+    found, loaded, resized, unused, heads = {}, [], [], [], {}
     for name, array in arrays.items():
         match = find_path(name, rules)
         if match is None or match[0] not in wanted:
@@ -91,7 +91,7 @@ def load_arrays(
             )
             resized.append(f"{name} {array.shape} -> {expected}")
         elif re.fullmatch(HEAD, path) and array.shape[1:] == expected[1:]:
-            unused.append(f"{name} {array.shape}, the model has {expected}")
+            heads[path] = f"{name} {array.shape}, the model has {expected}"
             continue
         else:
             raise UserError(
@@ -100,7 +100,13 @@ def load_arrays(
             )
         found[path] = jnp.asarray(value, wanted[path].dtype)
     reset = [path for path in wanted if path not in found]
-    _check(source, arrays, reset, unused, model, strict)
+    if strict:
+        missing = [path for path in reset if path not in heads]
+        headless = model.num_classes == 0
+        unexpected = [k for k in unused if not (headless and k.startswith("head"))]
+        _refuse(source, "lacks", missing)
+        _refuse(source, "has unexpected", unexpected)
+    unused += heads.values()
     found |= _fresh(model, reset, key)
     variables = traverse_util.unflatten_dict({p: found[p] for p in wanted}, sep="/")
     if model.scan:
@@ -139,30 +145,10 @@ def _reference_shape(rule: Rule, shape: tuple[int, ...]) -> tuple[int, ...]:
     return rule.transform.export(np.broadcast_to(np.int8(0), shape)).shape
 
 
-def _check(
-    source: str,
-    arrays: Mapping[str, np.ndarray],
-    reset: Sequence[str],
-    unused: Sequence[str],
-    model: Any,
-    strict: bool,
-) -> None:
-    """Raises UserError for missing or unexpected keys, heads that changed excepted."""
-    if not strict:
-        return
-    heads = {path for path in reset if re.fullmatch(HEAD, path)}
-    changed = {name.split()[0] for name in unused if " " in name}
-    missing = [p for p in reset if p not in heads or not changed]
-    unexpected = [
-        name
-        for name in unused
-        if name.split()[0] not in changed
-        and not (model.num_classes == 0 and name.startswith("head"))
-    ]
-    for what, names in (("lacks", missing), ("has unexpected", unexpected)):
-        if names:
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise UserError(
-                f"{source} ({len(arrays)} arrays) {what} {names[0]}{more}; check the "
-                "model's name and overrides, or pass strict=False."
-            )
+def _refuse(source: str, what: str, names: Sequence[str]) -> None:
+    if names:
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        raise UserError(
+            f"{source} {what} {names[0]}{more}; check the model's name and overrides, "
+            "or pass strict=False."
+        )
