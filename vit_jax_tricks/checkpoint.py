@@ -228,5 +228,5 @@ def _plain(state: TrainState) -> dict[str, Any]:
 
 
 def _typed(tree: dict[str, Any], like: TrainState) -> TrainState:
-    key = jax.random.wrap_key_data(tree["key"], impl=jax.random.key_impl(like.key))
+    key = jax.random.wrap_key_data(tree["key"])
     return like.replace(**(tree | {"key": key}))
