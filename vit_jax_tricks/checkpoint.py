@@ -7,10 +7,11 @@ state, checked after restoring. A damaged checkpoint is moved to `damaged/`, and
 before it is used.
 """
 
+import contextlib
 import json
-import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,10 @@ NO_SCORE = -1e30  # loses against every real score
 
 class DamagedError(Exception):
     """A checkpoint whose bytes are not what was written."""
+
+
+class UnfinishedError(DamagedError):
+    """A checkpoint whose process died before its manifest was written."""
 
 
 class Checkpointer:
@@ -53,7 +58,8 @@ class Checkpointer:
         self._say = say
         self._keep = keep
         self._manager: ocp.CheckpointManager | None = None
-        self._sealing: threading.Thread | None = None
+        self._saving: Future[None] | None = None
+        self._thread = ThreadPoolExecutor(1)
 
     def save(
         self, state: TrainState, meta: dict[str, Any], *, score: float | None = None
@@ -66,49 +72,55 @@ class Checkpointer:
         """
         step = int(state.step)
         self.wait()
-        manager = self._open()
-        if step in manager.all_steps():
-            if score is None:
-                return
-            manager.delete(step)
         tree = _plain(state)
         meta = meta | {"leaves": leaf_crcs(tree)}
-        manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta)
-            ),
-            metrics={"score": NO_SCORE if score is None else score},
-        )
-        self._sealing = threading.Thread(target=self._seal, args=(manager, step))
-        self._sealing.start()
+        with self._failing():
+            manager = self._open()
+            if step in manager.all_steps():
+                if score is None:
+                    return
+                manager.delete(step)
+            manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta)
+                ),
+                metrics={"score": NO_SCORE if score is None else score},
+            )
+        self._saving = self._thread.submit(self._seal, manager, step)
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """The newest sound checkpoint as `(state, meta)`, or None if there is none.
 
+        Damaged ones are moved aside, once a sound one is found: a directory without any
+        stays as it is. A run killed within its first save has only begun one, and
+        begins again.
+
         Args:
           like: arrays or `jax.ShapeDtypeStruct`s with shardings; the stored shapes must
             agree, the mesh may differ from the one that saved.
+
+        Raises:
+          UserError: all checkpoints are damaged, or `like` is another model's state.
         """
-        for step in sorted(self.steps(), reverse=True):
+        found, damaged = None, {}
+        for step in reversed(self.steps()):
             try:
                 verify_files(self.directory / str(step))
+                if found is None:
+                    found = self._restore(step, like)
             except DamagedError as error:
-                self._set_aside(step, str(error))
-        manager = self._open()
-        for step in sorted(manager.all_steps(), reverse=True):
-            try:
-                return self._restore(manager, step, like)
-            except DamagedError as error:
-                self.close()
-                self._set_aside(step, str(error))
-                manager = self._open()
-        return None
-
-    def read_meta(self, step: int) -> dict[str, Any]:
-        """What was saved beside the state at `step`."""
-        args = ocp.args.Composite(meta=ocp.args.JsonRestore())
-        return self._open().restore(step, args=args)["meta"]
+                damaged[step] = error
+        unfinished = [isinstance(e, UnfinishedError) for e in damaged.values()]
+        if found is None and damaged and unfinished != [True]:
+            listed = "; ".join(f"{step}: {why}" for step, why in damaged.items())
+            raise UserError(
+                f"every checkpoint in {self.directory} is damaged ({listed}); put a "
+                "copy back, or start again with another --workdir. Nothing was changed."
+            )
+        for step, why in damaged.items():
+            self._set_aside(step, str(why))
+        return found
 
     def steps(self) -> list[int]:
         """The steps on disk, sound or not."""
@@ -116,24 +128,41 @@ class Checkpointer:
         return sorted(int(p.name) for p in found if p.name.isdigit())
 
     def wait(self) -> None:
-        """Blocks until the save under way is committed and its manifest is written."""
-        if self._sealing is not None:
-            self._sealing.join()
-            self._sealing = None
-        if self._manager is not None:
-            self._manager.check_for_errors()
+        """Blocks until the save under way is committed and its manifest is written.
+
+        Raises:
+          UserError: it could not be written.
+        """
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            with self._failing():
+                saving.result()
 
     def close(self) -> None:
         """Finishes the save under way and lets Orbax go."""
-        if self._manager is not None:
+        manager, self._manager = self._manager, None
+        try:
             self.wait()
-            self._manager.close()
-            self._manager = None
+        finally:
+            if manager is not None:
+                with contextlib.suppress(Exception):  # told by `wait`
+                    manager.close()
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            why = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+            raise UserError(
+                f"a checkpoint could not be written to {self.directory} ({why}); those "
+                "before it are intact. Make room or give it back, then run the same "
+                "command again."
+            ) from error
 
     def _seal(self, manager: ocp.CheckpointManager, step: int) -> None:
         manager.wait_until_finished()
-        if (self.directory / str(step)).is_dir():
-            write_manifest(self.directory / str(step))
+        write_manifest(self.directory / str(step))
 
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:
@@ -149,21 +178,26 @@ class Checkpointer:
         return self._manager
 
     def _restore(
-        self, manager: ocp.CheckpointManager, step: int, like: TrainState
+        self, step: int, like: TrainState
     ) -> tuple[TrainState, dict[str, Any]]:
+        folder = self.directory / str(step)
+        meta = json.loads((folder / "meta" / "metadata").read_text())
+        expected = meta.pop("leaves")
         template = jax.tree.map(ocp.utils.to_shape_dtype_struct, _plain(like))
-        restored = manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(template), meta=ocp.args.JsonRestore()
-            ),
-        )
-        meta = restored["meta"]
-        found, expected = leaf_crcs(restored["state"]), meta.pop("leaves")
-        bad = [k for k in expected if found.get(k) != expected[k]]
-        if bad or found.keys() != expected.keys():
-            raise DamagedError(f"checksum of {(bad or ['the tree'])[0]} differs")
-        return _typed(restored["state"], like), meta
+        odd = expected.keys() ^ {path for path, _ in _leaves(template)}
+        if odd:
+            raise UserError(
+                f"{folder} holds the state of another model or optimizer than the "
+                f"config's ({sorted(odd)[0]} is in one only); use the config that it "
+                "was trained with, or another --workdir. Nothing was changed."
+            )
+        with ocp.StandardCheckpointer() as checkpointer:
+            state = checkpointer.restore(folder / "state", template)
+        crcs = leaf_crcs(state)
+        bad = [path for path, crc in expected.items() if crcs[path] != crc]
+        if bad:
+            raise DamagedError(f"checksum of {bad[0]} differs")
+        return _typed(state, like), meta
 
     def _set_aside(self, step: int, why: str) -> None:
         target = self.directory.parent / "damaged" / str(step)
@@ -171,15 +205,17 @@ class Checkpointer:
         while target.exists():
             target = target.with_name(target.name + "_")
         (self.directory / str(step)).rename(target)
-        older = [s for s in self.steps() if s < step]
-        back = f"falling back to step {older[-1]}" if older else "there is none before"
-        self._say(f"checkpoint {step} is damaged ({why}), moved to {target}; {back}")
+        self._say(f"checkpoint {step} is damaged ({why}), moved to {target}")
 
 
 def leaf_crcs(tree: Any) -> dict[str, int]:
     """CRC-32 of each leaf's bytes by its path."""
+    return {path: _crc(np.asarray(leaf)) for path, leaf in _leaves(tree)}
+
+
+def _leaves(tree: Any) -> list[tuple[str, Any]]:
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {path_str(path): _crc(np.asarray(leaf)) for path, leaf in leaves}
+    return [(path_str(path), leaf) for path, leaf in leaves]
 
 
 def _crc(array: np.ndarray) -> int:
@@ -208,7 +244,7 @@ def verify_files(directory: Path) -> None:
         expected = json.loads((directory / MANIFEST).read_text())
         found = _file_crcs(directory)
     except FileNotFoundError:
-        raise DamagedError("not completely written") from None
+        raise UnfinishedError("not completely written") from None
     except (OSError, ValueError) as error:
         raise DamagedError(f"its manifest is unreadable: {error}") from None
     if found != expected:

@@ -56,7 +56,11 @@ def main(argv: list[str] | None = None) -> int:
         print(USAGE)
         return 0
     stop = Stop()
-    stop.install()
+    with stop.installed():
+        return _run(argv, stop)
+
+
+def _run(argv: list[str], stop: Stop) -> int:
     try:
         from vit_jax_tricks import config, train
 

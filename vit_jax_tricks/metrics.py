@@ -2,21 +2,34 @@
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
+
+from vit_jax_tricks.errors import UserError
 
 
 class MetricsWriter:
     """Appends to `workdir/metrics.jsonl`, one object a line, and to event files.
 
-    `offset` is the file's length so far. A checkpoint stores it, and a resumed run cuts
-    the file back to it, so that lines after the checkpoint are not written twice.
+    A checkpoint stores `offset`, and a resumed run cuts the file back to it, so that
+    lines after the checkpoint are not written twice.
+
+    Raises:
+      UserError: the file is shorter than `offset`.
     """
 
     def __init__(self, workdir: Path, *, tensorboard: bool, offset: int, step: int):
         self.path = workdir / "metrics.jsonl"
+        length = self.path.stat().st_size if self.path.exists() else 0
+        if length < offset:
+            raise UserError(
+                f"{self.path} has {length} bytes, but the checkpoint of step {step} "
+                f"was saved after {offset}; put it back, or give another --workdir. "
+                "Nothing was changed."
+            )
         self._file = self.path.open("ab")
-        self._file.truncate(min(offset, self._file.tell()))
+        self._file.truncate(offset)
         self._events = None
         if tensorboard:
             from tensorboardX import SummaryWriter
@@ -27,6 +40,8 @@ class MetricsWriter:
 
     @property
     def offset(self) -> int:
+        """The file's length; all of it is on disk, as a checkpoint may outlive us."""
+        os.fsync(self._file.fileno())
         return self._file.seek(0, 2)
 
     def write(self, step: int, values: dict[str, float]) -> None:

@@ -26,12 +26,12 @@ IDENTITY = (
 )
 
 
-def prepare_workdir(
+def check_workdir(
     workdir: Path, config: Section, class_names: list[str], resume: str
 ) -> None:
-    """Creates the workdir, or checks that what it holds is this run; then records it.
+    """Creates the workdir, or checks that what it holds is this run.
 
-    Writes `config.json` and `classes.json`. Prints what changed since the last start.
+    Prints what changed since the last start.
 
     Raises:
       UserError: it cannot be written, belongs to another run, or `resume` forbids it.
@@ -41,7 +41,6 @@ def prepare_workdir(
             f'config.resume="{resume}": expected "auto", "required" or "never".'
         )
     _check_writable(workdir)
-    path = workdir / "config.json"
     if _has_checkpoints(workdir):
         if resume == "never":
             raise UserError(
@@ -49,8 +48,14 @@ def prepare_workdir(
                 "--workdir, or drop config.resume to go on. Nothing was changed."
             )
         _check_same_run(workdir, config, class_names)
-    path.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-    (workdir / "classes.json").write_text(json.dumps(class_names) + "\n")
+
+
+def record(workdir: Path, config: Section, class_names: list[str]) -> None:
+    """Writes `config.json` and `classes.json`."""
+    for name, value in ("config", config.to_dict()), ("classes", class_names):
+        part = workdir / f".{name}.json"
+        part.write_text(json.dumps(value, indent=2) + "\n")
+        part.replace(workdir / f"{name}.json")
 
 
 def _has_checkpoints(workdir: Path) -> bool:

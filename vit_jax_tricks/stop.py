@@ -29,9 +29,16 @@ class Stop:
         self.saved = False  # by the loop, before it lets `Stopped` go on
         self._deferred = False
 
-    def install(self) -> None:
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(signum, self._handle)
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Handles both signals inside, and gives them back."""
+        signums = (signal.SIGTERM, signal.SIGINT)
+        before = [signal.signal(signum, self._handle) for signum in signums]
+        try:
+            yield
+        finally:
+            for signum, handler in zip(signums, before, strict=True):
+                signal.signal(signum, handler)
 
     @contextmanager
     def deferred(self) -> Iterator[None]:

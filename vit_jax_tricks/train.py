@@ -19,7 +19,7 @@ from vit_jax_tricks.experiment import Experiment, build
 from vit_jax_tricks.inspect.hardware import mfu
 from vit_jax_tricks.inspect.nonfinite import first_nonfinite
 from vit_jax_tricks.metrics import MetricsWriter, read
-from vit_jax_tricks.resume import prepare_workdir
+from vit_jax_tricks.resume import check_workdir, record
 from vit_jax_tricks.state import TrainState
 from vit_jax_tricks.step import normalize, to_float
 from vit_jax_tricks.stop import Stop, Stopped
@@ -95,7 +95,8 @@ class Loop:
             if value is not None and value < 1:
                 raise UserError(f"config.{key}={value}: expected at least 1.")
         config.assert_all_read()
-        prepare_workdir(workdir, config, experiment.data.class_names, resume)
+        class_names = list(experiment.data.class_names)
+        check_workdir(workdir, config, class_names, resume)
         self.state, meta = self._restore(resume)
         self.clock = Clock(**meta) if meta else Clock()
         self.start = int(self.state.step)
@@ -104,12 +105,14 @@ class Loop:
                 f"{workdir} is at step {self.start}, beyond this config's "
                 f"{experiment.total_steps}; train longer or use another --workdir."
             )
+        self.finished = self.start == self.clock.evaluated == experiment.total_steps
         self.writer = MetricsWriter(
             workdir,
-            tensorboard=tensorboard,
+            tensorboard=tensorboard and not self.finished,
             offset=self.clock.metrics_offset,
             step=self.start,
         )
+        record(workdir, config, class_names)
         self.pending: deque[tuple[int, Any, Any]] = deque()
         self.began = time.monotonic()
 
@@ -129,15 +132,15 @@ class Loop:
 
     def run(self) -> dict[str, float]:
         try:
-            if self.start == self.clock.evaluated == self.experiment.total_steps:
+            if self.finished:
                 say(f"{self.workdir} is finished; train longer or elsewhere")
+                self._report(banner.facts(self.experiment))
                 lines = [m for m in read(self.workdir) if "test/accuracy" in m]
                 return {k: v for k, v in lines[-1].items() if k.startswith("test/")}
             facts, train_step, eval_step = self._compile()
             with self.stop.deferred():
                 result = self._loop(train_step, eval_step)
-            path = report.write(self.workdir, facts | self._times())
-            say(f"report: {path}")
+                self._report(facts)
             return result
         finally:
             self.checkpointer.close()
@@ -157,9 +160,7 @@ class Loop:
         x, total = self.experiment, self.experiment.total_steps
         result: dict[str, float] = {}
         bar = Bar(total, self.start)
-        batches = x.data.train_batches(
-            x.batch_size, seed=x.seed, start_step=self.start
-        )
+        batches = x.data.train_batches(x.batch_size, seed=x.seed, start_step=self.start)
         self.window = (time.monotonic(), self.start)
         step = self.start
         try:
@@ -228,7 +229,7 @@ class Loop:
         x = self.experiment
         skipped = int(self.state.skipped)
         means = self.clock.take() | {
-            "train/lr": float(x.lr(max(step - 1 - skipped, 0))),
+            "train/lr": float(jax.device_get(x.lr(max(step - 1 - skipped, 0)))),
             "train/skipped": float(skipped),
             "train/epoch": step * x.batch_size / x.data.num_train,
         }
@@ -268,12 +269,13 @@ class Loop:
     def _seconds(self) -> float:
         return self.clock.seconds + time.monotonic() - self.began
 
-    def _times(self) -> dict[str, Any]:
-        return {
+    def _report(self, facts: dict[str, Any]) -> None:
+        facts |= {
             "best test accuracy": "{:.4f} at step {}".format(*self.clock.best),
             "skipped steps": int(self.state.skipped),
             "seconds in the loop": f"{self._seconds():.1f}",
         }
+        say(f"report: {report.write(self.workdir, facts)}")
 
 
 def _best(result: dict[str, float]) -> float:
