@@ -17,7 +17,7 @@ def get_config() -> ml_collections.ConfigDict:
     c = ml_collections.ConfigDict()
     c.name = "run"  # names the default workdir, runs/NAME
     c.seed = 0  # parameters, data order, augmentation, dropout
-    c.epochs = 100  # passes over the training split
+    c.epochs = 100.0  # passes over the training split
     c.steps = config_dict.placeholder(int)  # overrides epochs when set
     c.batch_size = 128  # examples per optimiser step, all devices together
     c.accumulate = 1  # micro-batches that the batch is cut into, one after another

@@ -14,7 +14,7 @@ from vit_jax_tricks.errors import UserError
 ARGS = {
     "data": "tfds:imagenet2012",  # or digit_scenes, folder:PATH, tfds:NAME
     "recipe": "official",
-    "epochs": 300,
+    "epochs": 300.0,
     "batch_size": 1024,
 }
 

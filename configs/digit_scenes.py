@@ -14,7 +14,7 @@ from configs import common
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Arguments: size (64 or 32), epochs."""
-    args = common.parse_arg(arg, size=64, epochs=12)
+    args = common.parse_arg(arg, size=64, epochs=12.0)
     c = common.get_config()
     c.name = f"digit_scenes_{args.size}"
     c.epochs = args.epochs

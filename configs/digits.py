@@ -14,7 +14,7 @@ from configs import common
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Arguments: epochs."""
-    args = common.parse_arg(arg, epochs=200)
+    args = common.parse_arg(arg, epochs=200.0)
     c = common.get_config()
     c.name = "digits"
     c.epochs = args.epochs

@@ -61,7 +61,7 @@ def test_wrong_overrides(overrides, message):
     [
         ("configs/digit.py", 'Did you mean "configs/digits.py"?'),
         ("configs/deit_s.py:epoch=3", 'Did you mean "epochs"?'),
-        ("configs/deit_s.py:epochs=x", "expected int"),
+        ("configs/deit_s.py:epochs=x", "expected float"),
         ("configs/deit_s.py:recipe=mine", "official"),
     ],
 )

@@ -41,7 +41,7 @@ def banner(title: str, rows: dict[str, Any]) -> None:
     console.print(table)
 
 
-def si(value: float, unit: str = "") -> str:
+def si(value: float | int, unit: str = "") -> str:
     """1_234_567 -> '1.23 M'."""
     if value <= 0:
         return f"0 {unit}".strip()
@@ -51,7 +51,7 @@ def si(value: float, unit: str = "") -> str:
     return f"{scaled:.{digits}f} {'kMGTP'[power - 1] if power else ''}{unit}".strip()
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: float | int) -> str:
     """3725 -> '1:02:05'."""
     minutes, s = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

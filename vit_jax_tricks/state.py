@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vit_jax_tricks.typing import Array, Int, Params, PRNGKeyArray
+from vit_jax_tricks.typing import Params, PRNGKeyArray
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -24,14 +24,14 @@ class TrainState(flax.struct.PyTreeNode):
       streak: how many such steps came last in a row, int32 [].
     """
 
-    step: Int[Array, ""]
-    params: Params
-    batch_stats: Params
-    ema: Params | None
+    step: Any  # `Any`: jax also builds states of shapes and of shardings
+    params: Any
+    batch_stats: Any
+    ema: Any
     opt_state: Any
-    key: PRNGKeyArray
-    skipped: Int[Array, ""]
-    streak: Int[Array, ""]
+    key: Any
+    skipped: Any
+    streak: Any
 
     @property
     def variables(self) -> Params:
@@ -54,15 +54,14 @@ def create(
     """The state before the first step; the average starts at the parameters."""
     params = model_variables["params"]
     batch_stats = model_variables.get("batch_stats", {})
-    zero = jnp.zeros((), jnp.int32)
     average = {"params": params, "batch_stats": batch_stats}
     return TrainState(
-        step=zero,
+        step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=batch_stats,
         ema=jax.tree.map(jnp.copy, average) if ema else None,
         opt_state=optimizer.init(params),
         key=key,
-        skipped=zero.copy(),
-        streak=zero.copy(),
+        skipped=jnp.zeros((), jnp.int32),
+        streak=jnp.zeros((), jnp.int32),
     )

@@ -64,7 +64,8 @@ def train_step(
     Args:
       state: the training state.
       batch: image uint8 [b, h, w, c], label int32 [b], index int32 [b].
-      model: `model.apply(variables, images, train=True)` gives `(logits, aux)`.
+      model: `model.apply(variables, images, train=True)` gives `(logits, aux)`, the
+        logits in at least float32.
       optimizer: an optax transformation; clipping and decay are inside.
       objective: the loss.
       num_classes: k.
@@ -95,9 +96,9 @@ def train_step(
             rngs={"dropout": dropout},
             mutable=["batch_stats"],
         )
-        logits = logits.astype(jnp.float32)
-        losses, terms = objective(logits=logits, aux=aux, labels=micro["label"])
-        hits = jnp.argmax(logits, -1) == jnp.argmax(micro["label"], -1)
+        targets = micro["label"].astype(logits.dtype)
+        losses, terms = objective(logits=logits, aux=aux, labels=targets)
+        hits = jnp.argmax(logits, -1) == jnp.argmax(targets, -1)
         metrics = {"loss": losses.mean(), "accuracy": hits.astype(jnp.float32).mean()}
         if len(terms) > 1:
             metrics |= {f"loss_{name}": term.mean() for name, term in terms.items()}
@@ -122,7 +123,7 @@ def train_step(
         taken = state.step - state.skipped
         ema = None if average is None else average(state.ema, current, taken)
 
-    grad_norm = optax.global_norm(grads)
+    grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
     changed = (params, batch_stats, ema, opt_state)
     kept = (state.params, state.batch_stats, state.ema, state.opt_state)
@@ -191,7 +192,6 @@ def eval_step(
     """
     images = normalize(to_float(batch["image"]), mean, std)
     logits, _ = model.apply(model_variables, images, train=False)
-    logits = logits.astype(jnp.float32)
     labels, mask = batch["label"], batch["mask"].astype(jnp.float32)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     _, top = jax.lax.top_k(logits, min(5, logits.shape[-1]))

@@ -1,6 +1,7 @@
 """Peak speeds of accelerators, and the model FLOPs utilisation that follows."""
 
-import jax
+from collections.abc import Sequence
+from typing import Any
 
 
 # Dense bfloat16 FLOP/s of one JAX device, from the vendors' data sheets. The first
@@ -22,13 +23,13 @@ PEAK_FLOPS = {
 }
 
 
-def peak_flops(device: jax.Device) -> float | None:
-    """Dense bfloat16 FLOP/s of a device, or None where it is not known (CPUs)."""
+def peak_flops(device: Any) -> float | None:
+    """Dense bfloat16 FLOP/s of a JAX device, or None where it is not known (CPUs)."""
     kind = device.device_kind
     return next((peak for name, peak in PEAK_FLOPS.items() if name in kind), None)
 
 
-def mfu(flops_per_second: float, devices: list[jax.Device]) -> float | None:
+def mfu(flops_per_second: float, devices: Sequence[Any]) -> float | None:
     """Model FLOPs utilisation in 0..1: useful FLOPs over what the devices could do."""
     peak = peak_flops(devices[0])
     return None if peak is None else flops_per_second / (peak * len(devices))

@@ -1,0 +1,125 @@
+"""Every config file: documented, complete, and sound from pixels to the update."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from vit_jax_tricks import config, data, experiment
+from vit_jax_tricks.sharding import make_mesh
+
+
+FILES = sorted(p for p in Path("configs").glob("*.py") if not p.stem.endswith("common"))
+VARIANTS = [
+    "configs/deit_s.py:recipe=source",
+    "configs/deit_s.py:data=digit_scenes,epochs=5",
+    "configs/digit_scenes.py:size=32",
+]
+SHAPES = {
+    "digits": ((8, 8, 1), 10, 1437),
+    "digit_scenes/32": ((32, 32, 3), 10, 8_000),
+    "digit_scenes/64": ((64, 64, 3), 10, 20_000),
+    "digit_scenes/224": ((224, 224, 3), 10, 20_000),
+    "tfds:imagenet2012": ((224, 224, 3), 1000, 1_281_167),
+}
+
+
+@pytest.fixture
+def fake_data(monkeypatch):
+    """Data of the right shape without a byte on disk."""
+
+    def build(name, **unused):
+        shape, classes, train = SHAPES[name]
+        return data.Data(
+            name=name,
+            class_names=[str(k) for k in range(classes)],
+            image_shape=shape,
+            num_train=train,
+            num_test=100,
+            in_memory=True,
+            _train=lambda *a: iter(()),
+            _test=lambda *a: iter(()),
+        )
+
+    monkeypatch.setattr(experiment.data, "build", build)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_documented(path):
+    text = path.read_text().split('"""')[1]
+    for field in ("Paper:", "Command:", "Expected:", "Wall time:"):
+        assert field in text, f"{path} says nothing under {field}"
+    assert f"--config={path}" in text
+    assert re.search(r"arXiv:\d{4}\.\d{5}", text)
+    assert "TODO" not in text
+
+
+@pytest.mark.parametrize("spec", [*map(str, FILES), *VARIANTS])
+def test_whole_step_by_shape(spec, fake_data):
+    x = experiment.build(config.load(spec), devices=jax.devices()[:1])
+    state = x.state_shape()
+    after, metrics = jax.eval_shape(x.train_step, state, x.batch_shape(train=True))
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    for before, now in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
+        assert (before.shape, before.dtype) == (now.shape, now.dtype)
+    assert {v.shape for v in metrics.values()} == {()}
+    sums = jax.eval_shape(x.eval_step, state.variables, x.batch_shape(train=False))
+    assert set(sums) == {"correct", "correct5", "loss", "count"}
+    # What the loop reads, and nothing else is left.
+    assert x.config.log.steps
+    assert x.config.log.tensorboard is not None
+    _ = x.config.checkpoint.steps, x.config.checkpoint.keep
+    _ = x.config.resume, x.config.name
+    x.config.assert_all_read()
+
+
+def test_deit_recipe_is_the_published_one(fake_data):
+    official = experiment.build(config.load("configs/deit_s.py"))
+    steps = 1_281_167 // 1024
+    assert official.total_steps == 300 * steps
+    assert official.peak_lr == pytest.approx(1e-3)
+    # The first two epochs run at the warm-up's start, as in the reference's loop.
+    assert float(official.lr(2 * steps - 1)) == pytest.approx(1e-6)
+    assert float(official.lr(2 * steps)) == pytest.approx(2.008e-4, rel=1e-4)
+    source = experiment.build(config.load("configs/deit_s.py:recipe=source"))
+    assert source.peak_lr == pytest.approx(5e-4)
+    assert float(source.lr(10 * steps)) == pytest.approx(5e-4, rel=1e-5)
+    assert float(source.lr(300 * steps)) == pytest.approx(1e-5, rel=1e-4)
+
+
+def test_bfloat16_keeps_parameters_and_loss_in_float32(fake_data):
+    spec = config.load("configs/digits.py", [("dtype", "bfloat16")])
+    x = experiment.build(spec, devices=jax.devices()[:1])
+    assert x.model.dtype == jnp.bfloat16
+    state, metrics = jax.eval_shape(
+        x.train_step, x.state_shape(), x.batch_shape(train=True)
+    )
+    assert {p.dtype for p in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
+    assert metrics["loss"].dtype == jnp.float32
+
+
+def test_same_config_on_another_mesh(fake_data):
+    overrides = [("mesh.data", "2"), ("mesh.fsdp", "2"), ("mesh.tensor", "2")]
+    x = experiment.build(config.load("configs/digit_scenes.py", overrides))
+    assert dict(x.mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    specs = {
+        path: tuple(leaf.sharding.spec)
+        for path, leaf in (
+            (jax.tree_util.keystr(p, simple=True, separator="/"), v)
+            for p, v in jax.tree_util.tree_leaves_with_path(x.state_shape().params)
+        )
+    }
+    assert specs["blocks_0/attn/qkv/kernel"] == (None, None, "tensor", None)
+    assert specs["blocks_0/mlp/fc1/kernel"] == ("fsdp", "tensor")
+    assert specs["blocks_0/mlp/fc2/kernel"] == ("tensor", "fsdp")
+    assert all(s is None for s in specs["blocks_0/norm1/scale"])
+
+
+def test_experiments_are_frozen(fake_data):
+    x = experiment.build(config.load("configs/digits.py"), devices=jax.devices()[:1])
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        x.seed = 1
+    assert make_mesh(devices=jax.devices()[:1]).size == 1

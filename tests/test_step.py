@@ -1,0 +1,276 @@
+"""The training and evaluation steps as pure functions."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from goldens import base_normal, load_golden, reference_state
+
+from vit_jax_tricks import augment, ema, optimizer
+from vit_jax_tricks.models import create_model
+from vit_jax_tricks.objectives import Objective
+from vit_jax_tricks.pretrained.export import reference_arrays
+from vit_jax_tricks.pretrained.load import load_arrays
+from vit_jax_tricks.schedule import make as make_schedule
+from vit_jax_tricks.sharding import batch_sharding, make_mesh, state_shardings
+from vit_jax_tricks.state import create
+from vit_jax_tricks.step import eval_step, train_step
+
+
+TINY = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
+PLAIN = {"classification": {"name": "softmax", "weight": 1.0, "smoothing": 0.0}}
+SMOOTH = {"classification": {"name": "softmax", "weight": 1.0, "smoothing": 0.1}}
+
+
+def nothing(key, images, index):
+    return images
+
+
+def no_mix(key, images, labels):
+    return images, labels
+
+
+def average(old, new, step, decay=0.9, warmup=False):
+    return ema.ema_update(old, new, decay=decay, step=step, warmup=warmup)
+
+
+def make(classes=10, seed=0, **options):
+    """A tiny model's state and its step."""
+    overrides = options.pop("model", {})
+    model = create_model("deit_tiny_patch16_224", classes, **TINY | overrides)
+    variables = model.init(jax.random.key(seed), jnp.zeros((1, 16, 16, 3)))
+    schedule = options.pop("schedule", optax.constant_schedule(1e-2))
+    chain = optimizer.build(
+        variables["params"], schedule=schedule, grad_clip=options.pop("clip", None)
+    )
+    state = create(variables, optimizer=chain, key=jax.random.key(seed), ema=True)
+    defaults = {
+        "model": model,
+        "optimizer": chain,
+        "objective": Objective(SMOOTH),
+        "num_classes": classes,
+        "mean": (0.5,) * 3,
+        "std": (0.5,) * 3,
+        "augment": nothing,
+        "mix": no_mix,
+        "average": average,
+    }
+    return state, functools.partial(train_step, **defaults | options)
+
+
+def batch(b=16, classes=10, seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        "image": jnp.asarray(rng.integers(0, 256, (b, 16, 16, 3), np.uint8)),
+        "label": jnp.asarray(rng.integers(0, classes, b, np.int32)),
+        "index": jnp.arange(b, dtype=jnp.int32),
+    }
+
+
+def close(a, b, atol=0.0, rtol=0.0):
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(
+            np.asarray(x), np.asarray(y), atol=atol, rtol=rtol
+        ),
+        _raw(a),
+        _raw(b),
+    )
+
+
+def _raw(tree):
+    def plain(x):
+        keyed = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+        return jax.random.key_data(x) if keyed else x
+
+    return jax.tree.map(plain, tree)
+
+
+def float32_targets(labels, lam):
+    """timm's mixup_target: float32 whatever the type of the model is."""
+    hard = jnp.where(labels > 0, jnp.float32(0.91), jnp.float32(0.01))
+    return hard * jnp.float32(lam) + hard[::-1] * jnp.float32(1 - lam)
+
+
+def golden_run(dtype):
+    """Six steps of the reference's training run; everything that it recorded."""
+    manifest, arrays = load_golden("train/train_small_vit")
+    model = create_model(
+        "deit_tiny_patch16_224", dtype=dtype, param_dtype=dtype, **manifest["kwargs"]
+    )
+    variables, _ = load_arrays(model, reference_state(manifest))
+    schedule = make_schedule(
+        "constant", lr=1e-3, warmup_lr=1e-3 / 6, warmup_steps=5, total_steps=6
+    )
+    chain = optimizer.build(
+        variables["params"], schedule=schedule, weight_decay=0.05, grad_clip=1.0
+    )
+    state = create(variables, optimizer=chain, key=jax.random.key(0), ema=True)
+    images = [
+        base_normal(f"train:x:{t}", (8, 3, 32, 32)).transpose(0, 2, 3, 1)
+        for t in range(6)
+    ]
+    found, norms = [], []
+    for t, lam in enumerate(manifest["lam"]):
+        x = jnp.asarray(images[t], dtype)
+        step = functools.partial(
+            train_step,
+            model=model,
+            optimizer=chain,
+            objective=Objective(PLAIN),
+            num_classes=10,
+            mean=(0.0,) * 3,
+            std=(1.0,) * 3,
+            augment=lambda key, _, index, x=x: x,
+            mix=lambda key, x, y, lam=lam: (
+                augment.mixup_with(x, y.astype(x.dtype), jnp.asarray(lam, x.dtype))[0],
+                float32_targets(y, lam),
+            ),
+            average=average,
+        )
+        label = jnp.asarray(arrays["labels"][t], jnp.int32)
+        placeholder = jnp.zeros((8, 32, 32, 3), jnp.uint8)
+        index = jnp.arange(8, dtype=jnp.int32)
+        fed = {"image": placeholder, "label": label, "index": index}
+        state, metrics = jax.jit(step)(state, fed)
+        found.append(float(metrics["loss"]))
+        norms.append(float(metrics["grad_norm"]))
+    first = jnp.asarray(images[0], dtype)
+    return {
+        "losses": found,
+        "grad_norms": norms,
+        "logits_after": model.apply(state.variables, first)[0],
+        "ema_logits_after": model.apply({"params": state.ema["params"]}, first)[0],
+        "param_l2_after": [
+            np.linalg.norm(
+                reference_arrays(state.variables, "deit_tiny_patch16_224")[name]
+            )
+            for name in manifest["param_names"]
+        ],
+    }, arrays
+
+
+def test_golden_run_float64(x64):
+    found, arrays = golden_run(jnp.float64)
+    l2 = found.pop("param_l2_after")
+    np.testing.assert_allclose(l2, arrays["param_l2_after"], rtol=0, atol=1e-9)
+    for name, values in found.items():
+        np.testing.assert_allclose(values, arrays[f"f64_{name}"], rtol=0, atol=1e-9)
+
+
+def test_golden_run_float32():
+    found, arrays = golden_run(jnp.float32)
+    del found["param_l2_after"]
+    for name, values in found.items():
+        np.testing.assert_allclose(values, arrays[f"f32_{name}"], rtol=0, atol=2e-5)
+
+
+def test_jit_equals_eager():
+    state, step = make(model={"drop_path_rate": 0.3})
+    close(step(state, batch()), jax.jit(step)(state, batch()), atol=2e-5)
+
+
+def test_same_state_same_batch_same_step():
+    state, step = make(model={"drop_path_rate": 0.3, "drop_rate": 0.2})
+    jitted = jax.jit(step)
+    close(jitted(state, batch()), jitted(state, batch()))
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_accumulation_gives_the_same_step(scan):
+    state, step = make(model={"scan": scan})
+    _, accumulated = make(model={"scan": scan}, accumulate=4)
+    once, many = jax.jit(step)(state, batch()), jax.jit(accumulated)(state, batch())
+    close(once[1], many[1], atol=1e-5)
+    # Adam divides by |g|: compare what it moves by, not parameters whose g is rounding.
+    close(once[0].opt_state, many[0].opt_state, atol=1e-6)
+
+
+def test_accumulation_needs_no_more_than_one_micro_batch_of_dropout_keys():
+    state, step = make(model={"drop_rate": 0.5}, accumulate=2)
+    _, metrics = jax.jit(step)(state, batch())
+    assert np.isfinite(metrics["loss"])
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 4, 1), (2, 2, 2)])
+def test_eight_devices_equal_one(sizes):
+    state, step = make(
+        model={"drop_path_rate": 0.3},
+        augment=augment.from_config(
+            flip=True,
+            pad=2,
+            degrees=0.0,
+            translate=0.0,
+            scale=(1.0, 1.0),
+            shear=0.0,
+            mixup=0.8,
+            cutmix=1.0,
+            mix_prob=1.0,
+            switch_prob=0.5,
+        )[0],
+    )
+    one, metrics = jax.jit(step)(state, batch())
+    mesh = make_mesh(**dict(zip(("data", "fsdp", "tensor"), sizes, strict=True)))
+    at = state_shardings(state, mesh)
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(state, at)
+        many, metrics8 = jax.jit(step, out_shardings=(at, None))(
+            placed, jax.device_put(batch(), batch_sharding(mesh))
+        )
+    close(metrics, metrics8, atol=1e-5)
+    close(one.opt_state, many.opt_state, atol=1e-6)
+
+
+def test_a_step_that_is_not_finite_changes_only_the_counters():
+    state, step = make()
+    jitted = jax.jit(step)
+    state, _ = jitted(state, batch())
+    poisoned = state.replace(
+        params=jax.tree.map(lambda p: p * jnp.float32(jnp.nan), state.params)
+    )
+    after, metrics = jitted(poisoned, batch())
+    close(after.opt_state, state.opt_state)
+    close(after.ema, state.ema)
+    assert (int(after.step), int(after.skipped), int(after.streak)) == (2, 1, 1)
+    assert int(metrics["streak"]) == 1
+    again, _ = jitted(after.replace(params=state.params), batch())
+    assert (int(again.skipped), int(again.streak)) == (1, 0)
+
+
+def test_no_recompilation_after_the_first_step():
+    state, step = make()
+    traces = []
+
+    def counted(state, batch):
+        traces.append(1)
+        return step(state, batch)
+
+    jitted = jax.jit(counted)
+    for seed in range(4):
+        state, _ = jitted(state, batch(seed=seed))
+    assert len(traces) == 1
+
+
+def test_eval_counts_each_example_once_and_ignores_padding():
+    state, step = make(classes=3)
+    data = batch(12, classes=3)
+    whole = eval_step(
+        state.variables,
+        data | {"mask": jnp.ones(12)},
+        model=step.keywords["model"],
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+    )
+    padded = {k: jnp.concatenate([v, v[:4]]) for k, v in data.items()}
+    padded["mask"] = jnp.asarray([1.0] * 12 + [0.0] * 4)
+    masked = eval_step(
+        state.variables,
+        padded,
+        model=step.keywords["model"],
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+    )
+    close(whole, masked, atol=1e-5)
+    assert float(whole["correct5"]) == float(whole["count"]) == 12  # top-3 of 3
