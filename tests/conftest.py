@@ -8,11 +8,35 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Data, caches and compiled programs of the command line, away from the user's."""
+    base = tmp_path_factory.getbasetemp()
+    jax_cache = {
+        "jax_compilation_cache_dir": str(base / "programs"),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in jax_cache}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TFDS_DATA_DIR", str(base / "tfds"))
+        patch.setenv("XDG_CACHE_HOME", str(base / "cache"))
+        for name, value in jax_cache.items():
+            jax.config.update(name, value)
+            patch.setenv(name.upper(), str(value))  # for child processes
+        compilation_cache.reset_cache()
+        yield base
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ def forward_flops(experiment: Experiment) -> float:
     def forward(variables: Any, images: Any) -> Any:
         return experiment.model.apply(variables, images, train=False)[0]
 
-    return count_flops(forward, experiment.state_shape().variables, images).flops
+    return float(count_flops(forward, experiment.state_shape().variables, images).flops)
 
 
 def facts(experiment: Experiment) -> dict[str, Any]:

@@ -7,6 +7,7 @@ A run reads its config through `Section`, which remembers every key that somebod
 import ast
 import importlib.util
 import sys
+import traceback
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -73,15 +74,27 @@ def _call_get_config(path: Path, arg: str) -> ml_collections.ConfigDict:
             raise UserError(
                 f"--config: {path} defines no get_config(arg); see configs/digits.py."
             )
-        return module.get_config(arg)
+        config = module.get_config(arg)
+        if not isinstance(config, ml_collections.ConfigDict):
+            raise UserError(
+                f"--config: get_config of {path} returned {type(config).__name__}; "
+                "expected an ml_collections.ConfigDict, as in configs/digits.py."
+            )
+        return config
     except UserError:
         raise
     except SyntaxError as error:
         where = f"{path}, line {error.lineno}"
         raise UserError(f"--config: {where}: {error.msg}.") from error
-    except (AttributeError, KeyError, TypeError, ValueError, ImportError) as error:
-        lines = str(error).strip("'\"").splitlines()
-        raise UserError(f"--config: {path}: {' '.join(lines)}") from error
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        line = max(
+            (f.lineno or 0 for f in frames if f.filename == str(path)), default=0
+        )
+        why = " ".join(str(error).strip("'\"").split())
+        raise UserError(
+            f"--config: {path}, line {line}: {type(error).__name__}: {why}"
+        ) from error
 
 
 def parse_arg(arg: str, **defaults: Any) -> ml_collections.ConfigDict:
@@ -142,6 +155,8 @@ def _assign(node: ml_collections.ConfigDict, key: str, text: str, path: str) -> 
     wrong = (kind is bool and not isinstance(value, bool)) or (
         kind in (int, float) and not number and value is not None
     )
+    if kind is tuple and isinstance(value, tuple) and node[key]:
+        wrong = len(value) != len(node[key])
     try:
         if wrong:
             raise TypeError

@@ -151,7 +151,12 @@ def build(config: Section, *, devices: list[jax.Device] | None = None) -> Experi
     )
     chain = optimizer.build(shapes["params"], schedule=lr, **config.optimizer)
 
+    seed = config.seed
+    if not 0 <= seed < 2**32:
+        raise UserError(f"config.seed={seed}: expected 0 to {2**32 - 1}.")
     decay, warmup = config.ema.decay, config.ema.warmup
+    if decay is not None and not 0 <= decay < 1:
+        raise UserError(f"config.ema.decay={decay}: expected 0 <= decay < 1.")
     average = None
     if decay is not None:
         average = functools.partial(_average, decay=decay, warmup=warmup)
@@ -175,7 +180,7 @@ def build(config: Section, *, devices: list[jax.Device] | None = None) -> Experi
     eval_epochs = _positive("eval.epochs", config.eval.epochs)
     return Experiment(
         config=config,
-        seed=config.seed,
+        seed=seed,
         data=source,
         model=model,
         mesh=mesh,

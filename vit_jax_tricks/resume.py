@@ -40,7 +40,8 @@ def check_workdir(
         raise UserError(
             f'config.resume="{resume}": expected "auto", "required" or "never".'
         )
-    _check_writable(workdir)
+    if resume != "required" or workdir.exists():
+        _check_writable(workdir)
     if _has_checkpoints(workdir):
         if resume == "never":
             raise UserError(
@@ -77,7 +78,7 @@ def _check_writable(workdir: Path) -> None:
 
 
 def _check_same_run(workdir: Path, config: Section, class_names: list[str]) -> None:
-    old = _read(workdir / "config.json")
+    old = _read(workdir / "config.json", dict)
     new = json.loads(json.dumps(config.to_dict()))
     changed = [
         (key, _get(old, key), _get(new, key))
@@ -93,7 +94,7 @@ def _check_same_run(workdir: Path, config: Section, class_names: list[str]) -> N
             f"{workdir} holds another run: {what}; give another --workdir. "
             "Nothing was changed."
         )
-    if _read(workdir / "classes.json") != class_names:
+    if _read(workdir / "classes.json", list) != class_names:
         raise UserError(
             f"{workdir} was trained on other classes than the data has now; "
             "give another --workdir. Nothing was changed."
@@ -102,9 +103,12 @@ def _check_same_run(workdir: Path, config: Section, class_names: list[str]) -> N
         say(f"config.{key} was {before!r} when this run started, now {now!r}")
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path, kind: type) -> Any:
     try:
-        return json.loads(path.read_text())
+        value = json.loads(path.read_text())
+        if not isinstance(value, kind):
+            raise ValueError
+        return value
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path} is missing or unreadable, though there are checkpoints beside it; "

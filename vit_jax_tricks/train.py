@@ -38,7 +38,7 @@ class Clock:
       seconds: spent in earlier processes.
       evaluated: the last step whose evaluation is in metrics.jsonl.
       sums, count: of the training metrics since the last line.
-      best: the highest test accuracy so far and its step.
+      best, best_step: the highest test accuracy so far and its step.
     """
 
     metrics_offset: int = 0
@@ -46,7 +46,8 @@ class Clock:
     evaluated: int = 0
     sums: dict[str, float] = field(default_factory=dict)
     count: int = 0
-    best: tuple[float, int] = (0.0, 0)
+    best: float = 0.0
+    best_step: int = 0
 
     def add(self, values: dict[str, float]) -> None:
         for name, value in values.items():
@@ -255,8 +256,8 @@ class Loop:
         seconds = time.monotonic() - began
         self.writer.write(step, result | {"time/eval_seconds": seconds})
         self.clock.evaluated = step
-        if _best(result) > self.clock.best[0]:
-            self.clock.best = (_best(result), step)
+        if _best(result) > self.clock.best:
+            self.clock.best, self.clock.best_step = _best(result), step
         shown = "  ".join(f"{k} {v:.4f}" for k, v in result.items() if "loss" not in k)
         say(f"step {step}  {shown}")
         return result
@@ -270,8 +271,9 @@ class Loop:
         return self.clock.seconds + time.monotonic() - self.began
 
     def _report(self, facts: dict[str, Any]) -> None:
+        best = f"{self.clock.best:.4f} at step {self.clock.best_step}"
         facts |= {
-            "best test accuracy": "{:.4f} at step {}".format(*self.clock.best),
+            "best test accuracy": best,
             "skipped steps": int(self.state.skipped),
             "seconds in the loop": f"{self._seconds():.1f}",
         }

@@ -1,0 +1,95 @@
+"""Tiny runs of the command line, in process, and what they leave on disk."""
+
+import contextlib
+import hashlib
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+
+from vit_jax_tricks.main import main
+
+
+# A model that compiles in seconds; 8 devices share each batch.
+TINY = (
+    "--config.model.depth=1",
+    "--config.model.embed_dim=16",
+    "--config.model.num_heads=2",
+    "--config.batch_size=32",
+    "--config.steps=12",
+    "--config.schedule.warmup_epochs=0.1",
+    "--config.eval.epochs=0.12",  # every 5 steps
+    "--config.checkpoint.steps=4",
+    "--config.log.steps=3",
+    "--config.log.tensorboard=False",
+    "--config.augment.degrees=0.0",
+    "--config.augment.translate=0.0",
+    "--config.augment.scale=(1.0, 1.0)",
+)
+
+
+def command(*args: str, workdir: Path) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of a tiny run."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main([*TINY, f"--workdir={workdir}", *args])
+    return status, out.getvalue(), err.getvalue()
+
+
+def subprocess_command(*args: str, **options) -> subprocess.CompletedProcess:
+    """The same through a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "vit_jax_tricks.main", *args],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        **options,
+    )
+
+
+def train(*args: str, workdir: Path) -> str:
+    """A tiny run that must succeed; what it prints."""
+    status, out, err = command(*args, workdir=workdir)
+    assert (status, err) == (0, ""), err
+    return out
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    """A hash of every file below `folder`, and every folder."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        if path.is_file()
+        else "folder"
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def metrics(workdir: Path) -> list[dict]:
+    """The lines of metrics.jsonl without `time/*`."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [
+        {k: v for k, v in json.loads(line).items() if not k.startswith("time/")}
+        for line in lines
+    ]
+
+
+def leaves(workdir: Path, step: int) -> dict[str, int]:
+    """CRC-32 of every leaf of the state at `step`, as the checkpoint holds them."""
+    meta = workdir / "checkpoints" / str(step) / "meta" / "metadata"
+    return json.loads(meta.read_text())["leaves"]
+
+
+def pictures(root: Path, classes: tuple[str, ...] = ("a", "b", "c"), count=16) -> Path:
+    """A folder of small JPEGs, one subfolder a class."""
+    rng = np.random.default_rng(0)
+    for name in classes:
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)
+            PIL.Image.fromarray(pixels).save(root / name / f"{i:02}.jpg")
+    return root
