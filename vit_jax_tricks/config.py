@@ -6,6 +6,7 @@ A run reads its config through `Section`, which remembers every key that somebod
 
 import ast
 import importlib.util
+import math
 import sys
 import traceback
 import types
@@ -88,12 +89,10 @@ def _call_get_config(path: Path, arg: str) -> ml_collections.ConfigDict:
         raise UserError(f"--config: {where}: {error.msg}.") from error
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
-        line = max(
-            (f.lineno or 0 for f in frames if f.filename == str(path)), default=0
-        )
-        why = " ".join(str(error).strip("'\"").split())
+        lines = [f.lineno for f in frames if f.filename == str(path)]
+        where = f"{path}, line {lines[-1]}" if lines else str(path)
         raise UserError(
-            f"--config: {path}, line {line}: {type(error).__name__}: {why}"
+            f"--config: {where}: {type(error).__name__}: {error}"
         ) from error
 
 
@@ -145,26 +144,36 @@ def _unknown(path: str, name: str, node: ml_collections.ConfigDict) -> str:
 
 
 def _assign(node: ml_collections.ConfigDict, key: str, text: str, path: str) -> None:
+    fields = dict(node.items(preserve_field_references=True))
+    optional = isinstance(fields.get(key), ml_collections.FieldReference)
     kind = node.get_type(key) if key in node else type(None)
     value = parse_value(text)
-    if kind is str and value is not None:
+    if value is None and optional:
+        node[key] = None
+        return
+    if kind is str:
         value = text
     if kind is tuple and isinstance(value, list):
         value = tuple(value)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    wrong = (kind is bool and not isinstance(value, bool)) or (
-        kind in (int, float) and not number and value is not None
-    )
-    if kind is tuple and isinstance(value, tuple) and node[key]:
-        wrong = len(value) != len(node[key])
+    if kind in (bool, int, float, tuple):
+        fits = _number(value) if kind in (int, float) else isinstance(value, kind)
+        if kind is tuple and fits and node[key]:  # a range: two numbers
+            fits = len(value) == len(node[key]) and all(map(_number, value))
+    else:
+        fits = True
     try:
-        if wrong:
+        if not fits:
             raise TypeError
         node[key] = value
     except (TypeError, ValueError) as error:
         raise UserError(
             f"{path}={text}: expected {kind.__name__}, such as {node[key]!r}."
         ) from error
+
+
+def _number(value: Any) -> bool:
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    return plain and math.isfinite(value)
 
 
 class Section(Mapping[str, Any]):

@@ -9,9 +9,9 @@ class UserError(ValueError):
 
 
 def nearest(given: str, valid: Iterable[str]) -> str:
-    """A ' Did you mean "x"?' hint, or the list of valid names when nothing is near."""
+    """A ' Did you mean "x"?' hint, or all valid names when nothing is near."""
     names = sorted(valid)
     near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
     if near:
         return f' Did you mean "{near[0]}"?'
-    return f" Valid: {', '.join(names) or 'none'}."
+    return "" if len(names) > 40 else f" Valid: {', '.join(names) or 'none'}."

@@ -134,6 +134,9 @@ def build(config: Section, *, devices: list[jax.Device] | None = None) -> Experi
 
     dtype = _dtype(config.dtype, mesh)
     overrides = config.model.without("name")
+    for key, decides in (("num_classes", "the data"), ("dtype", "config.dtype")):
+        if key in overrides:
+            raise UserError(f"config.model.{key}: {decides} decides it; leave it out.")
     h, w, _ = source.image_shape
     overrides.setdefault("img_size", h if h == w else (h, w))
     if source.image_shape[2] != 3:
@@ -250,16 +253,18 @@ def _schedule(
     section: Section, batch_size: int, total_steps: int, steps_per_epoch: int
 ) -> tuple[optax.Schedule, float]:
     options = dict(section)
-    scale = 1.0 if (per := options.pop("lr_per")) is None else batch_size / per
-    for rate in ("lr", "warmup_lr", "min_lr"):
-        if options[rate] < 0:
-            raise UserError(f"config.schedule.{rate}={options[rate]}: expected >= 0.")
+    per = options.pop("lr_per")
+    scale = 1.0 if per is None else batch_size / _positive("schedule.lr_per", per)
+    for key in ("lr", "warmup_lr", "min_lr", "cooldown_epochs"):
+        if options[key] < 0:
+            raise UserError(f"config.schedule.{key}={options[key]}: expected >= 0.")
     options["lr"] *= scale
     warmup = round(options.pop("warmup_epochs") * steps_per_epoch)
     if not 0 <= warmup < total_steps:
         raise UserError(
             f"config.schedule.warmup_epochs is {warmup} steps of a run of "
-            f"{total_steps}; expected less: at most {total_steps / steps_per_epoch:.2f} epochs."
+            f"{total_steps}; expected 0 or more and less than "
+            f"{total_steps / steps_per_epoch:.2f} epochs."
         )
     made = schedule.make(
         total_steps=total_steps,

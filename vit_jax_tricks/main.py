@@ -40,6 +40,8 @@ def parse(argv: list[str]) -> tuple[str, str | None, list[tuple[str, str]]]:
             if not rest or rest[0].startswith("--"):
                 raise UserError(f"{flag} needs a value: {flag}=...")
             value = rest.pop(0)
+        if not value and flag in ("--config", "--workdir"):
+            raise UserError(f"{flag} needs a value: {flag}=...")
         if flag == "--config":
             config = value
         elif flag == "--workdir":
