@@ -125,7 +125,8 @@ def parse_value(text: str) -> Any:
 
 def _override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
     *parents, last = key.split(".")
-    node, path = config, "config"
+    node: Any = config
+    path = "config"
     for name in parents:
         if not isinstance(node.get(name), ml_collections.ConfigDict):
             raise UserError(_unknown(f"{path}.{name}", name, node))

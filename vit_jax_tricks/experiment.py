@@ -5,6 +5,7 @@ it, benchmarks time it. It compiles nothing until asked.
 """
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +44,7 @@ class Experiment:
     model: nn.Module
     mesh: Mesh
     optimizer: optax.GradientTransformation
-    lr: optax.Schedule
+    lr: schedule.Schedule
     train_step: Any
     eval_step: Any
     peak_lr: float
@@ -57,7 +58,7 @@ class Experiment:
         """The state before step 0, a function of the seed alone."""
         key = jax.random.key(self.seed)
         images = jnp.zeros((1, *self.data.image_shape), jnp.float32)
-        variables = self.model.init(fold_in_str(key, "init"), images, train=False)
+        variables: Any = self.model.init(fold_in_str(key, "init"), images, train=False)
         return create(variables, optimizer=self.optimizer, key=key, ema=self.has_ema)
 
     def state_shape(self) -> TrainState:
@@ -116,7 +117,7 @@ class Experiment:
         return jax.device_put(batch, sharding.batch_sharding(self.mesh))
 
 
-def build(config: Section, *, devices: list[jax.Device] | None = None) -> Experiment:
+def build(config: Section, *, devices: Sequence[Any] | None = None) -> Experiment:
     """Reads the whole config and checks what can be checked without compiling.
 
     Raises:
@@ -251,7 +252,7 @@ def _total_steps(config: Section, steps_per_epoch: int) -> int:
 
 def _schedule(
     section: Section, batch_size: int, total_steps: int, steps_per_epoch: int
-) -> tuple[optax.Schedule, float]:
+) -> tuple[schedule.Schedule, float]:
     options = dict(section)
     per = options.pop("lr_per")
     scale = 1.0 if per is None else batch_size / _positive("schedule.lr_per", per)

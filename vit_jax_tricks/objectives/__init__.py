@@ -7,6 +7,8 @@ file here and a key under `config.loss`; the step and the loop do not change.
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax.numpy as jnp
+
 from vit_jax_tricks.errors import UserError, nearest
 from vit_jax_tricks.objectives.classification import classification
 from vit_jax_tricks.typing import Array, Float
@@ -39,5 +41,7 @@ class Objective:
             name: term(logits=logits, aux=aux, labels=labels)
             for name, (_, term) in self.terms.items()
         }
-        total = sum(self.terms[name][0] * loss for name, loss in losses.items())
+        total = jnp.zeros(logits.shape[:1], logits.dtype)
+        for name, loss in losses.items():
+            total = total + self.terms[name][0] * loss
         return total, losses
