@@ -1,10 +1,42 @@
 """Normalisation in at least float32."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
 from vit_jax_tricks.models.layers.functional.precision import at_least_float32
 from vit_jax_tricks.typing import Array, Float
+
+
+def _standardized(
+    x: Float[Array, "*s d"], eps: float
+) -> tuple[Float[Array, "*s d"], Float[Array, "*s 1"]]:
+    """(x - mean) r and r = 1 / sqrt(var + eps), with the two-pass variance."""
+    x = x - x.mean(-1, keepdims=True)
+    r = jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + eps)
+    return x * r, r
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def standardize(x: Float[Array, "*s d"], eps: float) -> Float[Array, "*s d"]:
+    """(x - mean) / sqrt(var + eps) over the last axis, variance biased.
+
+    Its derivative, y = standardize(x): dy = (dx - mean(dx) - y mean(y dx)) / sqrt(var +
+    eps). Written out it keeps y alone for the backward pass. The order of its terms
+    matters too: transposed, the full-sized term y mean(y dx) is added last. Were that a
+    broadcast one, XLA on CPU would recompute the sum of all later blocks' gradients in
+    every block that reads it (half the time of a training step of DeiT-S).
+    """
+    return _standardized(x, eps)[0]
+
+
+@standardize.defjvp
+def _standardize_jvp(eps: float, primals: tuple, tangents: tuple) -> tuple:
+    (x,), (dx,) = primals, tangents
+    y, r = _standardized(x, eps)
+    along = y * (y * dx).mean(-1, keepdims=True)
+    return y, (dx - dx.mean(-1, keepdims=True) - along) * r
 
 
 def layer_norm(
@@ -20,10 +52,6 @@ def layer_norm(
     Source: Ba et al. 2016, arXiv 1607.06450.
     """
     wide = at_least_float32(x.dtype)
-    x = x.astype(wide)
-    x = x - x.mean(-1, keepdims=True)
-    x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + eps)
-    rank = (1,) * (x.ndim - 1)
-    return x * scale.astype(wide).reshape(*rank, -1) + bias.astype(wide).reshape(
-        *rank, -1
-    )
+    rank = (*(1,) * (x.ndim - 1), -1)
+    y = standardize(x.astype(wide), eps)
+    return y * scale.astype(wide).reshape(rank) + bias.astype(wide).reshape(rank)

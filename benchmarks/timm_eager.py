@@ -1,0 +1,44 @@
+"""timm's DeiT-S in eager PyTorch, to measure our training step against."""
+
+import contextlib
+import importlib
+import os
+from collections.abc import Callable
+from typing import Any
+
+import plain_vit
+
+
+def make() -> Callable[[dict], float]:
+    """A training step on a batch of uint8 images, on as many threads as cores.
+
+    AdamW, label smoothing 0.1, no other regularisation.
+
+    Raises:
+      ImportError: torch or timm is not installed.
+    """
+    torch: Any = importlib.import_module("torch")
+    # A torchvision built for another torch imports once these two are declared.
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):
+        with contextlib.suppress(RuntimeError):  # one that fits has its own
+            library.define(f"{name}(Tensor a, Tensor b, float c) -> Tensor")
+    model = importlib.import_module("timm").create_model("deit_small_patch16_224")
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
+    loss_fn = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
+    mean, std = (
+        torch.from_numpy(v)[:, None, None] for v in (plain_vit.MEAN, plain_vit.STD)
+    )
+
+    def step(batch: dict) -> float:
+        images = torch.from_numpy(batch["image"]).permute(0, 3, 1, 2).contiguous()
+        labels = torch.from_numpy(batch["label"]).long()
+        loss = loss_fn(model((images.float() / 255 - mean) / std), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step

@@ -1,0 +1,191 @@
+"""Times a training step of DeiT-S beside a plain Flax one and timm's, on one machine.
+
+    python benchmarks/train_step.py --rounds 15 --json train_step.json
+
+All take the same random uint8 batches (16 images of 224 x 224, 1000 classes) in float32
+and take turns, so that a busy spell of the machine meets every one of them:
+
+    ours           configs/deit_s.py as it is: flip, mixup and CutMix, drop path, EMA
+    ours, plain    the same without those
+    flax           the hand-written step of plain_vit.py, faster of two attentions
+    flax, MHDPA    the same with flax.linen.MultiHeadDotProductAttention
+    timm           timm's model in eager PyTorch with torch's AdamW, if installed
+
+Needs about 8 GB of memory.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import pathlib
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import plain_vit
+import timm_eager
+
+from vit_jax_tricks import banner, config, experiment
+
+
+BATCH, CLASSES = 16, 1000
+PAUSE = 0.3  # seconds between turns: OpenMP's threads spin on for a while
+PLAIN = {
+    "augment.flip": "False",
+    "augment.mixup": "0",
+    "augment.cutmix": "0",
+    "ema.decay": "None",
+    "model.drop_path_rate": "0.0",
+}
+
+Batch = dict[str, np.ndarray]
+Turn = Callable[[Batch], Any]  # one step, to its end
+
+
+def batches(seed: int = 0) -> Iterator[Batch]:
+    """A few random batches on the host, over and over."""
+    rng = np.random.default_rng(seed)
+    return itertools.cycle(
+        {
+            "image": rng.integers(0, 256, (BATCH, 224, 224, 3), np.uint8),
+            "label": rng.integers(0, CLASSES, BATCH, np.int32),
+            "index": rng.integers(0, 2**20, BATCH, np.int32),
+        }
+        for _ in range(4)
+    )
+
+
+def many_classes(root: pathlib.Path) -> str:
+    """A folder data set that only says that there are 1000 classes of pictures."""
+    import simplejpeg
+
+    picture = simplejpeg.encode_jpeg(np.zeros((8, 8, 3), np.uint8))
+    for k in range(CLASSES):
+        place = root / f"{k:04d}"
+        place.mkdir()
+        for name in ("a.jpg", "b.jpg"):
+            (place / name).write_bytes(picture)
+    return f"folder:{root}"
+
+
+def ours(data: str, changes: dict[str, str]) -> tuple[Turn, float, float]:
+    """Our step as the command trains it; FLOPs an image, XLA's and three forwards."""
+    spec = f"configs/deit_s.py:data={data},batch_size={BATCH}"
+    x = experiment.build(config.load(spec, changes.items()))
+    step, state = x.compile_train_step(), x.compile_init()
+
+    def turn(batch: Batch) -> Any:
+        nonlocal state
+        state, metrics = step(state, x.put(batch))
+        return jax.block_until_ready((state, metrics))[1]["loss"]
+
+    analysis = step.cost_analysis() or {}
+    return turn, analysis["flops"] / BATCH, 3 * banner.forward_flops(x)
+
+
+def flax(attention: Any) -> Turn:
+    """The hand-written step."""
+    state, step = plain_vit.make(attention=attention)
+
+    def turn(batch: Batch) -> Any:
+        nonlocal state
+        state, loss = step(state, jax.device_put(batch["image"]), batch["label"])
+        return jax.block_until_ready((state, loss))[1]
+
+    return turn
+
+
+def race(turns: dict[str, Turn], rounds: int) -> tuple[dict[str, list[float]], int]:
+    """Seconds of every turn, and how often something was compiled after step one."""
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, *_, **__: compiled.append(event) if "compile" in event else None
+    )
+    stream = batches()
+    for turn in turns.values():
+        turn(next(stream))
+    assert compiled  # the step of plain_vit.py: so we do hear of compilations
+    compiled.clear()
+    seconds: dict[str, list[float]] = {name: [] for name in turns}
+    for i in range(rounds):
+        batch = next(stream)
+        for name, turn in turns.items():
+            time.sleep(PAUSE)
+            began = time.perf_counter()
+            turn(batch)
+            seconds[name].append(time.perf_counter() - began)
+        times = "  ".join(f"{name} {s[-1]:.2f}" for name, s in seconds.items())
+        print(f"round {i + 1}/{rounds}  {times}", flush=True)
+    return seconds, len(compiled)
+
+
+def ratio(over: list[float], under: list[float]) -> dict[str, float]:
+    """Of the minima, of the medians, and the median of the rounds' own ratios."""
+    return {
+        "min": min(over) / min(under),
+        "median": statistics.median(over) / statistics.median(under),
+        "paired": statistics.median(a / b for a, b in zip(over, under, strict=True)),
+    }
+
+
+def main() -> None:
+    """Builds the contestants, lets them take turns, prints and writes the result."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--json", type=pathlib.Path, help="also write the result here")
+    options = parser.parse_args()
+    load = [os.getloadavg()[0]]
+    with tempfile.TemporaryDirectory() as folder:
+        data = many_classes(pathlib.Path(folder))
+        full, flops, expected = ours(data, {})
+        plain, *_ = ours(data, PLAIN)
+    turns = {"ours": full, "ours, plain": plain}
+    turns["flax"] = flax(plain_vit.Attention)
+    turns["flax, MHDPA"] = flax(plain_vit.FlaxAttention)
+    try:
+        turns["timm"] = timm_eager.make()
+    except ImportError as error:
+        print(f"timm is left out: {error} (pip install torch torchvision timm)")
+    seconds, compilations = race(turns, options.rounds)
+    load.append(os.getloadavg()[0])
+
+    rows = {
+        name: {"min": min(s), "median": statistics.median(s), "seconds": s}
+        for name, s in seconds.items()
+    }
+    best = min(("flax", "flax, MHDPA"), key=lambda name: rows[name]["median"])
+    pairs = [("ours, plain", best), ("ours", best)]
+    pairs += [("timm", name) for name in ("ours", "ours, plain") if "timm" in rows]
+    ratios = {f"{a} / {b}": ratio(seconds[a], seconds[b]) for a, b in pairs}
+    print(f"\n{'seconds a step':28}{'min':>8}{'median':>8}{'img/s':>8}")
+    for name, row in rows.items():
+        rate = BATCH / row["median"]
+        print(f"{name:28}{row['min']:8.3f}{row['median']:8.3f}{rate:8.1f}")
+    print(f"\n{'ratio of times':28}{'min':>8}{'median':>8}{'paired':>8}")
+    for name, r in ratios.items():
+        print(f"{name:28}{r['min']:8.3f}{r['median']:8.3f}{r['paired']:8.3f}")
+    print(
+        f"\nGFLOPs an image, compiled step: {flops / 1e9:.2f}, three forward passes: "
+        f"{expected / 1e9:.2f}, ratio {flops / expected:.4f}\n"
+        f"compilations after step one: {compilations}\n"
+        f"load average before and after: {load[0]:.2f} {load[1]:.2f}"
+    )
+    if options.json:
+        result = {
+            "contestants": rows,
+            "ratios": ratios,
+            "flops_per_image": {"compiled": flops, "three_forwards": expected},
+            "compilations_after_step_one": compilations,
+            "load_average": load,
+            "cores": len(os.sched_getaffinity(0)),
+        }
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
