@@ -144,11 +144,12 @@ def _unknown(path: str, name: str, node: ml_collections.ConfigDict) -> str:
     return f"{path}: there is no such key.{nearest(name, node.keys())}"
 
 
-def _assign(node: ml_collections.ConfigDict, key: str, text: str, path: str) -> None:
+def _assign(node: Any, key: str, text: str, path: str) -> None:
     fields = dict(node.items(preserve_field_references=True))
     optional = isinstance(fields.get(key), ml_collections.FieldReference)
     kind = node.get_type(key) if key in node else type(None)
-    value = parse_value(text)
+    old: Any = node[key] if key in node else ()
+    value: Any = parse_value(text)
     if value is None and optional:
         node[key] = None
         return
@@ -158,8 +159,8 @@ def _assign(node: ml_collections.ConfigDict, key: str, text: str, path: str) -> 
         value = tuple(value)
     if kind in (bool, int, float, tuple):
         fits = _number(value) if kind in (int, float) else isinstance(value, kind)
-        if kind is tuple and fits and node[key]:  # a range: two numbers
-            fits = len(value) == len(node[key]) and all(map(_number, value))
+        if kind is tuple and fits and old:  # a range: two numbers
+            fits = len(value) == len(old) and all(map(_number, value))
     else:
         fits = True
     try:
@@ -168,7 +169,7 @@ def _assign(node: ml_collections.ConfigDict, key: str, text: str, path: str) -> 
         node[key] = value
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"{path}={text}: expected {kind.__name__}, such as {node[key]!r}."
+            f"{path}={text}: expected {kind.__name__}, such as {old!r}."
         ) from error
 
 
