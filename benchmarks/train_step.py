@@ -11,7 +11,7 @@ and take turns, so that a busy spell of the machine meets every one of them:
     flax, MHDPA    the same with flax.linen.MultiHeadDotProductAttention
     timm           timm's model in eager PyTorch with torch's AdamW, if installed
 
-Needs about 8 GB of memory.
+Needs about 6 GB of memory.
 """
 
 import argparse
