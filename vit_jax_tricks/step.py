@@ -115,21 +115,25 @@ def train_step(
             grad_fn, state, micro, key("dropout"), accumulate
         )
 
-    with jax.named_scope("update"):
+    grad_norm = optax.tree.norm(grads)
+    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
+
+    def updated() -> tuple[Params, Params, Params | None, Any]:
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         current = {"params": params, "batch_stats": batch_stats}
         # Skipped steps do not count: the average warms up with the updates it sees.
         taken = state.step - state.skipped
         ema = None if average is None else average(state.ema, current, taken)
+        return params, batch_stats, ema, opt_state
 
-    grad_norm = optax.tree.norm(grads)
-    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
-    changed = (params, batch_stats, ema, opt_state)
-    kept = (state.params, state.batch_stats, state.ema, state.opt_state)
-    params, batch_stats, ema, opt_state = jax.tree.map(
-        lambda new, old: jnp.where(finite, new, old), changed, kept
-    )
+    # A branch, not a select: XLA then updates the donated buffers in place.
+    with jax.named_scope("update"):
+        params, batch_stats, ema, opt_state = jax.lax.cond(
+            finite,
+            updated,
+            lambda: (state.params, state.batch_stats, state.ema, state.opt_state),
+        )
     bad = 1 - finite.astype(jnp.int32)
     state = state.replace(
         step=state.step + 1,
