@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import PIL.Image
 
@@ -76,6 +77,20 @@ def metrics(workdir: Path) -> list[dict]:
         {k: v for k, v in json.loads(line).items() if not k.startswith("time/")}
         for line in lines
     ]
+
+
+def same(a, b) -> bool:
+    """Whether two trees have the same arrays, to the bit; keys count too."""
+
+    def raw(x):
+        keys = jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+        return np.asarray(jax.random.key_data(x) if keys else x)
+
+    def equal(x, y) -> bool:
+        x, y = raw(x), raw(y)
+        return (x.dtype, x.shape, x.tobytes()) == (y.dtype, y.shape, y.tobytes())
+
+    return jax.tree.all(jax.tree.map(equal, a, b))
 
 
 def leaves(workdir: Path, step: int) -> dict[str, int]:

@@ -185,14 +185,17 @@ class Checkpointer:
         expected = meta.pop("leaves")
         template = jax.tree.map(ocp.utils.to_shape_dtype_struct, _plain(like))
         odd = expected.keys() ^ {path for path, _ in _leaves(template)}
-        if odd:
+        try:
+            if odd:
+                raise ValueError(f"{sorted(odd)[0]} is in one only")
+            with ocp.StandardCheckpointer() as checkpointer:
+                state = checkpointer.restore(folder / "state", template)
+        except ValueError as error:
             raise UserError(
                 f"{folder} holds the state of another model or optimizer than the "
-                f"config's ({sorted(odd)[0]} is in one only); use the config that it "
+                f"config's ({str(error).partition('. ')[0]}); use the config that it "
                 "was trained with, or another --workdir. Nothing was changed."
-            )
-        with ocp.StandardCheckpointer() as checkpointer:
-            state = checkpointer.restore(folder / "state", template)
+            ) from error
         crcs = leaf_crcs(state)
         bad = [path for path, crc in expected.items() if crcs[path] != crc]
         if bad:

@@ -4,6 +4,7 @@ Without --config it runs configs/digits.py, without --workdir it uses runs/NAME.
 of the config can be set with --config.KEY=VALUE. The same command again resumes.
 """
 
+import logging
 import sys
 from pathlib import Path
 
@@ -63,6 +64,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(argv: list[str], stop: Stop) -> int:
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # we tell it in one line
     try:
         from vit_jax_tricks import config, train
 

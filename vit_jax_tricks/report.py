@@ -16,6 +16,11 @@ CURVES = {
 }
 
 
+def exists(workdir: Path) -> bool:
+    """Whether the report was written to its end."""
+    return (Path(workdir) / "report" / "summary.md").exists()
+
+
 def write(workdir: Path, facts: dict[str, Any]) -> Path:
     """Writes `report/` under `workdir` and returns the summary's path.
 

@@ -135,7 +135,8 @@ class Loop:
         try:
             if self.finished:
                 say(f"{self.workdir} is finished; train longer or elsewhere")
-                self._report(banner.facts(self.experiment))
+                if not report.exists(self.workdir):
+                    self._report(banner.facts(self.experiment))
                 lines = [m for m in read(self.workdir) if "test/accuracy" in m]
                 return {k: v for k, v in lines[-1].items() if k.startswith("test/")}
             facts, train_step, eval_step = self._compile()
