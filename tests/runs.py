@@ -93,8 +93,8 @@ def same(a, b) -> bool:
     return jax.tree.all(jax.tree.map(equal, a, b))
 
 
-def leaves(workdir: Path, step: int) -> dict[str, int]:
-    """CRC-32 of every leaf of the state at `step`, as the checkpoint holds them."""
+def leaves(workdir: Path, step: int) -> dict[str, list]:
+    """Type and CRC-32 of every leaf of the state at `step`, as its checkpoint says."""
     meta = workdir / "checkpoints" / str(step) / "meta" / "metadata"
     return json.loads(meta.read_text())["leaves"]
 

@@ -138,7 +138,7 @@ def test_wrong_bytes_that_were_summed_later_are_noticed(opened, tmp_path):
     write(opened, 1, 2)
     folder = tmp_path / "run" / "c" / "2"
     meta = json.loads((folder / "meta" / "metadata").read_text())
-    meta["leaves"]["params/w"] ^= 1
+    meta["leaves"]["params/w"][1] ^= 1
     (folder / "meta" / "metadata").write_text(json.dumps(meta))
     from vit_jax_tricks.checkpoint import write_manifest
 
@@ -172,7 +172,9 @@ def test_another_state_is_an_error(opened, tmp_path):
     before = runs.snapshot(tmp_path)
     with pytest.raises(UserError, match=r"another model or optimizer.*params/v"):
         opened()[0].restore(like(w=jnp.zeros((3, 4)), b=jnp.zeros(2), v=jnp.zeros(1)))
-    with pytest.raises(UserError, match=r"another model.*\(4, 4\).*\(3, 4\)"):
+    with pytest.raises(
+        UserError, match=r"params/w is float32\[3,4\] there, float32\[4,4\] here"
+    ):
         opened()[0].restore(like(w=jnp.zeros((4, 4)), b=jnp.zeros(2)))
     assert runs.snapshot(tmp_path) == before
 

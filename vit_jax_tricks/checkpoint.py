@@ -8,7 +8,9 @@ before it is used.
 """
 
 import contextlib
+import errno
 import json
+import shutil
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -73,8 +75,9 @@ class Checkpointer:
         step = int(state.step)
         self.wait()
         tree = _plain(state)
-        meta = meta | {"leaves": leaf_crcs(tree)}
+        leaves = {path: [_kind(x), _crc(x)] for path, x in _leaves(tree)}
         with self._failing():
+            self._check_room(sum(x.nbytes for _, x in _leaves(tree)))
             manager = self._open()
             if step in manager.all_steps():
                 if score is None:
@@ -83,7 +86,8 @@ class Checkpointer:
             manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta)
+                    state=ocp.args.StandardSave(tree),
+                    meta=ocp.args.JsonSave(meta | {"leaves": leaves}),
                 ),
                 metrics={"score": NO_SCORE if score is None else score},
             )
@@ -160,6 +164,12 @@ class Checkpointer:
                 "command again."
             ) from error
 
+    def _check_room(self, size: int) -> None:
+        """Raises OSError before Orbax's threads meet the trouble, each by itself."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(self.directory).free < 2 * size:
+            raise OSError(errno.ENOSPC, f"less than {2 * size:,} bytes are free")
+
     def _seal(self, manager: ocp.CheckpointManager, step: int) -> None:
         manager.wait_until_finished()
         write_manifest(self.directory / str(step))
@@ -184,22 +194,21 @@ class Checkpointer:
         meta = json.loads((folder / "meta" / "metadata").read_text())
         expected = meta.pop("leaves")
         template = jax.tree.map(ocp.utils.to_shape_dtype_struct, _plain(like))
-        odd = expected.keys() ^ {path for path, _ in _leaves(template)}
-        try:
-            if odd:
-                raise ValueError(f"{sorted(odd)[0]} is in one only")
-            with ocp.StandardCheckpointer() as checkpointer:
-                state = checkpointer.restore(folder / "state", template)
-        except ValueError as error:
+        stored = {path: kind for path, (kind, _) in expected.items()}
+        wanted = {path: _kind(leaf) for path, leaf in _leaves(template)}
+        odd = [p for p in sorted(stored | wanted) if stored.get(p) != wanted.get(p)]
+        if odd:
+            there, here = stored.get(odd[0], "missing"), wanted.get(odd[0], "missing")
             raise UserError(
                 f"{folder} holds the state of another model or optimizer than the "
-                f"config's ({str(error).partition('. ')[0]}); use the config that it "
-                "was trained with, or another --workdir. Nothing was changed."
-            ) from error
-        crcs = leaf_crcs(state)
-        bad = [path for path, crc in expected.items() if crcs[path] != crc]
-        if bad:
-            raise DamagedError(f"checksum of {bad[0]} differs")
+                f"config's ({odd[0]} is {there} there, {here} here); use the config "
+                "that it was trained with, or another --workdir. Nothing was changed."
+            )
+        with ocp.StandardCheckpointer() as checkpointer:
+            state = checkpointer.restore(folder / "state", template)
+        for path, leaf in _leaves(state):
+            if _crc(leaf) != expected[path][1]:
+                raise DamagedError(f"checksum of {path} differs")
         return _typed(state, like), meta
 
     def _set_aside(self, step: int, why: str) -> None:
@@ -211,18 +220,18 @@ class Checkpointer:
         self._say(f"checkpoint {step} is damaged ({why}), moved to {target}")
 
 
-def leaf_crcs(tree: Any) -> dict[str, int]:
-    """CRC-32 of each leaf's bytes by its path."""
-    return {path: _crc(np.asarray(leaf)) for path, leaf in _leaves(tree)}
-
-
 def _leaves(tree: Any) -> list[tuple[str, Any]]:
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return [(path_str(path), leaf) for path, leaf in leaves]
 
 
-def _crc(array: np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data)
+def _kind(leaf: Any) -> str:
+    return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
+
+
+def _crc(leaf: Any) -> int:
+    array = np.ascontiguousarray(np.asarray(leaf))
+    return zlib.crc32(array.view(np.uint8).reshape(-1).data)
 
 
 def _file_crcs(directory: Path) -> dict[str, int]:
