@@ -10,6 +10,8 @@ before it is used.
 import contextlib
 import errno
 import json
+import os
+import re
 import shutil
 import zlib
 from collections.abc import Callable, Iterator
@@ -158,6 +160,8 @@ class Checkpointer:
             yield
         except Exception as error:
             why = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+            if code := re.search(r"os_error_code='(\d+)'", why):  # of tensorstore
+                why = os.strerror(int(code[1]))
             raise UserError(
                 f"a checkpoint could not be written to {self.directory} ({why}); those "
                 "before it are intact. Make room or give it back, then run the same "

@@ -1,8 +1,11 @@
 """What a person sees: the banner, the progress bar, one-line messages."""
 
+import logging
 import math
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -31,6 +34,18 @@ def say(message: str) -> None:
 def fail(message: str) -> None:
     """One line on standard error."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
+
+
+@contextmanager
+def muted() -> Iterator[None]:
+    """Keeps the threads of libraries from reporting what `fail` says in one line."""
+    logger, hook = logging.getLogger("absl"), sys.unraisablehook
+    before = logger.disabled
+    logger.disabled, sys.unraisablehook = True, lambda _: None
+    try:
+        yield
+    finally:
+        logger.disabled, sys.unraisablehook = before, hook
 
 
 def banner(title: str, rows: dict[str, Any]) -> None:

@@ -4,7 +4,6 @@ Without --config it runs configs/digits.py, without --workdir it uses runs/NAME.
 of the config can be set with --config.KEY=VALUE. The same command again resumes.
 """
 
-import logging
 import sys
 from pathlib import Path
 
@@ -64,13 +63,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(argv: list[str], stop: Stop) -> int:
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # we tell it in one line
     try:
-        from vit_jax_tricks import config, train
+        from vit_jax_tricks import config, console, train
 
         spec, workdir, overrides = parse(argv)
         loaded = config.load(spec, overrides)
-        train.run(loaded, Path(workdir or f"runs/{loaded.name}"), stop)
+        with console.muted():
+            train.run(loaded, Path(workdir or f"runs/{loaded.name}"), stop)
     except Stopped as stopped:
         if not stop.saved:
             print("stopped before the first step; there was nothing to save")
