@@ -115,7 +115,7 @@ def run(kills: int, steps: int, seed: int, root: Path) -> bool:
         left = halves(killed)  # by the kill before
         process = start(killed, steps, root / "killed.log", programs)
         starts += 1
-        moment = rng.uniform(0.4 * setup, setup + 1.6 * work / max(kills, 1))
+        moment = rng.uniform(0.4 * setup, setup + 1.3 * work / max(kills, 1))
         try:
             process.wait(moment if len(at) < kills else 600)
         except subprocess.TimeoutExpired:
@@ -154,7 +154,7 @@ def run(kills: int, steps: int, seed: int, root: Path) -> bool:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:

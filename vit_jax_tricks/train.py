@@ -222,8 +222,9 @@ class Loop:
         culprit = first_nonfinite(self.experiment.model, self.state.variables, images)
         raise UserError(
             f"{PATIENCE} steps in a row were not finite, the last of them step {step}; "
-            f"first offender: {culprit}. Nothing was saved since; lower "
-            "config.schedule.lr, or set config.optimizer.grad_clip=1.0."
+            f"first offender: {culprit}. Such steps change no parameter, so the "
+            "checkpoints are sound; lower config.schedule.lr, or set "
+            "config.optimizer.grad_clip=1.0."
         )
 
     def _log(self, step: int) -> str:
