@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -41,10 +42,15 @@ def command(*args: str, workdir: Path) -> tuple[int, str, str]:
     return status, out.getvalue(), err.getvalue()
 
 
-def subprocess_command(*args: str, **options) -> subprocess.CompletedProcess:
-    """The same through a process of its own."""
+def subprocess_command(
+    *args: str, file_blocks: int | None = None, **options
+) -> subprocess.CompletedProcess:
+    """A process of its own, whose files are at most `file_blocks` of 512 bytes."""
+    line = [sys.executable, "-m", "vit_jax_tricks.main", *args]
+    if file_blocks is not None:
+        line = ["sh", "-c", f"ulimit -f {file_blocks}; exec {shlex.join(line)}"]
     return subprocess.run(
-        [sys.executable, "-m", "vit_jax_tricks.main", *args],
+        line,
         capture_output=True,
         text=True,
         timeout=300,
