@@ -148,7 +148,7 @@ def _assign(node: Any, key: str, text: str, path: str) -> None:
     fields = dict(node.items(preserve_field_references=True))
     optional = isinstance(fields.get(key), ml_collections.FieldReference)
     kind = node.get_type(key) if key in node else type(None)
-    old: Any = node[key] if key in node else ()
+    old: Any = node.get(key, ())
     value: Any = parse_value(text)
     if value is None and optional:
         node[key] = None

@@ -45,9 +45,10 @@ def prepare(make_builder: Callable[[], Any]) -> Any:
                     shutil.rmtree(left, ignore_errors=True)
                 builder.download_and_prepare(download_config=config)
     except (OSError, RuntimeError) as error:  # RuntimeError: array_record's writer
+        why = getattr(error, "strerror", None) or error
         raise UserError(
             f"config.data.data_dir: cannot write {builder.name} to {target.parent} "
-            f"({getattr(error, 'strerror', None) or error}). Give a writable folder with free space: "
+            f"({why}). Give a writable folder with free space: "
             "--config.data.data_dir=DIR or TFDS_DATA_DIR=DIR."
         ) from error
     return builder
