@@ -159,7 +159,7 @@ def _assign(node: Any, key: str, text: str, path: str) -> None:
         value = tuple(value)
     if kind in (bool, int, float, tuple):
         fits = _number(value) if kind in (int, float) else isinstance(value, kind)
-        if kind is tuple and fits and old:  # a range: two numbers
+        if isinstance(value, tuple) and fits and old:  # a range: two numbers
             fits = len(value) == len(old) and all(map(_number, value))
     else:
         fits = True
