@@ -14,11 +14,11 @@ from configs import common
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Arguments: size (64 or 32), epochs."""
-    args = common.parse_arg(arg, size=64, epochs=12.0)
+    args = common.parse_arg(arg, size=64, epochs=11.0)
     c = common.get_config()
     c.name = f"digit_scenes_{args.size}"
     c.epochs = args.epochs
-    c.batch_size = 128
+    c.batch_size = 64
     c.model = ml_collections.ConfigDict(
         dict(
             name="vit_tiny_patch16_224",
@@ -26,6 +26,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             embed_dim=128,
             depth=5,
             num_heads=4,
+            global_pool="avg",
         )
     )
     c.data.name = f"digit_scenes/{args.size}"
@@ -33,5 +34,5 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.schedule.warmup_epochs = 1.0
     c.optimizer.weight_decay = 0.05
     c.optimizer.grad_clip = 1.0
-    c.eval.epochs = 2.0
+    c.eval.epochs = 1.0
     return c.lock()

@@ -235,6 +235,11 @@ def _parts(name: str, table: Plan, weight_decay: float, given: dict) -> Parts:
     make = OPTIMIZERS[name]
     valid = list(inspect.signature(make).parameters)[2:]
     given = {key: value for key, value in given.items() if value is not None}
+    if weight_decay < 0 or given.get("eps", 0) < 0:
+        raise UserError("weight_decay and eps must be 0 or more.")
+    for key in ("b1", "b2", "momentum"):
+        if not 0 <= given.get(key, 0) < 1:
+            raise UserError(f"{key}={given[key]}: expected 0 <= {key} < 1.")
     for key in given:
         if key not in valid:
             raise UserError(f"{name} takes no {key}; it takes {', '.join(valid)}.")

@@ -53,7 +53,7 @@ CONFIGS = [
         size=32,
         train=8_000,
         test=2_000,
-        difficulty=Difficulty(scale=(0.5, 0.8), fragments=(1, 3), noise=(0.0, 6.0)),
+        difficulty=Difficulty(fragments=(1, 3), noise=(0.0, 6.0)),
     ),
     SceneConfig(name="224", description="224x224.", size=224),
 ]

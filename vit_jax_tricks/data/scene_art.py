@@ -36,18 +36,15 @@ HUES = (  # upper end in degrees of the colour wheel, name
 class Difficulty:
     """What makes a scene hard to read; the numbers of the three configs are below."""
 
-    scale: Range = (0.34, 0.72)  # height of the digit / side
-    rotation: float = 25.0  # degrees to either side; 6/9 and 1/7 stay apart
-    contrast: Range = (55.0, 150.0)  # |luminance of the digit - of what is behind|
-    fragments: tuple[int, int] = (3, 7)  # how many, both ends included
-    fragment_scale: Range = (0.3, 0.7)  # reach of a fragment / height of the digit
-    shared_colour: float = 0.4  # share of fragments that have the digit's colour
-    background: Range = (0.5, 0.9)  # contrast of the photograph, 1 = as taken
-    crop: Range = (
-        0.25,
-        0.9,
-    )  # side of the photograph's crop / short side of the region
-    noise: Range = (0.0, 10.0)  # standard deviation of the grain, of 255
+    scale: Range = (0.6, 0.95)  # height of the digit / side
+    rotation: float = 15.0  # degrees to either side; 6/9 and 1/7 stay apart
+    contrast: Range = (80.0, 170.0)  # |luminance of the digit - of what is behind|
+    fragments: tuple[int, int] = (2, 5)  # how many, both ends included
+    fragment_scale: Range = (0.25, 0.5)  # reach of a fragment / height of the digit
+    shared_colour: float = 0.3  # share of fragments that have the digit's colour
+    background: Range = (0.3, 0.7)  # contrast of the photograph, 1 = as taken
+    crop: Range = (0.25, 0.9)  # of the photograph / short side of its region
+    noise: Range = (0.0, 8.0)  # standard deviation of the grain, of 255
 
 
 @functools.cache

@@ -103,6 +103,8 @@ class VisionTransformer(nn.Module):
         _check_rate("drop_path_rate", self.drop_path_rate)
         h, w, _ = self.image_shape
         p = self.patch_size
+        if self.embed_dim * self.mlp_ratio < 1:
+            raise UserError(f"mlp_ratio={self.mlp_ratio} leaves no hidden units.")
         if self.embed_dim % self.num_heads:
             raise UserError(
                 f"embed_dim={self.embed_dim} is not divisible by num_heads="
