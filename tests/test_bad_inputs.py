@@ -115,7 +115,10 @@ ARGUMENTS = {
     "beta of one": ("--config.optimizer.b1=1.0", "b1=1.0"),
     "rate of one": ("--config.model.drop_path_rate=1.5", "drop_path_rate=1.5"),
     "unknown optimizer": ("--config.optimizer.name=adamv", "Did you mean"),
-    "no such hyper-parameter": ("--config.optimizer.momentum=0.9", "takes no momentum"),
+    "no such hyper-parameter": (
+        "--config.optimizer.trust_clip=True",
+        "takes no trust_clip",
+    ),
     "negative clip": ("--config.optimizer.grad_clip=-1", "grad_clip=-1"),
     "unknown clip": ("--config.optimizer.clip_mode=value", 'clip_mode "value"'),
     "rule without a match": (
