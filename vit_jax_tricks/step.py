@@ -118,7 +118,7 @@ def train_step(
     grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
 
-    def updated() -> tuple[Params, Params, Params | None, Any]:
+    def updated() -> tuple[Any, Params, Params | None, Any]:
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         current = {"params": params, "batch_stats": batch_stats}
