@@ -13,11 +13,11 @@ from configs import common
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """Arguments: size (64 or 32), epochs."""
-    args = common.parse_arg(arg, size=64, epochs=11.0)
+    """Arguments: size (64 or 32), epochs (11, or 8 for the small size)."""
+    args = common.parse_arg(arg, size=64, epochs=0.0)
     c = common.get_config()
     c.name = f"digit_scenes_{args.size}"
-    c.epochs = args.epochs
+    c.epochs = args.epochs or (8.0 if args.size == 32 else 11.0)
     c.batch_size = 64
     c.model = ml_collections.ConfigDict(
         dict(

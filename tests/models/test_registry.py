@@ -1,13 +1,10 @@
 """Model names, their parameter counts and the errors of `create_model`."""
 
-import json
-import math
-
-import jax
 import jax.numpy as jnp
 import pytest
-from goldens import load_golden
-from vit_goldens import BASE, FULL
+import zoo
+from goldens import GOLDEN, load_golden
+from model_goldens import check_count
 
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import create_model, list_models, preprocessing
@@ -15,37 +12,18 @@ from vit_jax_tricks.models.registry import lookup
 
 
 NAMES = list_models()
-OFFICIAL = {  # facebookresearch/deit: the timm model with the same parameters
-    "deit_small_patch16_LS": "deit3_small_patch16_224",
-    "deit_medium_patch16_LS": "deit3_medium_patch16_224",
-    "deit_base_patch16_LS": "deit3_base_patch16_224",
-    "deit_large_patch16_LS": "deit3_large_patch16_224",
-    "deit_huge_patch14_LS": "deit3_huge_patch14_224",
-}
-
-
-@pytest.fixture(scope="module")
-def reference_counts():
-    _, arrays = load_golden("models_full/timm_param_counts")
-    return json.loads(arrays["json_utf8"].tobytes())
-
-
-def count(name, num_classes):
-    model = create_model(name, num_classes, scan=True)
-    images = jax.ShapeDtypeStruct((1, *model.image_shape), jnp.float32)
-    params = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_parameter_count_is_exactly_the_reference_s(name, reference_counts):
-    entry = lookup(name)
-    reference = reference_counts[OFFICIAL.get(name, name)]
-    assert entry.parameters == reference["params"]
-    assert entry.parameters_classes == reference["num_classes"]
-    assert count(name, entry.parameters_classes) == entry.parameters
-    size = reference["input_size"]
-    assert create_model(name).image_shape == (size[1], size[2], size[0])
+def test_parameter_count_is_exactly_the_reference_s(name):
+    check_count(name, lookup(name))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_model_has_a_reference_file_that_is_checked(name):
+    golden = lookup(name).golden
+    assert (GOLDEN / f"{golden}.npz").is_file()
+    assert golden in {case.golden for case in zoo.SMALL + zoo.FULL}
 
 
 def test_a_published_table_is_covered():
@@ -84,14 +62,15 @@ def test_patterns():
     assert list_models("nothing") == []
 
 
-@pytest.mark.parametrize("golden", [g for g in FULL | BASE if g.startswith("timm")])
-def test_preprocessing_is_timm_s(golden):
-    manifest, _ = load_golden(f"models_full/{golden}")
+@pytest.mark.parametrize("case", [c for c in zoo.FULL if "timm_" in c.golden], ids=str)
+def test_preprocessing_is_timm_s(case):
+    manifest, _ = load_golden(case.golden)
     reference = manifest["kwargs"]["pretrained_cfg"]
-    ours = preprocessing((FULL | BASE)[golden])
+    ours = preprocessing(case.name)
     assert list(ours.mean) == reference["mean"]
     assert list(ours.std) == reference["std"]
     assert ours.crop_pct == reference["crop_pct"]
+    assert ours.crop_mode == reference["crop_mode"]
     assert ours.interpolation == reference["interpolation"]
 
 

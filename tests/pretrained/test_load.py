@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from goldens import load_golden, reference_state
+from model_goldens import jit_once
 from safetensors.numpy import save_file
-from vit_goldens import jit_once
 
 import vit_jax_tricks
 from vit_jax_tricks.errors import UserError

@@ -17,21 +17,25 @@ from vit_jax_tricks.errors import UserError, nearest
 class Preprocessing:
     """How evaluation images are prepared: pixels in [0, 1] minus mean, over std.
 
-    The shorter side is resized to floor(img_size / crop_pct), then the centre cropped.
+    The shorter side is resized to floor(img_size / crop_pct) ("center"), or both sides
+    are ("squash"); then the centre is cropped.
     """
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     crop_pct: float
     interpolation: str = "bicubic"
+    crop_mode: str = "center"
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
     """One model name.
 
-    `parameters` is the published count for `parameters_classes` classes, `source` the
-    program that counted; `dialect` names the key names in which weights are exported.
+    `parameters` is the count for `parameters_classes` classes, `source` the reference
+    program; `dialect` names the key names in which weights are exported. `golden` is
+    the file below tests/golden that checks the model: its own, or that of a small model
+    of the same code. `top1` is the published ImageNet-1k accuracy in per cent.
     """
 
     family: type[nn.Module]
@@ -41,7 +45,13 @@ class Entry:
     parameters_classes: int
     source: str
     dialect: str
+    golden: str
+    top1: float | None = None
 
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
 _ENTRIES: dict[str, Entry] = {}
 

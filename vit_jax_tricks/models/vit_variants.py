@@ -2,15 +2,18 @@
 
 from typing import Any, TypeAlias
 
-from vit_jax_tricks.models.registry import Entry, Preprocessing, register
+from vit_jax_tricks.models.registry import (
+    CLIP,
+    HALF,
+    IMAGENET,
+    Entry,
+    Preprocessing,
+    register,
+)
 from vit_jax_tricks.models.vit import VisionTransformer
 
 
 Triple: TypeAlias = tuple[float, float, float]
-
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
 SIZES = {
     "tiny": {"embed_dim": 192, "num_heads": 3},
@@ -86,11 +89,45 @@ DEIT3_OFFICIAL = {
 }
 
 
+# Models that have a reference file of their own size.
+_FULL = {
+    **{
+        name: f"models_full/timm_{name}"
+        for name in (
+            "vit_tiny_patch16_224",
+            "vit_small_patch16_224",
+            "vit_base_patch16_224",
+            "vit_base_patch16_clip_224",
+            "deit_tiny_patch16_224",
+            "deit_small_patch16_224",
+            "deit_small_distilled_patch16_224",
+            "deit3_small_patch16_224",
+        )
+    },
+    **{
+        name: f"models_full/official_{name}"
+        for name in ("deit_tiny_distilled_patch16_224", "deit_base_patch16_LS")
+    },
+}
+# Published ImageNet-1k top-1: DeiT arXiv 2012.12877; DeiT-III arXiv 2204.07118.
+TOP1 = {
+    "deit_tiny_patch16_224": 72.2,
+    "deit_small_patch16_224": 79.9,
+    "deit_base_patch16_224": 81.8,
+    "deit_base_patch16_384": 83.1,
+    "deit_tiny_distilled_patch16_224": 74.5,
+    "deit_small_distilled_patch16_224": 81.2,
+    "deit_base_distilled_patch16_224": 83.4,
+    "deit_base_distilled_patch16_384": 84.5,
+}
+
+
 def _register(
     names: dict[str, Any],
     normalisation: tuple[Triple, Triple],
     crop_224: float,
     *,
+    golden: str,
     dialect: str = "timm",
     source: str = "timm 1.0.31",
     **defaults: Any,
@@ -120,19 +157,31 @@ def _register(
             parameters_classes=classes,
             source=source,
             dialect="timm_parallel" if fields.get("parallel") else dialect,
+            golden=_FULL.get(name, f"models_small/{golden}"),
+            top1=TOP1.get(name),
         )
         register(name, entry)
 
 
-_register(VIT, HALF, 0.9)
-_register(VIT_CLIP, CLIP, 0.9, pre_norm=True, norm_eps=1e-5)
-_register(VIT_DINO, IMAGENET, 0.9)
-_register(VIT_PARALLEL, HALF, 0.9, init_values=1e-5)
-_register(DEIT, IMAGENET, 0.9)
+_register(VIT, HALF, 0.9, golden="small_vit")
+_register(
+    VIT_CLIP,
+    CLIP,
+    0.9,
+    golden="small_vit_prenorm_quickgelu",
+    pre_norm=True,
+    norm_eps=1e-5,
+)
+_register(VIT_DINO, IMAGENET, 0.9, golden="small_vit")
+_register(
+    VIT_PARALLEL, HALF, 0.9, golden="small_official_deit3_paral2", init_values=1e-5
+)
+_register(DEIT, IMAGENET, 0.9, golden="small_deit")
 _register(
     DEIT3,
     IMAGENET,
     0.9,
+    golden="small_deit3",
     no_embed_class=True,
     init_values=1e-6,
     drop_path_decay="constant",
@@ -141,6 +190,7 @@ _register(
     DEIT3_OFFICIAL,
     IMAGENET,
     1.0,
+    golden="small_official_deit3",
     dialect="deit",
     source="facebookresearch/deit 7e160fe",
     no_embed_class=True,

@@ -17,13 +17,8 @@ from vit_jax_tricks.pretrained.dialects import DIALECTS, IGNORED, all_rules
 from vit_jax_tricks.pretrained.export import flatten
 from vit_jax_tricks.pretrained.files import read_weights
 from vit_jax_tricks.pretrained.report import LoadReport
-from vit_jax_tricks.pretrained.resize import resize_positions
 from vit_jax_tricks.pretrained.rules import Rule, find_path
 from vit_jax_tricks.typing import Params, PRNGKeyArray
-
-
-HEAD = r"params/head(_dist)?/(kernel|bias)"
-POSITIONS = "params/pos_embed"
 
 
 def load_pretrained(
@@ -81,35 +76,28 @@ def load_arrays(
         path, rule = match
         if not np.isfinite(array.astype(np.float32)).all():
             raise UserError(f"{source}: {name} holds values that are not finite.")
-        expected = _reference_shape(rule, wanted[path].shape)
-        if array.shape == expected:
-            value = rule.transform.load(array, wanted[path].shape)
-            loaded.append(name)
-        elif path == POSITIONS and array.shape[-1] == expected[-1]:
-            value = resize_positions(
-                array.astype(np.float32), model.grid, prefix=model.position_prefix
-            )
-            resized.append(f"{name} {array.shape} -> {expected}")
-        elif re.fullmatch(HEAD, path) and array.shape[1:] == expected[1:]:
+        shape, expected = array.shape, _reference_shape(rule, wanted[path].shape)
+        if array.shape != expected and rule.head and array.shape[1:] == expected[1:]:
             heads[path] = f"{name} {array.shape}, the model has {expected}"
             continue
+        if array.shape == expected:
+            loaded.append(name)
         else:
-            raise UserError(
-                f"{source}: {name} has shape {array.shape}, the model expects "
-                f"{expected}; check the model's name and overrides."
-            )
+            array = _resized(source, name, array, expected, model, path, rule)
+            resized.append(f"{name} {shape} -> {expected}")
+        value = rule.transform.load(array, wanted[path].shape)
         found[path] = jnp.asarray(value, wanted[path].dtype)
     reset = [path for path in wanted if path not in found]
     if strict:
         missing = [path for path in reset if path not in heads]
         headless = model.num_classes == 0
-        unexpected = [k for k in unused if not (headless and k.startswith("head"))]
+        unexpected = [k for k in unused if not (headless and _is_head(k, rules))]
         _refuse(source, "lacks", missing)
         _refuse(source, "has unexpected", unexpected)
     unused += heads.values()
     found |= _fresh(model, reset, key)
     variables = traverse_util.unflatten_dict({p: found[p] for p in wanted}, sep="/")
-    if model.scan:
+    if getattr(model, "scan", False):
         variables["params"] = stack_blocks(variables["params"])
     report = LoadReport(source, *map(tuple, (loaded, resized, reset, unused)))
     return variables, report
@@ -118,7 +106,8 @@ def load_arrays(
 def _init(model: Any, key: PRNGKeyArray) -> dict[str, jax.Array]:
     """Fresh variables as path -> array, blocks unstacked."""
     images = jnp.zeros((1, *model.image_shape), model.dtype)
-    return flatten(model.clone(scan=False).init(key, images))
+    model = model.clone(scan=False) if hasattr(model, "scan") else model
+    return flatten(model.init(key, images))
 
 
 def _shapes(model: nn.Module) -> dict[str, jax.ShapeDtypeStruct]:
@@ -143,6 +132,33 @@ def _fresh(
 def _reference_shape(rule: Rule, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape that the reference gives a parameter of ours."""
     return rule.transform.export(np.broadcast_to(np.int8(0), shape)).shape
+
+
+def _is_head(name: str, rules: Sequence[Rule]) -> bool:
+    match = find_path(name, rules)
+    return match is not None and match[1].head
+
+
+def _resized(
+    source: str,
+    name: str,
+    array: np.ndarray,
+    expected: tuple[int, ...],
+    model: Any,
+    path: str,
+    rule: Rule,
+) -> np.ndarray:
+    """An array of another shape made to fit, or UserError."""
+    reason = "check the model's name and overrides."
+    if rule.resize is not None and array.ndim == len(expected):
+        try:
+            return rule.resize(array, expected, model, path)
+        except UserError as error:
+            reason = str(error)
+    raise UserError(
+        f"{source}: {name} has shape {array.shape}, the model expects {expected}; "
+        f"{reason}"
+    )
 
 
 def _refuse(source: str, what: str, names: Sequence[str]) -> None:

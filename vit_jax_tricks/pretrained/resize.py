@@ -1,9 +1,11 @@
 """Resampling of position tables."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.typing import Array, Float
@@ -36,3 +38,15 @@ def resize_positions(
     body = jnp.asarray(body).reshape(1, *old_grid, d)
     body = jax.image.resize(body, (1, *grid, d), "bicubic", antialias=True)
     return jnp.concatenate([head, body.reshape(1, -1, d)], axis=1)
+
+
+def positions(
+    array: np.ndarray, expected: tuple[int, ...], model: Any, path: str
+) -> np.ndarray:
+    """The `Rule.resize` of position tables: to `model.grid` after the prefix rows."""
+    del path
+    if array.ndim != 3 or array.shape[-1] != expected[-1]:
+        raise UserError(f"its width is {array.shape[-1:]}, not {expected[-1]}.")
+    table = array.astype(np.float32)
+    resized = resize_positions(table, model.grid, prefix=model.position_prefix)
+    return np.asarray(resized)

@@ -1,12 +1,14 @@
 """Rules between reference key names and our parameter paths, read in both directions.
 
-A rule is a pair of name templates and a transform. `{i}` stands for a number on both
-sides. Paths begin with the collection: `params/blocks_{i}/attn/qkv/kernel`.
+A rule is a pair of name templates and a transform. `{i}` and `{j}` stand for numbers
+on both sides. Paths begin with the collection: `params/blocks_{i}/attn/qkv/kernel`.
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 
@@ -37,13 +39,24 @@ PROJ = Transform(
 )
 
 
+# Fits an array of another grid or window to (expected shape, model, our path); both
+# shapes are in the reference's layout. Raises UserError where it cannot.
+Resize = Callable[[np.ndarray, tuple[int, ...], Any, str], np.ndarray]
+
+
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """One line of the translation: `key` is the reference's name, `path` ours."""
+    """One line of the translation: `key` is the reference's name, `path` ours.
+
+    `resize` adapts an array of another shape. A `head` has one row for each class: one
+    of another number of classes is drawn anew instead.
+    """
 
     key: str
     path: str
     transform: Transform = COPY
+    resize: Resize | None = None
+    head: bool = False
 
     def path_of(self, key: str) -> str | None:
         """Our path for a reference key, or None where the rule does not apply."""
@@ -54,11 +67,11 @@ class Rule:
         return _translate(path, self.path, self.key)
 
 
-def linear(key: str, path: str) -> list[Rule]:
+def linear(key: str, path: str, *, head: bool = False) -> list[Rule]:
     """The two rules of a linear layer."""
     return [
-        Rule(f"{key}.weight", f"params/{path}/kernel", LINEAR),
-        Rule(f"{key}.bias", f"params/{path}/bias"),
+        Rule(f"{key}.weight", f"params/{path}/kernel", LINEAR, head=head),
+        Rule(f"{key}.bias", f"params/{path}/bias", head=head),
     ]
 
 
@@ -126,8 +139,15 @@ def find_key(path: str, rules: Iterable[Rule]) -> tuple[str, Rule] | None:
 
 
 def _translate(name: str, source: str, target: str) -> str | None:
-    pattern = re.escape(source).replace(r"\{i\}", r"(?P<i>\d+)")
-    match = re.fullmatch(pattern, name)
+    match = _pattern(source).fullmatch(name)
     if match is None:
         return None
-    return target.replace("{i}", match.groupdict().get("i", ""))
+    for letter, number in match.groupdict().items():
+        target = target.replace(f"{{{letter}}}", number)
+    return target
+
+
+@functools.cache
+def _pattern(template: str) -> re.Pattern[str]:
+    pattern = re.sub(r"\\\{([ij])\\\}", r"(?P<\1>\\d+)", re.escape(template))
+    return re.compile(pattern)

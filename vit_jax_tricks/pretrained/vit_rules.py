@@ -4,6 +4,7 @@ timm: `ls1.gamma`; its parallel blocks: `attns.0.norm`; facebookresearch/deit:
 `gamma_1`, parallel branches `attn1`, `norm11`, `gamma_1_1`.
 """
 
+from vit_jax_tricks.pretrained.resize import positions
 from vit_jax_tricks.pretrained.rules import (
     Rule,
     attention,
@@ -19,15 +20,15 @@ EMBEDDING = [
     Rule("cls_token", "params/cls_token"),
     Rule("dist_token", "params/dist_token"),
     Rule("reg_token", "params/reg_token"),
-    Rule("pos_embed", "params/pos_embed"),
+    Rule("pos_embed", "params/pos_embed", resize=positions),
     *conv("patch_embed.proj", "patch_embed/proj"),
 ]
 TOP = [
     *norm("norm_pre", "norm_pre"),
     *norm("norm", "norm"),
     *norm("fc_norm", "fc_norm"),
-    *linear("head", "head"),
-    *linear("head_dist", "head_dist"),
+    *linear("head", "head", head=True),
+    *linear("head_dist", "head_dist", head=True),
 ]
 PLAIN_BLOCK = [
     *norm("blocks.{i}.norm1", "blocks_{i}/norm1"),

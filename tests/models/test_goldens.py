@@ -1,0 +1,75 @@
+"""Every model against its reference implementation: values, gradients, counts."""
+
+import numpy as np
+import pytest
+import zoo
+from goldens import load_golden, reference_state
+from model_goldens import (
+    assert_close,
+    check_gradients,
+    check_modules,
+    check_values,
+    macs,
+)
+from safetensors.numpy import load_file, save_file
+
+from vit_jax_tricks.models import create_model
+from vit_jax_tricks.pretrained import export_weights, load_pretrained
+
+
+def scanned(case):
+    """The scanned form, where a family has one: its numbers must be the same."""
+    return {"scan": True} if hasattr(create_model(case.name), "scan") else {}
+
+
+@pytest.mark.parametrize("case", zoo.SMALL, ids=str)
+def test_small_float32_and_the_outputs_of_its_modules(case):
+    check_modules(case)
+
+
+@pytest.mark.parametrize("case", zoo.SMALL, ids=str)
+def test_small_float64_and_gradients(case, x64):
+    check_gradients(case, **scanned(case))
+
+
+@pytest.mark.parametrize("case", zoo.SMALL, ids=str)
+def test_small_macs_and_weights_in_and_out(case, tmp_path):
+    """Through files: what `export_weights` writes is what `load_pretrained` read."""
+    model, variables, _, manifest, _ = case.build("float32", **scanned(case))
+    assert macs(model) == manifest["macs_one_image"]
+    state = reference_state(manifest)
+    save_file(state, tmp_path / "in.safetensors")
+    variables, report = load_pretrained(model, tmp_path / "in.safetensors")
+    assert not report.reset
+    export_weights(variables, case.name, tmp_path / "out.safetensors")
+    out = load_file(tmp_path / "out.safetensors")
+    assert out.keys() == state.keys()
+    for key in state:
+        np.testing.assert_array_equal(out[key], state[key])
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", zoo.FULL, ids=str)
+def test_full_float32(case):
+    check_values(case, "float32", **scanned(case))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", zoo.FULL, ids=str)
+def test_full_float64(case, x64):
+    check_values(case, "float64", **scanned(case))
+
+
+def test_distilled_training_returns_both_heads():
+    case = next(c for c in zoo.SMALL if str(c) == "small_deit_distilled")
+    model, variables, images, _, arrays = case.build("float32")
+    logits, aux = model.apply(variables, images, train=True)
+    assert_close(logits, arrays["train_logits_cls"], 2e-5)
+    assert_close(aux["logits_dist"], arrays["train_logits_dist"], 2e-5)
+
+
+def test_the_synthetic_weights_are_the_references():
+    manifest, _ = load_golden("models_small/small_vit")
+    state = reference_state(manifest)
+    assert len(state) == len(manifest["state"])
