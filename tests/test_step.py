@@ -44,7 +44,10 @@ def make(classes=10, seed=0, **options):
     variables = model.init(jax.random.key(seed), jnp.zeros((1, 16, 16, 3)))
     schedule = options.pop("schedule", optax.constant_schedule(1e-2))
     chain = optimizer.build(
-        variables["params"], schedule=schedule, grad_clip=options.pop("clip", None)
+        variables["params"],
+        name=options.pop("algorithm", "adamw"),
+        schedule=schedule,
+        grad_clip=options.pop("clip", None),
     )
     state = create(variables, optimizer=chain, key=jax.random.key(seed), ema=True)
     defaults = {
@@ -168,10 +171,15 @@ def test_golden_run_float32():
 
 
 def test_jit_equals_eager():
+    """The whole state, and the metrics. Adam would divide rounding noise by itself."""
+    state, step = make(algorithm="sgd", model={"drop_path_rate": 0.3})
+    eager, jitted = step(state, batch()), jax.jit(step)(state, batch())
+    close(eager, jitted, atol=2e-6)
+
+
+def test_jit_equals_eager_in_adam_s_moments():
     state, step = make(model={"drop_path_rate": 0.3})
     eager, jitted = step(state, batch()), jax.jit(step)(state, batch())
-    close(eager[1], jitted[1], atol=2e-5)
-    # Adam divides by |g|: compare what it moves by, not parameters whose g is rounding.
     close(eager[0].opt_state, jitted[0].opt_state, atol=1e-6)
 
 
@@ -183,11 +191,12 @@ def test_same_state_same_batch_same_step():
 
 @pytest.mark.parametrize("scan", [False, True])
 def test_accumulation_gives_the_same_step(scan):
-    state, step = make(model={"scan": scan})
-    _, accumulated = make(model={"scan": scan}, accumulate=4)
+    options = {"algorithm": "sgd", "model": {"scan": scan}}
+    state, step = make(**options)
+    _, accumulated = make(**options, accumulate=4)
     once, many = jax.jit(step)(state, batch()), jax.jit(accumulated)(state, batch())
     close(once[1], many[1], atol=1e-5)
-    close(once[0].opt_state, many[0].opt_state, atol=1e-6)
+    close(once[0], many[0], atol=2e-6)
 
 
 def test_accumulation_needs_no_more_than_one_micro_batch_of_dropout_keys():
