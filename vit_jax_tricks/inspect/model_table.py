@@ -1,0 +1,70 @@
+"""The table of all models: size, cost, published accuracy, and how each is checked."""
+
+import functools
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from vit_jax_tricks.inspect.flops import count_flops
+from vit_jax_tricks.models.registry import create_model, lookup
+
+
+HEADER = """# Models
+
+Written by `python -m vit_jax_tricks.inspect models --output=docs/models.md`.
+
+Parameters and GMACs (multiply-accumulates of all matrix products and convolutions, for
+one image, counted from the traced program) are for the number of classes given. Top-1
+is ImageNet-1k accuracy in per cent as published, by the weights of the source, not
+trained here. "Checked by" is the reference file under `tests/golden`: outputs of the
+source at the model's own size, or of a small model of the same code with, where timm
+has the name, its parameter count. Compile: seconds for the forward pass of two images
+on two CPU cores, measured by `benchmarks/compile_time.py`.
+
+| name | parameters | GMACs | input | classes | top-1 | source | checked by | compile |
+|---|---:|---:|---|---:|---:|---|---|---:|
+"""
+
+
+def forward_shapes(model: Any, batch: int) -> tuple[Any, jax.ShapeDtypeStruct]:
+    """Shapes of a model's variables and of `batch` of its images."""
+    images = jax.ShapeDtypeStruct((batch, *model.image_shape), model.dtype)
+    init = functools.partial(model.init, train=False)
+    return jax.eval_shape(init, jax.random.key(0), images), images
+
+
+def rows(names: Iterable[str], compiled: Mapping[str, float]) -> Iterator[str]:
+    """A line of the table for each name; `compiled` has seconds by name."""
+    for name in names:
+        entry = lookup(name)
+        model: Any = create_model(name, num_classes=entry.parameters_classes)
+        if hasattr(model, "scan"):
+            model = model.clone(scan=True)  # the same program, traced sooner
+        variables, images = forward_shapes(model, 1)
+        leaves = jax.tree.leaves(variables["params"])
+        h, w, _ = model.image_shape
+        cells = (
+            name,
+            f"{sum(math.prod(leaf.shape) for leaf in leaves):,}",
+            f"{count_flops(model.apply, variables, images).macs / 1e9:.2f}",
+            f"{h}×{w}",
+            entry.parameters_classes,
+            entry.top1 or "",
+            entry.source,
+            entry.golden,
+            f"{compiled[name]:.1f}" if name in compiled else "not run",
+        )
+        yield "| " + " | ".join(map(str, cells)) + " |"
+
+
+def table(names: Iterable[str], compiled: Path) -> str:
+    """The whole document; `compiled` is the JSON file of the benchmark, if it exists.
+
+    It maps names to seconds under "seconds".
+    """
+    seconds = json.loads(compiled.read_text())["seconds"] if compiled.exists() else {}
+    return HEADER + "\n".join(rows(names, seconds)) + "\n"
