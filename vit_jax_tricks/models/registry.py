@@ -121,8 +121,7 @@ def _convert(key: str, value: Any, expected: Any) -> Any:
     """The value as the field's type: lists become tuples, integers floats."""
     if key in ("dtype", "param_dtype"):
         return _dtype(key, value)
-    if isinstance(value, list):
-        value = tuple(value)
+    value = _tuples(value)
     options = typing.get_args(expected)
     if typing.get_origin(expected) not in (types.UnionType, typing.Union):
         options = (expected,)
@@ -136,9 +135,18 @@ def _convert(key: str, value: Any, expected: Any) -> Any:
     return value
 
 
+def _tuples(value: Any) -> Any:
+    """Lists become tuples, at every depth: fields must be hashable."""
+    if isinstance(value, list | tuple):
+        return tuple(map(_tuples, value))
+    return value
+
+
 def _fits(value: Any, option: Any) -> bool:
     if typing.get_origin(option) is tuple:
         items = typing.get_args(option)
+        if items[-1] is Ellipsis and isinstance(value, tuple):
+            items = items[:1] * len(value)
         return (
             isinstance(value, tuple)
             and len(value) == len(items)
