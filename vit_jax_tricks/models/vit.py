@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.models.block import Block
+from vit_jax_tricks.models.block import run_blocks
 from vit_jax_tricks.models.layers import functional
 from vit_jax_tricks.models.layers.norm import LayerNorm
 from vit_jax_tricks.models.layers.patch_embed import HierarchicalStem, PatchEmbed
@@ -217,11 +217,7 @@ class VisionTransformer(nn.Module):
 
     def _blocks(self, x: Float[Array, "b n d"], train: bool) -> Float[Array, "b n d"]:
         """All transformer blocks."""
-        block = Block
-        if self.remat:
-            block = nn.remat(Block, prevent_cse=not self.scan, static_argnums=(3,))
-        block = partial(
-            block,
+        fields = dict(
             num_heads=self.num_heads,
             head_dim=self.embed_dim // self.num_heads,
             mlp_hidden=int(self.embed_dim * self.mlp_ratio),
@@ -236,23 +232,11 @@ class VisionTransformer(nn.Module):
             dtype=self.dtype,
             param_dtype=self.param_dtype,
         )
-        drops = train and self.drop_path_rate > 0
         rates = functional.drop_path_rates(
             self.drop_path_rate, self.depth, decay=self.drop_path_decay
         )
-        if self.scan:
-            scan = nn.scan(
-                lambda module, x, rate: (module(x, rate, train), None),
-                variable_axes={"params": 0, "intermediates": 0},
-                split_rngs={"params": True, "dropout": True},
-                length=self.depth,
-            )
-            rates = jnp.asarray(rates, jnp.float32) if drops else None
-            return scan(block(name="blocks"), x, rates)[0]
-        for i, rate in enumerate(rates):
-            rate = rate if drops else None
-            x = block(name=f"blocks_{i}")(x, rate, train)
-        return x
+        layers = [fields] * self.depth
+        return run_blocks(layers, x, rates, train, scan=self.scan, remat=self.remat)
 
     def _heads(
         self,

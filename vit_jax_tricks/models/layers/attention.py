@@ -15,7 +15,8 @@ class Attention(nn.Module):
     """Self-attention: proj(attention(q, k, v)), (q, k, v) = qkv(x).
 
     Heads stay an axis of their own: `qkv/kernel` is [d, 3, g, h], `proj/kernel`
-    [g, h, d], so that heads can be removed or spread over devices.
+    [g, h, d], so that heads can be removed or spread over devices. `scale` multiplies
+    q . k instead of h ** -0.5.
     Equivalent to timm's `Attention`.
     """
 
@@ -26,6 +27,7 @@ class Attention(nn.Module):
     norm_eps: float = 1e-6
     attn_drop: float = 0.0
     proj_drop: float = 0.0
+    scale: float | None = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -44,6 +46,6 @@ class Attention(nn.Module):
             norm = partial(LayerNorm, self.norm_eps, self.dtype, self.param_dtype)
             q, k = norm(name="q_norm")(q), norm(name="k_norm")(k)
         drop = nn.Dropout(self.attn_drop, deterministic=not train)
-        y = functional.attention(q, k, v, drop=drop)
+        y = functional.attention(q, k, v, scale=self.scale, drop=drop)
         y = dense(x.shape[-1], axis=(-2, -1), name="proj")(y)
         return nn.Dropout(self.proj_drop, deterministic=not train)(y)
