@@ -1,0 +1,37 @@
+"""The linear classifier."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from vit_jax_tricks.models.layers import functional
+from vit_jax_tricks.typing import Array, Float
+
+
+class Classifier(nn.Module):
+    """dropout(x) @ kernel + bias, in at least float32; no classes: the features.
+
+    `kernel` [d, k], `bias` [k].
+    """
+
+    num_classes: int
+    drop_rate: float = 0.0
+    use_bias: bool = True
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b d"], train: bool) -> Float[Array, "b k"]:
+        wide = functional.at_least_float32(self.dtype)
+        x = nn.Dropout(self.drop_rate, deterministic=not train)(x)
+        if not self.num_classes:
+            return x.astype(wide)
+        shape = (x.shape[-1], self.num_classes)
+        init = nn.initializers.normal(0.02)
+        kernel = self.param("kernel", init, shape, self.param_dtype)
+        logits = x.astype(self.dtype) @ kernel.astype(self.dtype)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, shape[1:], self.param_dtype)
+            logits = logits + bias.astype(self.dtype)[None]
+        return logits.astype(wide)
