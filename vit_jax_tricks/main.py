@@ -7,6 +7,7 @@ of the config can be set with --config.KEY=VALUE. The same command again resumes
 import sys
 from pathlib import Path
 
+from vit_jax_tricks import command
 from vit_jax_tricks.stop import Stop, Stopped
 
 
@@ -19,70 +20,25 @@ USAGE = f"""{(__doc__ or "").strip()}
 """
 
 
-def parse(argv: list[str]) -> tuple[str, str | None, list[tuple[str, str]]]:
-    """Splits the command line into (config, workdir, overrides); `--key value` works.
-
-    Raises UserError for anything else.
-    """
-    from vit_jax_tricks.errors import UserError
-
-    config, workdir, overrides = "configs/digits.py", None, []
-    rest = list(argv)
-    while rest:
-        flag, equals, value = rest.pop(0).partition("=")
-        known = flag in ("--config", "--workdir") or flag.startswith("--config.")
-        if not known:
-            raise UserError(
-                f"{flag}: unknown argument; expected --config=FILE, "
-                "--config.KEY=VALUE or --workdir=DIR (see --help)."
-            )
-        if not equals:
-            if not rest or rest[0].startswith("--"):
-                raise UserError(f"{flag} needs a value: {flag}=...")
-            value = rest.pop(0)
-        if not value and flag in ("--config", "--workdir"):
-            raise UserError(f"{flag} needs a value: {flag}=...")
-        if flag == "--config":
-            config = value
-        elif flag == "--workdir":
-            workdir = value
-        else:
-            overrides.append((flag.removeprefix("--config."), value))
-    return config, workdir, overrides
-
-
 def main(argv: list[str] | None = None) -> int:
     """Runs the command and returns its exit status; errors are one line."""
-    argv = sys.argv[1:] if argv is None else argv
-    if {"--help", "-h"} & set(argv):
-        print(USAGE)
-        return 0
-    stop = Stop()
-    with stop.installed():
-        return _run(argv, stop)
+    return command.run(_train, argv, USAGE)
 
 
-def _run(argv: list[str], stop: Stop) -> int:
+def _train(argv: list[str], stop: Stop) -> None:
     try:
         from vit_jax_tricks import config, console, train
 
-        spec, workdir, overrides = parse(argv)
-        loaded = config.load(spec, overrides)
+        given = command.parse(argv, values=("config", "workdir"), sections=("config",))
+        spec = given.get("config", "configs/digits.py")
+        loaded = config.load(spec, given.sections["config"])
         with console.muted():
-            train.run(loaded, Path(workdir or f"runs/{loaded.name}"), stop)
-    except Stopped as stopped:
+            workdir = given.get("workdir", f"runs/{loaded.name}")
+            train.run(loaded, Path(workdir), stop)
+    except Stopped:
         if not stop.saved:
             print("stopped before the first step; there was nothing to save")
-        return stopped.code
-    except Exception as error:
-        from vit_jax_tricks.console import explain, fail
-
-        line = explain(error)
-        if line is None:
-            raise
-        fail(line)
-        return 1
-    return 0
+        raise
 
 
 if __name__ == "__main__":

@@ -1,0 +1,137 @@
+"""What every command shares: reading the command line, one-line errors, stopping."""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from vit_jax_tricks.stop import Stop
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """A command line, split.
+
+    `values` holds `--flag=VALUE` and `--switch` (as "true") by flag name, `sections`
+    the pairs of `--section.KEY=VALUE` by section, `words` the rest, all as typed.
+    """
+
+    values: dict[str, str]
+    sections: dict[str, list[tuple[str, str]]]
+    words: list[str]
+
+    def get(self, flag: str, default: Any = None) -> Any:
+        return self.values.get(flag, default)
+
+    def whole(self, flag: str, default: int | None) -> int | None:
+        """A whole number, at least 1."""
+        from vit_jax_tricks.errors import UserError
+
+        text = self.values.get(flag)
+        if text is None:
+            return default
+        if not text.isascii() or not text.isdigit() or int(text) < 1:
+            raise UserError(f"--{flag}={text}: expected a whole number, at least 1.")
+        return int(text)
+
+    def choice(self, flag: str, choices: Sequence[str], default: Any = None) -> Any:
+        """One of the choices."""
+        from vit_jax_tricks.errors import UserError, nearest
+
+        text = self.values.get(flag, default)
+        if text is not None and text not in choices:
+            hint = nearest(text, choices)
+            raise UserError(f"--{flag}={text}: unknown.{hint}")
+        return text
+
+    def literals(self, section: str) -> dict[str, Any]:
+        """A section as keyword arguments, its values read as Python literals."""
+        from vit_jax_tricks.config import parse_value
+
+        return {key: parse_value(text) for key, text in self.sections[section]}
+
+
+def parse(
+    argv: Sequence[str],
+    *,
+    values: Sequence[str],
+    switches: Sequence[str] = (),
+    sections: Sequence[str] = (),
+    words: bool = False,
+) -> Arguments:
+    """Splits a command line; `--flag=VALUE` and `--flag VALUE` are the same.
+
+    Args:
+      argv: without the program's name.
+      values, switches: the flags with and without a value.
+      sections: names that take `--NAME.KEY=VALUE`.
+      words: whether words without `--` are expected.
+
+    Raises:
+      UserError: anything else.
+    """
+    from vit_jax_tricks.errors import UserError, nearest
+
+    known = [f"--{f}" for f in (*values, *switches)]
+    parsed = Arguments({}, {name: [] for name in sections}, [])
+    rest = list(argv)
+    while rest:
+        flag, equals, value = rest.pop(0).partition("=")
+        section, dot, key = flag.removeprefix("--").partition(".")
+        keyed = flag.startswith("--") and bool(dot) and section in sections
+        if words and not flag.startswith("--"):
+            parsed.words.append(flag + equals + value)
+            continue
+        if not keyed and flag not in known:
+            near = nearest(flag, known) if flag.startswith("--") else ""
+            hint = near if "Did you mean" in near else ""
+            expected = [f"--{f}=..." for f in values] + [f"--{f}" for f in switches]
+            expected += [f"--{name}.KEY=VALUE" for name in sections]
+            raise UserError(
+                f"{flag}: unknown argument.{hint} Expected: {', '.join(expected)} "
+                "(see --help)."
+            )
+        if flag.removeprefix("--") in switches:
+            if equals:
+                raise UserError(f"{flag} takes no value; type {flag} alone.")
+            value = "true"
+        elif not equals:
+            if not rest or rest[0].startswith("--"):
+                raise UserError(f"{flag} needs a value: {flag}=...")
+            value = rest.pop(0)
+        if keyed:
+            parsed.sections[section].append((key, value))
+            continue
+        if not value:
+            raise UserError(f"{flag} needs a value: {flag}=...")
+        parsed.values[flag.removeprefix("--")] = value
+    return parsed
+
+
+def run(
+    body: Callable[[list[str], "Stop"], None], argv: list[str] | None, usage: str
+) -> int:
+    """Runs a command and returns its exit status; what a user can cause is one line."""
+    from vit_jax_tricks.stop import Stop, Stopped
+
+    argv = sys.argv[1:] if argv is None else argv
+    if {"--help", "-h"} & set(argv):
+        print(usage.strip())
+        return 0
+    stop = Stop()
+    with stop.installed():
+        try:
+            body(argv, stop)
+        except Stopped as stopped:
+            return stopped.code
+        except Exception as error:
+            from vit_jax_tricks.console import explain, fail
+
+            line = explain(error)
+            if line is None:
+                raise
+            fail(line)
+            return 1
+    return 0
