@@ -1,4 +1,4 @@
-"""Resampling of position tables against timm."""
+"""Resampling of position tables against timm and the official repositories."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,15 +10,19 @@ from vit_jax_tricks.pretrained.resize import resize_positions
 
 
 @pytest.mark.parametrize(
+    ("method", "plain", "atol"),
+    [("timm_bicubic_antialias", False, 2e-6), ("interp_bicubic_aa0", True, 4e-6)],
+)
+@pytest.mark.parametrize(
     "case", ["7x7_to_12x12", "14x14_to_24x24", "14x14_to_10x10", "4x6_to_7x5"]
 )
-def test_equals_timm(case):
+def test_equals_the_reference(case, method, plain, atol):
     _, arrays = load_golden("ops/position_resize")
     old, new = (tuple(map(int, s.split("x"))) for s in case.split("_to_"))
     table = jnp.asarray(arrays[f"pos:{case}"])
-    y = resize_positions(table, new, prefix=1, old_grid=old)
-    expected = arrays[f"timm_bicubic_antialias:{case}"]
-    np.testing.assert_allclose(y, expected, atol=2e-6)
+    y = resize_positions(table, new, prefix=1, old_grid=old, plain=plain)
+    expected = arrays[f"{method}:{case}"]
+    np.testing.assert_allclose(y, expected, atol=atol)
     np.testing.assert_array_equal(y[:, :1], table[:, :1])
 
 
