@@ -7,8 +7,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.models import checks
 from vit_jax_tricks.models.block import run_blocks
 from vit_jax_tricks.models.layers import functional
+from vit_jax_tricks.models.layers.head import Classifier
 from vit_jax_tricks.models.layers.norm import LayerNorm
 from vit_jax_tricks.models.layers.patch_embed import HierarchicalStem, PatchEmbed
 from vit_jax_tricks.sharding import constrain
@@ -93,40 +95,20 @@ class VisionTransformer(nn.Module):
     def check(self) -> None:
         """Raises UserError where the fields contradict one another."""
         sizes = ("patch_size", "in_chans", "embed_dim", "num_heads", "parallel")
-        for field, least in {**dict.fromkeys(sizes, 1), "depth": 0}.items():
-            if getattr(self, field) < least:
-                raise UserError(
-                    f"{field}={getattr(self, field)} is too small; use {least} or more."
-                )
-        for field in (f for f in self.__dataclass_fields__ if f.endswith("drop_rate")):
-            _check_rate(field, getattr(self, field))
-        _check_rate("drop_path_rate", self.drop_path_rate)
-        h, w, _ = self.image_shape
+        checks.check_least(self, {**dict.fromkeys(sizes, 1), "depth": 0})
+        checks.check_rates(self)
         p = self.patch_size
         if self.embed_dim * self.mlp_ratio < 1:
             raise UserError(f"mlp_ratio={self.mlp_ratio} leaves no hidden units.")
-        if self.embed_dim % self.num_heads:
-            raise UserError(
-                f"embed_dim={self.embed_dim} is not divisible by num_heads="
-                f"{self.num_heads}; change either."
-            )
-        if h % p or w % p:
-            raise UserError(
-                f"img_size={self.img_size} is not divisible by patch_size={p}; use a "
-                f"multiple, such as img_size={max(1, round(h / p)) * p}."
-            )
+        checks.check_heads(self)
+        checks.check_patches(self)
         choices = {
             "global_pool": ("token", "avg"),
             "drop_path_decay": ("linear", "constant"),
             "stem": ("patch", "hmlp"),
             "act_layer": tuple(functional.ACTIVATIONS),
         }
-        for field, valid in choices.items():
-            if getattr(self, field) not in valid:
-                raise UserError(
-                    f"{field}={getattr(self, field)!r} is unknown; use one of "
-                    f"{', '.join(valid)}."
-                )
+        checks.check_choices(self, choices)
         if not self.class_token and (self.global_pool == "token" or self.distilled):
             raise UserError(
                 'class_token=False needs global_pool="avg" and distilled=False, since '
@@ -144,17 +126,7 @@ class VisionTransformer(nn.Module):
     def __call__(
         self, images: Num[Array, "b h w c"], train: bool = False
     ) -> tuple[Float[Array, "b k"], dict[str, Array]]:
-        if images.shape[1:] != self.image_shape:
-            raise UserError(
-                f"images have shape {images.shape[1:]}, the model expects "
-                f"{self.image_shape}; resize them or create the model with another "
-                "img_size or in_chans."
-            )
-        if not jnp.issubdtype(images.dtype, jnp.floating):
-            raise UserError(
-                f"images are {images.dtype}, the model expects normalised floats: "
-                "(images / 255 - mean) / std, with `preprocessing(name)`."
-            )
+        checks.check_images(self, images)
         norm = partial(LayerNorm, self.norm_eps, self.dtype, self.param_dtype)
         x = constrain(self._embed(images, train))
         if self.pre_norm:
@@ -245,31 +217,19 @@ class VisionTransformer(nn.Module):
         train: bool,
     ) -> tuple[Float[Array, "b k"], dict[str, Array]]:
         """Logits, in at least float32, and the named intermediates."""
-        wide = functional.at_least_float32(self.dtype)
-
-        def head(name: str, x: Float[Array, "b d"]) -> Float[Array, "b k"]:
-            x = nn.Dropout(self.drop_rate, deterministic=not train)(x)
-            if not self.num_classes:
-                return x.astype(wide)
-            return nn.Dense(
-                self.num_classes,
-                kernel_init=nn.initializers.normal(0.02),
-                dtype=self.dtype,
-                param_dtype=self.param_dtype,
-                name=name,
-            )(x).astype(wide)
-
-        logits = head("head", features)
+        head = partial(
+            Classifier,
+            self.num_classes,
+            self.drop_rate,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+        )
+        logits = head(name="head")(features, train)
         aux = {"tokens": tokens, "features": features}
         if self.distilled:
             aux["features_dist"] = tokens[:, 1]
             aux["logits_cls"] = logits
-            aux["logits_dist"] = head("head_dist", tokens[:, 1])
+            aux["logits_dist"] = head(name="head_dist")(tokens[:, 1], train)
             if not train:
                 logits = (logits + aux["logits_dist"]) / 2
         return logits, aux
-
-
-def _check_rate(field: str, rate: float) -> None:
-    if not 0 <= rate <= 1:
-        raise UserError(f"{field}={rate} is not a rate between 0 and 1.")

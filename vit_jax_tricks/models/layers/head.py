@@ -32,6 +32,8 @@ class Classifier(nn.Module):
         kernel = self.param("kernel", init, shape, self.param_dtype)
         logits = x.astype(self.dtype) @ kernel.astype(self.dtype)
         if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, shape[1:], self.param_dtype)
+            bias = self.param(
+                "bias", nn.initializers.zeros, shape[1:], self.param_dtype
+            )
             logits = logits + bias.astype(self.dtype)[None]
         return logits.astype(wide)
