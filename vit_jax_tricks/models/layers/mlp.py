@@ -1,33 +1,44 @@
 """The two-layer perceptron of a transformer block."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from vit_jax_tricks.models.layers import functional
+from vit_jax_tricks.models.layers import functional, initializers
 from vit_jax_tricks.typing import Array, Float
 
 
 class Mlp(nn.Module):
-    """fc2(act(fc1(x))), dropout after the activation and after fc2, as timm's `Mlp`."""
+    """fc2(act(fc1(x))), dropout after the activation and after fc2, as timm's `Mlp`.
+
+    `out_drop` is the second dropout's rate where it differs, `features` the output's
+    width where it is not the input's.
+    """
 
     hidden: int
     act: str = "gelu"
     drop: float = 0.0
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    features: int | None = None
+    out_drop: float | None = None
+    use_bias: bool = True
+    inits: Callable[[int], initializers.Inits] = initializers.vit
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b n d"], train: bool) -> Float[Array, "b n d"]:
+    def __call__(self, x: Float[Array, "*s d"], train: bool) -> Float[Array, "*s f"]:
         dense = partial(
             nn.Dense,
-            kernel_init=nn.initializers.normal(0.02),
+            use_bias=self.use_bias,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
         )
-        drop = partial(nn.Dropout, self.drop, deterministic=not train)
-        y = functional.ACTIVATIONS[self.act](dense(self.hidden, name="fc1")(x))
-        y = dense(x.shape[-1], name="fc2")(drop()(y))
-        return drop()(y)
+        drop = partial(nn.Dropout, deterministic=not train)
+        features = self.features or x.shape[-1]
+        y = dense(self.hidden, name="fc1", **self.inits(x.shape[-1]))(x)
+        y = drop(self.drop)(functional.ACTIVATIONS[self.act](y))
+        y = dense(features, name="fc2", **self.inits(self.hidden))(y)
+        return drop(self.drop if self.out_drop is None else self.out_drop)(y)

@@ -10,16 +10,22 @@ from vit_jax_tricks.typing import Array, Float
 
 
 class LayerNorm(nn.Module):
-    """`functional.layer_norm` with learned `scale` and `bias`, returned in `dtype`."""
+    """`functional.layer_norm` with learned `scale` and `bias`, returned in `dtype`.
+
+    `scale` starts at `start`: 0 makes a residual branch that ends in this norm start as
+    nothing.
+    """
 
     eps: float = 1e-6
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    start: float = 1.0
 
     @nn.compact
     def __call__(self, x: Float[Array, "*s d"]) -> Float[Array, "*s d"]:
         shape = x.shape[-1:]
-        scale = self.param("scale", nn.initializers.ones, shape, self.param_dtype)
+        start = nn.initializers.constant(self.start)
+        scale = self.param("scale", start, shape, self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, shape, self.param_dtype)
         return functional.layer_norm(x, scale, bias, eps=self.eps).astype(self.dtype)
 
@@ -35,7 +41,7 @@ class LayerScale(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+    def __call__(self, x: Float[Array, "*s d"]) -> Float[Array, "*s d"]:
         init = nn.initializers.constant(self.value)
         gamma = self.param("gamma", init, x.shape[-1:], self.param_dtype)
-        return x * gamma.astype(self.dtype)[None, None]
+        return x * gamma.astype(self.dtype).reshape(*(1,) * (x.ndim - 1), -1)

@@ -1,0 +1,85 @@
+"""Pooling of feature maps, with PyTorch's conventions."""
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vit_jax_tricks.models.layers.functional.precision import at_least_float32
+from vit_jax_tricks.typing import Array, Float
+
+
+# Rows above and below, columns left and right.
+Pads: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
+NO_PADS: Pads = ((0, 0), (0, 0))
+
+
+def same_pads(x: Float[Array, "b h w c"], size: int, stride: int) -> Pads:
+    """TensorFlow's SAME padding: ceil(h / stride) outputs, the odd row at the end."""
+    pads = jax.lax.padtype_to_pads(x.shape[1:3], (size,) * 2, (stride,) * 2, "SAME")
+    return (tuple(pads[0]), tuple(pads[1]))
+
+
+def max_pool(
+    x: Float[Array, "b h w c"], size: int, stride: int, pads: Pads = NO_PADS
+) -> Float[Array, "b i j c"]:
+    """The maximum of each size x size window; padding never wins."""
+    window, strides = (1, size, size, 1), (1, stride, stride, 1)
+    return jax.lax.reduce_window(
+        x, -jnp.inf, jax.lax.max, window, strides, ((0, 0), *pads, (0, 0))
+    )
+
+
+def avg_pool(
+    x: Float[Array, "b h w c"],
+    size: int,
+    stride: int,
+    pads: Pads = NO_PADS,
+    *,
+    count_pads: bool = False,
+) -> Float[Array, "b i j c"]:
+    """The mean of each size x size window, summed in at least float32.
+
+    Divides by the entries of the window inside the map, or with `count_pads` by all.
+    """
+    window, strides = (1, size, size, 1), (1, stride, stride, 1)
+    wide = at_least_float32(x.dtype)
+    total = jax.lax.reduce_window(
+        x.astype(wide), 0.0, jax.lax.add, window, strides, ((0, 0), *pads, (0, 0))
+    )
+    rows, columns = (
+        np.full(n, size) if count_pads else _entries(length, n, size, stride, pad[0])
+        for length, n, pad in zip(x.shape[1:3], total.shape[1:3], pads, strict=True)
+    )
+    count = np.outer(rows, columns)[None, :, :, None]
+    return (total / jnp.asarray(count, wide)).astype(x.dtype)
+
+
+def downsample(
+    x: Float[Array, "b h w c"], kind: str, *, same: bool = False
+) -> Float[Array, "b i j c"]:
+    """Halves a map: "max" and "avg" 3x3 with padding 1, "max2" and "avg2" 2x2.
+
+    The mean of "avg" is over the map's own entries. `same` pads as TensorFlow does,
+    with zeros that count in the mean. Equivalent to the pooling of timm's
+    `Downsample2d`.
+    """
+    size = 2 if kind.endswith("2") else 3
+    pad = size // 2 if size == 3 else 0
+    pads = same_pads(x, size, 2) if same else ((pad, pad), (pad, pad))
+    if kind.startswith("max"):
+        return max_pool(x, size, 2, pads)
+    return avg_pool(x, size, 2, pads, count_pads=same)
+
+
+DOWNSAMPLES = ("avg2", "avg", "max2", "max")
+
+
+def _entries(
+    length: int, outputs: int, size: int, stride: int, before: int
+) -> Sequence[int]:
+    """How many entries of each window along one axis lie inside the map."""
+    start = np.arange(outputs) * stride - before
+    return np.minimum(start + size, length) - np.maximum(start, 0)

@@ -1,0 +1,81 @@
+"""Initialisation schemes by timm's names: kernel and bias of a layer together.
+
+Each gives the keyword arguments `kernel_init` and `bias_init` of a Flax layer with
+`fan_in` inputs.
+"""
+
+import math
+from typing import TypedDict
+
+import flax.linen as nn
+
+from vit_jax_tricks.models.layers.patch_embed import torch_uniform
+
+
+class Inits(TypedDict):
+    """Keyword arguments of a Flax layer."""
+
+    kernel_init: nn.initializers.Initializer
+    bias_init: nn.initializers.Initializer
+
+
+# timm's weight_init of CoAtNet; "" is PyTorch's default.
+SCHEMES = ("vit_eff", "normal", "trunc_normal", "xavier_normal", "")
+
+
+def vit(fan_in: int) -> Inits:
+    """N(0, 0.02) and 0: timm's for the linear layers of a ViT."""
+    del fan_in
+    return Inits(
+        kernel_init=nn.initializers.normal(0.02), bias_init=nn.initializers.zeros
+    )
+
+
+def conv(scheme: str, fan_in: int, *, groups: int = 1) -> Inits:
+    """Convolutions [.., in, out]; "vit_eff" is EfficientNet's N(0, sqrt(2 / fan_out)).
+
+    fan_out counts a filter's own group: window x out / groups. Biases are 0.
+    """
+    if scheme != "vit_eff":
+        return _common(scheme, fan_in)
+
+    def kernel_init(key, shape, dtype=float):
+        fan_out = math.prod(shape[:-2]) * shape[-1] // groups
+        return nn.initializers.normal((2 / fan_out) ** 0.5)(key, shape, dtype)
+
+    return Inits(kernel_init=kernel_init, bias_init=nn.initializers.zeros)
+
+
+def linear(scheme: str, fan_in: int, *, mlp: bool = False) -> Inits:
+    """Linear layers [in, out]; "vit_eff" is U(-a, a) with a = sqrt(6 / (in + out)).
+
+    Biases are 0, those of an MLP N(0, 1e-6).
+    """
+    if scheme != "vit_eff":
+        return _common(scheme, fan_in)
+    small = nn.initializers.normal(1e-6) if mlp else nn.initializers.zeros
+    return Inits(kernel_init=nn.initializers.xavier_uniform(), bias_init=small)
+
+
+def _common(scheme: str, fan_in: int) -> Inits:
+    """The schemes that convolutions and linear layers share.
+
+    "trunc_normal" is N(0, 0.02) cut at two standard deviations, not rescaled;
+    "xavier_normal" counts the window in both fans, PyTorch's default bounds weights and
+    biases by 1 / sqrt(fan_in).
+    """
+    if not scheme:
+        uniform = torch_uniform(fan_in)
+        return Inits(kernel_init=uniform, bias_init=uniform)
+
+    def xavier(key, shape, dtype=float):
+        window = math.prod(shape[:-2])
+        std = (2 / (window * (shape[-2] + shape[-1]))) ** 0.5
+        return nn.initializers.normal(std)(key, shape, dtype)
+
+    kernels = {
+        "normal": nn.initializers.normal(0.02),
+        "trunc_normal": nn.initializers.truncated_normal(0.02),
+        "xavier_normal": xavier,
+    }
+    return Inits(kernel_init=kernels[scheme], bias_init=nn.initializers.zeros)
