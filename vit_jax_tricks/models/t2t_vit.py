@@ -1,0 +1,153 @@
+"""T2T-ViT: overlapping soft splits before a deep and narrow transformer."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.models import checks
+from vit_jax_tricks.models.block import run_blocks
+from vit_jax_tricks.models.layers import functional
+from vit_jax_tricks.models.layers.functional.resample import resize_bicubic
+from vit_jax_tricks.models.layers.functional.sinusoid import sinusoid_positions
+from vit_jax_tricks.models.layers.head import Classifier
+from vit_jax_tricks.models.layers.norm import LayerNorm
+from vit_jax_tricks.models.layers.tokens_to_token import EPS, TokensToToken
+from vit_jax_tricks.sharding import constrain
+from vit_jax_tricks.typing import Array, Float, Num
+
+
+STRIDE = 16  # of the three soft splits together
+
+
+class T2TViT(nn.Module):
+    """Tokens-to-token stem -> class token, sinusoids -> pre-norm blocks -> linear.
+
+    Returns `(logits, aux)`; `aux` holds `tokens` [b, n, d] after the last norm, class
+    token first, and `features` [b, d], the classifier's input. `num_classes=0` makes
+    the features the logits.
+
+    Field names and meanings are those of `T2T_ViT` in yitu-opensource/T2T-ViT:
+    `tokens_type` ("performer", "transformer" or "convolution") and `token_dim` of the
+    stem, `qk_scale` of the blocks (None: h ** -0.5), `drop_rate` after the positions
+    and in the blocks. Additions: `pos_img_size`, the size of the images whose sinusoids
+    are resampled to this one's (bicubic), as the reference does with weights of another
+    size (None: computed for this size); `scan` and `remat` as in `VisionTransformer`.
+    Source: Yuan et al. 2021, arXiv 2101.11986.
+    """
+
+    img_size: int | tuple[int, int] = 224
+    tokens_type: str = "performer"
+    in_chans: int = 3
+    num_classes: int = 1000
+    embed_dim: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = False
+    qk_scale: float | None = None
+    drop_rate: float = 0.0
+    attn_drop_rate: float = 0.0
+    drop_path_rate: float = 0.0
+    token_dim: int = 64
+    pos_img_size: int | None = None
+    scan: bool = False
+    remat: bool = False
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an input image."""
+        size = self.img_size
+        h, w = (size, size) if isinstance(size, int) else size
+        return h, w, self.in_chans
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens."""
+        h, w, _ = self.image_shape
+        return h // STRIDE, w // STRIDE
+
+    @property
+    def positions(self) -> Float[np.ndarray, "1 n d"]:
+        """The position table, class token first."""
+        if self.pos_img_size is None:
+            h, w = self.grid
+            return sinusoid_positions(1 + h * w, self.embed_dim)
+        side = self.pos_img_size // STRIDE
+        table = sinusoid_positions(1 + side**2, self.embed_dim)
+        body = resize_bicubic(table[0, 1:].reshape(side, side, -1), self.grid)
+        body = body.reshape(1, -1, self.embed_dim)
+        return np.concatenate([table[:, :1], body], axis=1)
+
+    def check(self) -> None:
+        """Raises UserError where the fields contradict one another."""
+        least = ("in_chans", "embed_dim", "num_heads")
+        checks.check_least(
+            self, {**dict.fromkeys(least, 1), "token_dim": 2, "depth": 0}
+        )
+        checks.check_rates(self)
+        checks.check_heads(self)
+        choices = ("performer", "transformer", "convolution")
+        checks.check_choices(self, {"tokens_type": choices})
+        if self.embed_dim * self.mlp_ratio < 1:
+            raise UserError(f"mlp_ratio={self.mlp_ratio} leaves no hidden units.")
+        sizes = {"img_size": self.image_shape[:2]}
+        if self.pos_img_size is not None:
+            sizes["pos_img_size"] = (self.pos_img_size, self.pos_img_size)
+        for field, (h, w) in sizes.items():
+            if h % STRIDE or w % STRIDE or not h * w:
+                raise UserError(
+                    f"{field}={getattr(self, field)} is not divisible by the stem's "
+                    f"stride {STRIDE}; use a multiple, such as {field}="
+                    f"{max(1, round(h / STRIDE)) * STRIDE}."
+                )
+
+    @nn.compact
+    def __call__(
+        self, images: Num[Array, "b h w c"], train: bool = False
+    ) -> tuple[Float[Array, "b k"], dict[str, Array]]:
+        checks.check_images(self, images)
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        x = TokensToToken(
+            self.embed_dim,
+            self.token_dim,
+            self.tokens_type,
+            name="tokens_to_token",
+            **dtypes,
+        )(images, train)
+        b, _, d = x.shape
+        init = nn.initializers.normal(0.02)
+        token = self.param("cls_token", init, (1, 1, d), self.param_dtype)
+        token = jnp.broadcast_to(token.astype(self.dtype), (b, 1, d))
+        x = jnp.concatenate([token, x], axis=1) + jnp.asarray(
+            self.positions, self.dtype
+        )
+        x = nn.Dropout(self.drop_rate, deterministic=not train)(x)
+        fields = dict(
+            num_heads=self.num_heads,
+            head_dim=self.embed_dim // self.num_heads,
+            mlp_hidden=int(self.embed_dim * self.mlp_ratio),
+            qkv_bias=self.qkv_bias,
+            proj_drop_rate=self.drop_rate,
+            attn_drop_rate=self.attn_drop_rate,
+            norm_eps=EPS,
+            qk_scale=self.qk_scale,
+            **dtypes,
+        )
+        rates = functional.drop_path_rates(self.drop_path_rate, self.depth)
+        x = run_blocks(
+            [fields] * self.depth,
+            constrain(x),
+            rates,
+            train,
+            scan=self.scan,
+            remat=self.remat,
+        )
+        x = LayerNorm(EPS, name="norm", **dtypes)(x)
+        features = x[:, 0]
+        logits = Classifier(self.num_classes, name="head", **dtypes)(features, train)
+        return logits, {"tokens": x, "features": features}

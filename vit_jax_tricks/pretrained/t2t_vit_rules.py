@@ -1,0 +1,59 @@
+"""Key names of T2T-ViT, as in yitu-opensource/T2T-ViT."""
+
+from vit_jax_tricks.pretrained.rules import (
+    CONV,
+    LINEAR,
+    QKV,
+    QKV_BIAS,
+    Rule,
+    Transform,
+    attention,
+    conv,
+    linear,
+    mlp,
+    norm,
+)
+from vit_jax_tricks.pretrained.vit_rules import PLAIN_BLOCK
+
+
+STEM = "tokens_to_token"
+# The last layer of the stem: linear, or a convolution with tokens_type="convolution".
+PROJECT = Transform(
+    lambda w, shape: (LINEAR if w.ndim == 2 else CONV).load(w, shape),
+    lambda w: (LINEAR if w.ndim == 2 else CONV).export(w),
+)
+
+
+def _token_layer(name: str) -> list[Rule]:
+    """The rules of a performer layer and of a transformer layer."""
+    key, path = f"{STEM}.{name}", f"{STEM}/{name}"
+    return [
+        *norm(f"{key}.norm1", f"{path}/norm1"),
+        *norm(f"{key}.norm2", f"{path}/norm2"),
+        # Performer: rows of the projection ordered (k q v, feature).
+        Rule(f"{key}.w", f"batch_stats/{path}/w"),
+        Rule(f"{key}.kqv.weight", f"params/{path}/kqv/kernel", QKV),
+        Rule(f"{key}.kqv.bias", f"params/{path}/kqv/bias", QKV_BIAS),
+        *linear(f"{key}.proj", f"{path}/proj"),
+        *linear(f"{key}.mlp.0", f"{path}/mlp_0"),
+        *linear(f"{key}.mlp.2", f"{path}/mlp_2"),
+        # Transformer.
+        *attention(f"{key}.attn", f"{path}/attn"),
+        *mlp(f"{key}.mlp", f"{path}/mlp"),
+    ]
+
+
+DIALECTS = {
+    "t2t": [
+        Rule("cls_token", "params/cls_token"),
+        *_token_layer("attention1"),
+        *_token_layer("attention2"),
+        *conv(f"{STEM}.soft_split0", f"{STEM}/soft_split0"),
+        *conv(f"{STEM}.soft_split1", f"{STEM}/soft_split1"),
+        Rule(f"{STEM}.project.weight", f"params/{STEM}/project/kernel", PROJECT),
+        Rule(f"{STEM}.project.bias", f"params/{STEM}/project/bias"),
+        *PLAIN_BLOCK,
+        *norm("norm", "norm"),
+        *linear("head", "head", head=True),
+    ]
+}
