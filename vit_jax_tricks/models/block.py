@@ -1,6 +1,6 @@
 """The pre-norm transformer block, and a stack of blocks, scanned or not."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -24,7 +24,8 @@ class Block(nn.Module):
     suffix `_j`. `skip_lam` divides every branch (LV-ViT: Jiang et al. 2021, arXiv
     2104.10858); `qk_scale` replaces h ** -0.5. `kind` "mha" or "ffn" leaves the
     attention or the MLP alone, on norm(skip_lam * x), as LV-ViT's `MHABlock` and
-    `FFNBlock`; "tr" is both.
+    `FFNBlock`; "tr" is both. `attn_layer` makes another layer than `Attention`, of the
+    same fields num_heads, head_dim, qkv_bias, attn_drop, proj_drop and dtypes.
     Sources: Dosovitskiy et al. 2020, arXiv 2010.11929; parallel branches Touvron et al.
     2022, arXiv 2203.09795 (`Layer_scale_init_Block_paralx2` of facebookresearch/deit).
     """
@@ -43,6 +44,7 @@ class Block(nn.Module):
     qk_scale: float | None = None
     skip_lam: float = 1.0
     kind: str = "tr"
+    attn_layer: Callable[..., nn.Module] | None = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -54,16 +56,19 @@ class Block(nn.Module):
         train: bool,
     ) -> Float[Array, "b n d"]:
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        attn = partial(
+        attn_layer = self.attn_layer or partial(
             Attention,
-            self.num_heads,
-            self.head_dim,
-            self.qkv_bias,
-            self.qk_norm,
-            self.norm_eps,
-            self.attn_drop_rate,
-            self.proj_drop_rate,
-            self.qk_scale,
+            qk_norm=self.qk_norm,
+            norm_eps=self.norm_eps,
+            scale=self.qk_scale,
+        )
+        attn = partial(
+            attn_layer,
+            num_heads=self.num_heads,
+            head_dim=self.head_dim,
+            qkv_bias=self.qkv_bias,
+            attn_drop=self.attn_drop_rate,
+            proj_drop=self.proj_drop_rate,
             **dtypes,
         )
         mlp = partial(
@@ -93,11 +98,13 @@ def run_blocks(
     *,
     scan: bool,
     remat: bool,
+    start: int = 0,
 ) -> Float[Array, "b n d"]:
     """Applies a `Block` with each layer's fields and drop path rate in turn.
 
     To be called by a compact module. `scan` traces the equal layers from the first on
-    once, their parameters stacked under `blocks`; the others are `blocks_0`, ... .
+    once, their parameters stacked under `blocks`; the others are `blocks_0`, ..., the
+    numbers beginning at `start` (only a stack from 0 is scanned).
     `remat` recomputes each block in the backward pass.
     """
     block = Block
@@ -105,7 +112,7 @@ def run_blocks(
         block = nn.remat(Block, prevent_cse=not scan, static_argnums=(3,))
     drops = train and any(rates)
     run = 0
-    if scan and layers:
+    if scan and layers and not start:
         run = next((i for i, f in enumerate(layers) if f != layers[0]), len(layers))
         scanned = nn.scan(
             lambda module, x, rate: (module(x, rate, train), None),
@@ -117,5 +124,5 @@ def run_blocks(
         x = scanned(block(name="blocks", **layers[0]), x, stacked)[0]
     for i in range(run, len(layers)):
         rate = rates[i] if drops else None
-        x = block(name=f"blocks_{i}", **layers[i])(x, rate, train)
+        x = block(name=f"blocks_{start + i}", **layers[i])(x, rate, train)
     return x

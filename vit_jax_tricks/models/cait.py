@@ -1,0 +1,114 @@
+"""CaiT: talking heads among the patches, then a class token that reads them."""
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from vit_jax_tricks.models import checks
+from vit_jax_tricks.models.block import run_blocks
+from vit_jax_tricks.models.late_class_token import LateClassToken
+from vit_jax_tricks.models.layers import functional
+from vit_jax_tricks.models.layers.mlp import Mlp
+from vit_jax_tricks.models.layers.norm import LayerNorm, LayerScale
+from vit_jax_tricks.models.layers.talking_heads import (
+    ClassAttention,
+    TalkingHeadsAttention,
+)
+from vit_jax_tricks.sharding import constrain
+from vit_jax_tricks.typing import Array, Float
+
+
+class ClassAttentionBlock(nn.Module):
+    """Updates the class token c from the patches x, which stay as they are.
+
+    c <- c + gamma1 * attn(norm1([c, x])); c <- c + gamma2 * mlp(norm2(c)).
+    Source: Touvron et al. 2021, arXiv 2103.17239; timm's `LayerScaleBlockClassAttn`.
+    """
+
+    num_heads: int
+    head_dim: int
+    mlp_hidden: int
+    qkv_bias: bool = True
+    init_values: float = 1e-4
+    act_layer: str = "gelu"
+    norm_eps: float = 1e-6
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b n d"], cls_token: Float[Array, "b 1 d"], train: bool
+    ) -> Float[Array, "b 1 d"]:
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        norm = partial(LayerNorm, self.norm_eps, **dtypes)
+        scale = partial(LayerScale, self.init_values, **dtypes)
+        attn = ClassAttention(
+            self.num_heads, self.head_dim, self.qkv_bias, name="attn", **dtypes
+        )
+        mlp = Mlp(self.mlp_hidden, self.act_layer, name="mlp", **dtypes)
+        both = jnp.concatenate([cls_token, x], axis=1)
+        cls_token = cls_token + scale(name="ls1")(attn(norm(name="norm1")(both)))
+        y = mlp(norm(name="norm2")(cls_token), train)
+        return constrain(cls_token + scale(name="ls2")(y))
+
+
+class CaiT(LateClassToken):
+    """Patches + positions -> talking-heads blocks -> class-attention blocks -> linear.
+
+    What it returns: `LateClassToken`. Field names and meanings are those of timm's
+    `Cait`: drop path has the same rate in all `depth` blocks, and the
+    `depth_token_only` class-attention blocks drop nothing. `scan` and `remat` act on
+    the blocks among the patches. Source: Touvron et al. 2021, arXiv 2103.17239;
+    facebookresearch/deit.
+    """
+
+    embed_dim: int = 768
+    qkv_bias: bool = True
+    init_values: float = 1e-4
+    depth_token_only: int = 2
+    mlp_ratio_token_only: float = 4.0
+
+    @property
+    def width(self) -> int:
+        """Channels of a token."""
+        return self.embed_dim
+
+    def check(self) -> None:
+        """Raises UserError where the fields contradict one another."""
+        super().check()
+        checks.check_least(self, {"depth_token_only": 0})
+        checks.check_heads(self)
+
+    def _blocks(
+        self, x: Float[Array, "b n d"], cls_token: Float[Array, "b 1 d"], train: bool
+    ) -> Float[Array, "b m d"]:
+        shared: dict[str, Any] = dict(
+            num_heads=self.num_heads,
+            head_dim=self.embed_dim // self.num_heads,
+            qkv_bias=self.qkv_bias,
+            init_values=self.init_values,
+            act_layer=self.act_layer,
+            norm_eps=self.norm_eps,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+        )
+        patches = dict(
+            **shared,
+            mlp_hidden=int(self.embed_dim * self.mlp_ratio),
+            proj_drop_rate=self.proj_drop_rate,
+            attn_drop_rate=self.attn_drop_rate,
+            attn_layer=TalkingHeadsAttention,
+        )
+        rates = functional.drop_path_rates(
+            self.drop_path_rate, self.depth, decay="constant"
+        )
+        layers = [patches] * self.depth
+        x = run_blocks(layers, x, rates, train, scan=self.scan, remat=self.remat)
+        hidden = int(self.embed_dim * self.mlp_ratio_token_only)
+        for i in range(self.depth_token_only):
+            name = f"blocks_token_only_{i}"
+            block = ClassAttentionBlock(mlp_hidden=hidden, name=name, **shared)
+            cls_token = block(x, cls_token, train)
+        return jnp.concatenate([cls_token, x], axis=1)

@@ -1,0 +1,83 @@
+"""ConViT: local blocks that begin as convolutions, then plain attention blocks."""
+
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+
+from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.models import checks
+from vit_jax_tricks.models.block import run_blocks
+from vit_jax_tricks.models.late_class_token import LateClassToken
+from vit_jax_tricks.models.layers import functional
+from vit_jax_tricks.models.layers.gated_attention import GatedPositionalAttention
+from vit_jax_tricks.typing import Array, Float
+
+
+class ConViT(LateClassToken):
+    """Patches -> gated positional blocks -> class token joins -> blocks -> linear.
+
+    The first `local_up_to_layer` of `depth` blocks have `GatedPositionalAttention` and
+    see the patches alone; the class token enters after them. What it returns:
+    `LateClassToken`.
+
+    Field names and meanings are those of timm's `ConVit`: `embed_dim` is the width of
+    one head, d = embed_dim * num_heads. `qk_scale` is the official code's, in place of
+    embed_dim ** -0.5. `scan` stacks the local blocks; the others keep their numbers,
+    `blocks_10`, ... . Source: d'Ascoli et al. 2021, arXiv 2103.10697;
+    facebookresearch/convit.
+    """
+
+    embed_dim: int = 48
+    qkv_bias: bool = False
+    qk_scale: float | None = None
+    local_up_to_layer: int = 10
+    locality_strength: float = 1.0
+
+    @property
+    def width(self) -> int:
+        """Channels of a token."""
+        return self.embed_dim * self.num_heads
+
+    def check(self) -> None:
+        """Raises UserError where the fields contradict one another."""
+        super().check()
+        checks.check_least(self, {"local_up_to_layer": 0})
+        if self.local_up_to_layer >= self.depth:
+            raise UserError(
+                f"local_up_to_layer={self.local_up_to_layer} leaves no block for the "
+                f"class token; use less than depth={self.depth}."
+            )
+        if self.locality_strength <= 0:
+            raise UserError(
+                f"locality_strength={self.locality_strength} must be over 0, such as 1."
+            )
+
+    def _blocks(
+        self, x: Float[Array, "b n d"], cls_token: Float[Array, "b 1 d"], train: bool
+    ) -> Float[Array, "b m d"]:
+        plain: dict[str, Any] = dict(
+            num_heads=self.num_heads,
+            head_dim=self.embed_dim,
+            mlp_hidden=int(self.width * self.mlp_ratio),
+            qkv_bias=self.qkv_bias,
+            qk_scale=self.qk_scale,
+            proj_drop_rate=self.proj_drop_rate,
+            attn_drop_rate=self.attn_drop_rate,
+            act_layer=self.act_layer,
+            norm_eps=self.norm_eps,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+        )
+        gated = partial(
+            GatedPositionalAttention,
+            grid=self.grid,
+            locality_strength=self.locality_strength,
+            scale=self.qk_scale,
+        )
+        rates = functional.drop_path_rates(self.drop_path_rate, self.depth)
+        run = partial(run_blocks, train=train, scan=self.scan, remat=self.remat)
+        first = self.local_up_to_layer
+        x = run([{**plain, "attn_layer": gated}] * first, x, rates[:first])
+        x = jnp.concatenate([cls_token, x], axis=1)
+        return run([plain] * (self.depth - first), x, rates[first:], start=first)

@@ -1,0 +1,89 @@
+"""CaiT's attention layers: talking heads among patches, and the class token's own."""
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from vit_jax_tricks.models.layers import functional
+from vit_jax_tricks.typing import Array, Float
+
+
+class TalkingHeadsAttention(nn.Module):
+    """proj(`functional.talking_heads_attention`(q, k, v)), (q, k, v) = qkv(x).
+
+    `qkv/kernel` [d, 3, g, h], `proj/kernel` [g, h, d]; `proj_l` and `proj_w`, kernels
+    [g, g], mix the heads before and after the softmax.
+    Source: Touvron et al. 2021 (CaiT), arXiv 2103.17239; timm's `TalkingHeadAttn`.
+    """
+
+    num_heads: int
+    head_dim: int
+    qkv_bias: bool = True
+    attn_drop: float = 0.0
+    proj_drop: float = 0.0
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n d"], train: bool) -> Float[Array, "b n d"]:
+        dense = partial(
+            nn.DenseGeneral,
+            kernel_init=nn.initializers.normal(0.02),
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+        )
+        shape = (3, self.num_heads, self.head_dim)
+        qkv = dense(shape, use_bias=self.qkv_bias, name="qkv")(x)
+        y = functional.talking_heads_attention(
+            qkv[:, :, 0],
+            qkv[:, :, 1],
+            qkv[:, :, 2],
+            before=MixHeads(self.param_dtype, name="proj_l"),
+            after=MixHeads(self.param_dtype, name="proj_w"),
+            drop=nn.Dropout(self.attn_drop, deterministic=not train),
+        )
+        y = dense(x.shape[-1], axis=(-2, -1), name="proj")(y)
+        return nn.Dropout(self.proj_drop, deterministic=not train)(y)
+
+
+class MixHeads(nn.Module):
+    """`functional.mix_heads` with a learned square `kernel` and `bias`."""
+
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b g n m"]) -> Float[Array, "b g n m"]:
+        g = x.shape[1]
+        init, zeros = nn.initializers.normal(0.02), nn.initializers.zeros
+        kernel = self.param("kernel", init, (g, g), self.param_dtype)
+        bias = self.param("bias", zeros, (g,), self.param_dtype)
+        return functional.mix_heads(x, kernel, bias)
+
+
+class ClassAttention(nn.Module):
+    """The first token attends to all: proj(attention(q(x_0), k(x), v(x))), [b, 1, d].
+
+    `q`, `k` and `v` have kernels [d, g, h], `proj/kernel` is [g, h, d].
+    Source: Touvron et al. 2021 (CaiT), arXiv 2103.17239; timm's `ClassAttn`.
+    """
+
+    num_heads: int
+    head_dim: int
+    qkv_bias: bool = True
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b 1 d"]:
+        dense = partial(
+            nn.DenseGeneral,
+            kernel_init=nn.initializers.normal(0.02),
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+        )
+        heads = partial(dense, (self.num_heads, self.head_dim), use_bias=self.qkv_bias)
+        q = heads(name="q")(x[:, :1])
+        y = functional.attention(q, heads(name="k")(x), heads(name="v")(x))
+        return dense(x.shape[-1], axis=(-2, -1), name="proj")(y)
