@@ -32,7 +32,8 @@ class Case:
 
     `overrides` come on top of the manifest's own keyword arguments without `drop`.
     `modules` translates names of the reference's modules where
-    `layers.0.blocks.1` -> `layers_0/blocks_1` is not the rule.
+    `layers.0.blocks.1` -> `layers_0/blocks_1` is not the rule. `dialect` names the key
+    names of the file where they are not those of the model name.
     """
 
     golden: str
@@ -40,6 +41,7 @@ class Case:
     overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     modules: Mapping[str, str] = dataclasses.field(default_factory=dict)
     drop: tuple[str, ...] = ("pretrained_cfg",)
+    dialect: str | None = None
 
     def __str__(self) -> str:
         return self.golden.split("/")[-1]
@@ -117,7 +119,7 @@ def check_gradients(case: Case, **more: Any) -> None:
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
     assert count == manifest["n_params_trainable"]
     # Statistics belong to the state of a model with batch norm, not to its gradient.
-    grads = reference_arrays({"params": grads}, case.name)
+    grads = reference_arrays({"params": grads}, case.name, case.dialect)
     checked = 0
     rows = zip(manifest["state"], arrays["grad_l2_and_probe"], strict=True)
     for (key, shape, *_, role), (norm, dot) in rows:

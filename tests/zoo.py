@@ -1,12 +1,13 @@
 """Every model and its reference files: the shared tests run over these lists."""
 
+import swin_goldens
 import vit_goldens
 from model_goldens import Case
 
 from vit_jax_tricks.models.registry import lookup
 
 
-FAMILIES = [vit_goldens]
+FAMILIES = [swin_goldens, vit_goldens]
 SMALL: list[Case] = [case for family in FAMILIES for case in family.SMALL]
 FULL: list[Case] = [case for family in FAMILIES for case in family.FULL]
 # The first small case of each family of modules.

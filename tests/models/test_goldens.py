@@ -41,8 +41,9 @@ def test_small_macs_and_weights_in_and_out(case, tmp_path):
     save_file(state, tmp_path / "in.safetensors")
     variables, report = load_pretrained(model, tmp_path / "in.safetensors")
     assert not report.reset
-    export_weights(variables, case.name, tmp_path / "out.safetensors")
-    out = load_file(tmp_path / "out.safetensors")
+    path = tmp_path / "out.safetensors"
+    export_weights(variables, case.name, path, dialect=case.dialect)
+    out = load_file(path)
     assert out.keys() == state.keys()
     for key in state:
         np.testing.assert_array_equal(out[key], state[key])

@@ -1,20 +1,38 @@
 """Which rules belong to which family.
 
 A family's rules are `FAMILY_rules.py` here: `DIALECTS`, a list of rules for each way to
-name the parameters. Key names of the dialects of one family never conflict.
+name the parameters.
 """
 
-from vit_jax_tricks.pretrained import vit_rules
-from vit_jax_tricks.pretrained.rules import Rule
+from collections.abc import Collection
+
+from vit_jax_tricks.pretrained import swin_rules, vit_rules
+from vit_jax_tricks.pretrained.rules import Rule, find_path
 
 
 DIALECTS: dict[str, dict[str, list[Rule]]] = {
+    "SwinTransformer": swin_rules.DIALECTS,
+    "SwinTransformerV2": swin_rules.DIALECTS_V2,
     "VisionTransformer": vit_rules.DIALECTS,
 }
 # Entries of a reference file that carry no information for a model.
-IGNORED = r"(.*\.)?num_batches_tracked"
+IGNORED = (
+    r"(.*\.)?(num_batches_tracked|relative_position_index|relative_coords_table"
+    r"|attn_mask)"
+)
 
 
-def all_rules(family: str) -> list[Rule]:
-    """The rules of every dialect of a family."""
-    return [rule for rules in DIALECTS[family].values() for rule in rules]
+def dialect_of(
+    family: str, keys: Collection[str], paths: Collection[str]
+) -> list[Rule]:
+    """The rules that know most of a file's keys as parameters of a model.
+
+    The same key may mean two things in two dialects, so a file is read in one of them.
+    `paths` are those of the model.
+    """
+
+    def known(rules: list[Rule]) -> int:
+        found = (find_path(key, rules) for key in keys)
+        return sum(match is not None and match[0] in paths for match in found)
+
+    return max(DIALECTS[family].values(), key=known)

@@ -15,21 +15,33 @@ from vit_jax_tricks.pretrained.rules import find_key
 from vit_jax_tricks.typing import Params
 
 
-def export_weights(variables: Params, name: str, path: str | Path) -> None:
+def export_weights(
+    variables: Params, name: str, path: str | Path, *, dialect: str | None = None
+) -> None:
     """Writes variables as the reference implementation of model `name` would.
 
     Loading the file again gives the same variables. Stacked blocks are unstacked.
+    `dialect` picks another program's key names, such as "official" for Swin.
 
     Raises:
-        UserError: an unknown name, or a parameter that this reference does not have.
+        UserError: an unknown name or dialect, or a parameter that this reference does
+            not have.
     """
-    write_weights(path, reference_arrays(variables, name))
+    write_weights(path, reference_arrays(variables, name, dialect))
 
 
-def reference_arrays(variables: Params, name: str) -> dict[str, np.ndarray]:
+def reference_arrays(
+    variables: Params, name: str, dialect: str | None = None
+) -> dict[str, np.ndarray]:
     """Variables as a flat dictionary in the key names and layouts of model `name`."""
     entry = lookup(name)
-    rules = DIALECTS[entry.family.__name__][entry.dialect]
+    dialects = DIALECTS[entry.family.__name__]
+    if dialect is not None and dialect not in dialects:
+        raise UserError(
+            f'dialect "{dialect}" is unknown for {name}; use one of '
+            f"{', '.join(dialects)}."
+        )
+    rules = dialects[dialect or entry.dialect]
     arrays = {}
     for our_path, value in flatten(variables).items():
         found = find_key(our_path, rules)

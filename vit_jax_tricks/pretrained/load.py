@@ -13,7 +13,7 @@ from flax import traverse_util
 
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models.stacking import stack_blocks
-from vit_jax_tricks.pretrained.dialects import DIALECTS, IGNORED, all_rules
+from vit_jax_tricks.pretrained.dialects import DIALECTS, IGNORED, dialect_of
 from vit_jax_tricks.pretrained.export import flatten
 from vit_jax_tricks.pretrained.files import read_weights
 from vit_jax_tricks.pretrained.report import LoadReport
@@ -65,7 +65,7 @@ def load_arrays(
     if family not in DIALECTS:
         raise UserError(f"no weights can be loaded for {family} yet.")
     wanted = _shapes(model)
-    rules = all_rules(family)
+    rules = dialect_of(family, arrays.keys(), wanted.keys())
     found, loaded, resized, unused, heads = {}, [], [], [], {}
     for name, array in arrays.items():
         match = find_path(name, rules)

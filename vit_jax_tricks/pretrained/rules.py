@@ -1,11 +1,13 @@
 """Rules between reference key names and our parameter paths, read in both directions.
 
 A rule is a pair of name templates and a transform. `{i}` and `{j}` stand for numbers
-on both sides. Paths begin with the collection: `params/blocks_{i}/attn/qkv/kernel`.
+on both sides, `{i+1}` for the number after. Paths begin with the collection:
+`params/blocks_{i}/attn/qkv/kernel`.
 """
 
 import dataclasses
 import functools
+import itertools
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -138,16 +140,23 @@ def find_key(path: str, rules: Iterable[Rule]) -> tuple[str, Rule] | None:
     return None
 
 
+_NUMBER = re.compile(r"\{([ij])(?:\+(\d+))?\}")
+
+
 def _translate(name: str, source: str, target: str) -> str | None:
     match = _pattern(source).fullmatch(name)
     if match is None:
         return None
-    for letter, number in match.groupdict().items():
-        target = target.replace(f"{{{letter}}}", number)
-    return target
+    offsets = {letter: int(offset or 0) for letter, offset in _NUMBER.findall(source)}
+    numbers = {i: int(n) - offsets[i] for i, n in match.groupdict().items()}
+    if any(n < 0 for n in numbers.values()):
+        return None
+    return _NUMBER.sub(lambda m: str(numbers[m[1]] + int(m[2] or 0)), target)
 
 
 @functools.cache
 def _pattern(template: str) -> re.Pattern[str]:
-    pattern = re.sub(r"\\\{([ij])\\\}", r"(?P<\1>\\d+)", re.escape(template))
-    return re.compile(pattern)
+    literals = re.split(r"\{[^}]*\}", template)
+    numbers = [rf"(?P<{letter}>\d+)" for letter, _ in _NUMBER.findall(template)]
+    parts = itertools.zip_longest(map(re.escape, literals), numbers, fillvalue="")
+    return re.compile("".join(itertools.chain(*parts)))

@@ -11,8 +11,8 @@ class DropPath(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b n d"], rate: Float[Array, ""] | float | None
-    ) -> Float[Array, "b n d"]:
+        self, x: Float[Array, "b *s"], rate: Float[Array, ""] | float | None
+    ) -> Float[Array, "b *s"]:
         if rate is None:
             return x
         return functional.drop_path(self.make_rng("dropout"), x, rate)

@@ -55,3 +55,13 @@ def layer_norm(
     rank = (*(1,) * (x.ndim - 1), -1)
     y = standardize(x.astype(wide), eps)
     return y * scale.astype(wide).reshape(rank) + bias.astype(wide).reshape(rank)
+
+
+def l2_normalize(x: Float[Array, "*s d"]) -> Float[Array, "*s d"]:
+    """Unit vectors along the last axis: x / max(|x|, 1e-12), in at least float32.
+
+    The gradient is finite at x = 0. Equivalent to torch's `F.normalize`.
+    """
+    x = x.astype(at_least_float32(x.dtype))
+    square = jnp.square(x).sum(-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))

@@ -1,0 +1,58 @@
+"""Relative positions inside a window: index tables, biases, log-spaced coordinates."""
+
+import numpy as np
+
+from vit_jax_tricks.typing import Array, Float, Int
+
+
+def relative_position_index(
+    window: tuple[int, int], *, class_token: bool = False
+) -> Int[np.ndarray, "n n"]:
+    """Which row of a bias table belongs to (query i, key j), tokens row-major.
+
+    With d = query - key in rows and columns of a window (h, w):
+    (d_row + h - 1) (2w - 1) + d_column + w - 1. A class token in front of the others
+    has three rows of its own at the end of the table: class to token, token to class,
+    class to class. Source: Liu et al. 2021 (Swin), arXiv 2103.14030. Equivalent to
+    timm's `gen_relative_position_index`.
+    """
+    h, w = window
+    rows, cols = np.indices(window).reshape(2, -1)
+    index = (rows[:, None] - rows[None, :] + h - 1) * (2 * w - 1)
+    index = index + (cols[:, None] - cols[None, :] + w - 1)
+    if class_token:
+        last = (2 * h - 1) * (2 * w - 1)
+        index = np.pad(index, ((1, 0), (1, 0)))
+        index[0, :], index[:, 0], index[0, 0] = last, last + 1, last + 2
+    return index.astype(np.int32)
+
+
+def relative_bias(
+    table: Float[Array, "r g"], index: Int[np.ndarray, "n m"]
+) -> Float[Array, "g n m"]:
+    """The bias of each head between query n and key m: table[index[n, m], g]."""
+    return table[index].transpose(2, 0, 1)
+
+
+def log_spaced_coords(
+    window: tuple[int, int],
+    *,
+    pretrained: tuple[int, int] = (0, 0),
+    mode: str = "swin",
+) -> Float[np.ndarray, "i j 2"]:
+    """The (row, column) offsets of a window (h, w), i = 2h - 1, j = 2w - 1, squeezed.
+
+    "swin": sign(x) log2(1 + |x|) / log2(8) with x = 8 d / (h - 1), so that the largest
+    offset d of the window in pre-training, `pretrained` where that is not 0, is near 1.
+    "cr": sign(d) ln(1 + |d|). In float32, as the references compute them. Source: Liu
+    et al. 2021 (Swin V2), arXiv 2111.09883. Equivalent to timm's
+    `gen_relative_log_coords`.
+    """
+    axes = [np.arange(1 - n, n, dtype=np.float32) for n in window]
+    if mode == "cr":
+        squeezed = [np.sign(d) * np.log1p(np.abs(d)) for d in axes]
+    else:
+        reach = [max(p or n, 2) - 1 for p, n in zip(pretrained, window, strict=True)]
+        axes = [d / np.float32(r) * 8 for d, r in zip(axes, reach, strict=True)]
+        squeezed = [np.sign(x) * np.log2(np.abs(x) + 1) / 3 for x in axes]
+    return np.stack(np.meshgrid(*squeezed, indexing="ij"), axis=-1)

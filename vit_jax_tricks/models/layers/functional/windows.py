@@ -1,0 +1,115 @@
+"""Windows of a feature map: cutting, cyclic shifts, masks, merging of neighbours."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from einops import rearrange
+
+from vit_jax_tricks.typing import Array, Bool, Float, Shaped
+
+
+Size = tuple[int, int]
+
+
+def window_partition(
+    x: Shaped[Array, "b h w c"], window: Size
+) -> Shaped[Array, "b m n c"]:
+    """Cuts maps into m windows of n tokens, both row-major."""
+    p, q = window
+    return rearrange(x, "b (i p) (j q) c -> b (i j) (p q) c", p=p, q=q)
+
+
+def window_reverse(
+    windows: Shaped[Array, "b m n c"], window: Size, size: Size
+) -> Shaped[Array, "b h w c"]:
+    """The inverse of `window_partition` for maps of `size` = (h, w)."""
+    p, q = window
+    i = size[0] // p
+    return rearrange(windows, "b (i j) (p q) c -> b (i p) (j q) c", i=i, p=p, q=q)
+
+
+def fit_window(window: Size, size: Size, *, square: bool = False) -> tuple[Size, Size]:
+    """The window that a map of `size` gets, and the shift of its shifted blocks.
+
+    A window as large as the map or larger becomes the map and does not shift; others
+    shift by half a window. Each axis decides for itself, as in timm's
+    `SwinTransformerBlock`. With `square` the shorter side decides for both, as in
+    microsoft/Swin-Transformer: min(size) <= window gives (min(size), min(size)).
+    """
+    if square:
+        side, least = max(window), min(size)
+        window = (least, least) if least <= side else (side, side)
+        shift = (0, 0) if least <= side else (side // 2, side // 2)
+        return window, shift
+    h, w = (min(w, s) for w, s in zip(window, size, strict=True))
+    dy, dx = (0 if s <= w else w // 2 for w, s in zip(window, size, strict=True))
+    return (h, w), (dy, dx)
+
+
+def shift_mask(
+    size: Size, window: Size, shift: tuple[int, int] | tuple[Array, Array]
+) -> Float[Array, "m n n"]:
+    """What each window adds to its attention logits after a cyclic shift.
+
+    -100 between tokens that the shift brought together from opposite sides of the map,
+    else 0. `shift` may be traced; 0 gives no mask on its axis. `size` must be a
+    multiple of `window`. Source: Liu et al. 2021 (Swin), arXiv 2103.14030.
+    """
+    side = [
+        jnp.where(jnp.arange(n) >= n - s, label, 0)
+        for n, s, label in zip(size, shift, (2, 1), strict=True)
+    ]
+    region = (side[0][:, None] + side[1][None, :])[None, :, :, None]
+    region = window_partition(region, window)[0, :, :, 0]
+    same = region[:, :, None] == region[:, None, :]
+    return jnp.where(same, 0.0, -100.0)
+
+
+def masked_bias(
+    bias: Float[Array, "g n n"], mask: Float[Array, "m n n"] | None
+) -> Float[Array, "1 #m g n n"]:
+    """Position bias plus the windows' masks: what `attention` adds to its logits."""
+    if mask is None:
+        return bias[None, None]
+    return (bias[None] + mask[:, None].astype(bias.dtype))[None]
+
+
+def over_windows(
+    attend: Callable,
+    x: Float[Array, "b h w c"],
+    *,
+    window: Size,
+    shift: Size,
+    shifted: bool | Bool[Array, ""],
+) -> Float[Array, "b h w c"]:
+    """`attend(windows, mask)` on the windows of a map, shifted cyclically or not.
+
+    Roll by -shift, pad with zeros at the bottom and the right to whole windows, attend,
+    crop, roll back. `mask` is None where nothing shifts; it separates what the roll
+    joined, not the padding. `shifted` may be traced, so that a scan over blocks can
+    alternate. Equivalent to timm's `SwinTransformerBlock._attn`.
+    """
+    h, w = x.shape[1:3]
+    moves = any(shift) and shifted is not False
+    if moves and shifted is not True:
+        shift = tuple(jnp.where(shifted, s, 0) for s in shift)
+    if moves:
+        x = jnp.roll(x, [-s for s in shift], (1, 2))
+    down, right = -h % window[0], -w % window[1]
+    x = jnp.pad(x, ((0, 0), (0, down), (0, right), (0, 0)))
+    size = x.shape[1:3]
+    mask = shift_mask(size, window, shift) if moves else None
+    y = window_reverse(attend(window_partition(x, window), mask), window, size)
+    y = y[:, :h, :w]
+    return jnp.roll(y, shift, (1, 2)) if moves else y
+
+
+def merge_neighbours(x: Shaped[Array, "b h w c"]) -> Shaped[Array, "b i j f"]:
+    """2x2 neighbours side by side in the channels, f = 4c: halves a map.
+
+    Channel order (0, 0), (1, 0), (0, 1), (1, 1) as (row, column) of the neighbour. Odd
+    maps are padded with zeros at the bottom and the right, as in timm. Source: the
+    patch merging of Liu et al. 2021 (Swin), arXiv 2103.14030.
+    """
+    x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
+    return rearrange(x, "b (i p) (j q) c -> b i j (q p c)", p=2, q=2)

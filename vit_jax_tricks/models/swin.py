@@ -1,0 +1,272 @@
+"""Swin Transformer: windows that shift, maps that shrink, relative position biases."""
+
+from collections.abc import Callable
+from functools import partial
+from itertools import accumulate, pairwise
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.models.checks import (
+    check_choices,
+    check_images,
+    check_least,
+    check_patches,
+    check_rates,
+)
+from vit_jax_tricks.models.layers import functional
+from vit_jax_tricks.models.layers.head import Classifier
+from vit_jax_tricks.models.layers.norm import LayerNorm
+from vit_jax_tricks.models.swin_block import (
+    PatchGrid,
+    PatchMerging,
+    SwinBlock,
+    SwinStage,
+    WindowAttention,
+)
+from vit_jax_tricks.sharding import constrain
+from vit_jax_tricks.typing import Array, Float, Num
+
+
+class WindowedTransformer(nn.Module):
+    """What Swin and Swin V2 share: patches -> stages of blocks -> norm -> mean -> head.
+
+    Returns `(logits, aux)`; `aux` holds `tokens` [b, n, d] after the last norm,
+    row-major, and `features` [b, d], their mean. `num_classes=0` makes the features the
+    logits.
+
+    Field names and meanings are timm's: `window_size` is one number, (height, width),
+    or one of either for each stage. Windows are fitted to the maps of `img_size`
+    (`functional.fit_window`) unless `always_partition`; maps of other sizes are padded
+    to whole windows. `strict_img_size=False` accepts images of any multiple of
+    `patch_size`, with the windows of `img_size`. From microsoft/Swin-Transformer:
+    `ape` (a learned absolute position table), `patch_norm`, and `square_windows`, which
+    fits both sides of a window to the shorter side of the map. Additions:
+    `pos_drop_rate`, `act_layer` and `norm_eps` by value, `scan` (one traced block for
+    each stage, parameters stacked under `blocks`), `remat` (recompute each block in the
+    backward pass).
+    """
+
+    img_size: int | tuple[int, int] = 224
+    patch_size: int = 4
+    in_chans: int = 3
+    num_classes: int = 1000
+    embed_dim: int = 96
+    depths: tuple[int, ...] = (2, 2, 6, 2)
+    num_heads: tuple[int, ...] = (3, 6, 12, 24)
+    window_size: int | tuple[int, ...] | tuple[tuple[int, int], ...] = 7
+    always_partition: bool = False
+    square_windows: bool = False
+    strict_img_size: bool = True
+    mlp_ratio: float | tuple[float, ...] = 4.0
+    qkv_bias: bool = True
+    ape: bool = False
+    patch_norm: bool = True
+    drop_rate: float = 0.0
+    pos_drop_rate: float = 0.0
+    proj_drop_rate: float = 0.0
+    attn_drop_rate: float = 0.0
+    drop_path_rate: float = 0.1
+    act_layer: str = "gelu"
+    norm_eps: float = 1e-5
+    scan: bool = False
+    remat: bool = False
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    # Whether norms close the residual branches (V2) or open them.
+    post_norm = False
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an input image."""
+        size = self.img_size
+        h, w = (size, size) if isinstance(size, int) else size
+        return h, w, self.in_chans
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        h, w, _ = self.image_shape
+        return h // self.patch_size, w // self.patch_size
+
+    @property
+    def position_prefix(self) -> int:
+        """Rows of the absolute position table that belong to no patch."""
+        return 0
+
+    def windows(self, stage: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """The window of a stage's blocks and the shift of its shifted ones."""
+        h, w = _window_sizes(self.window_size, len(self.depths))[stage]
+        if self.always_partition:
+            return (h, w), (h // 2, w // 2)
+        size = self.grid[0] >> stage, self.grid[1] >> stage
+        return functional.fit_window((h, w), size, square=self.square_windows)
+
+    def check(self) -> None:
+        """Raises UserError where the fields contradict one another."""
+        check_least(self, {"patch_size": 1, "in_chans": 1, "embed_dim": 1})
+        check_rates(self)
+        check_patches(self)
+        check_choices(self, {"act_layer": tuple(functional.ACTIVATIONS)})
+        stages = len(self.depths)
+        if not stages or min(self.depths) < 1:
+            raise UserError(f"depths={self.depths} needs 1 or more blocks a stage.")
+        _check_each("num_heads", self.num_heads, stages)
+        _check_each("mlp_ratio", self.mlp_ratio, stages)
+        sizes = _window_sizes(self.window_size, stages)
+        _check_each("window_size", sizes, stages)
+        if min(map(min, sizes)) < 1 or min(self.num_heads) < 1:
+            raise UserError("window_size and num_heads must be 1 or more.")
+        if min(self.grid) >> (stages - 1) < 1:
+            least = self.patch_size << (stages - 1)
+            raise UserError(
+                f"img_size={self.img_size} leaves no map for {stages} stages; use "
+                f"{least} or more, or fewer stages."
+            )
+        if self.always_partition and self.square_windows:
+            raise UserError("square_windows has no effect with always_partition=True.")
+        if self.ape and not self.strict_img_size:
+            raise UserError(
+                "ape=True needs strict_img_size=True: its table has one size."
+            )
+
+    def attention(self, stage: int) -> Callable[..., nn.Module]:
+        """What makes the attention layer of a stage's blocks."""
+        raise NotImplementedError
+
+    @nn.compact
+    def __call__(
+        self, images: Num[Array, "b h w c"], train: bool = False
+    ) -> tuple[Float[Array, "b k"], dict[str, Array]]:
+        self._check_images(images)
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        patch_eps = self.norm_eps if self.patch_norm else None
+        x = PatchGrid(
+            self.embed_dim, self.patch_size, patch_eps, name="patch_embed", **dtypes
+        )(images)
+        if self.ape:
+            init = nn.initializers.normal(0.02)
+            shape = (1, self.grid[0] * self.grid[1], self.embed_dim)
+            table = self.param("absolute_pos_embed", init, shape, self.param_dtype)
+            x = x + table.astype(self.dtype).reshape(1, *x.shape[1:])
+        x = constrain(nn.Dropout(self.pos_drop_rate, deterministic=not train)(x))
+        rates = functional.drop_path_rates(self.drop_path_rate, sum(self.depths))
+        ends = accumulate(self.depths, initial=0)
+        for stage, (start, end) in enumerate(pairwise(ends)):
+            x = self._stage(stage, rates[start:end])(x, train)
+        x = LayerNorm(self.norm_eps, name="norm", **dtypes)(x)
+        features = x.mean((1, 2))
+        head = Classifier(self.num_classes, self.drop_rate, name="head", **dtypes)
+        tokens = x.reshape(x.shape[0], -1, x.shape[-1])
+        return head(features, train), {"tokens": tokens, "features": features}
+
+    def _check_images(self, images: Array) -> None:
+        if self.strict_img_size:
+            check_images(self, images)
+            return
+        h, w, _ = images.shape[1:]
+        other = self.clone(img_size=(h, w))
+        check_patches(other)
+        check_images(other, images)
+
+    def _stage(self, stage: int, rates: list[float]) -> SwinStage:
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        width = self.embed_dim << stage
+        ratio = self.mlp_ratio
+        ratio = ratio[stage] if isinstance(ratio, tuple) else ratio
+        window, shift = self.windows(stage)
+        block = SwinBlock
+        if self.remat:
+            static = (4,) if self.scan else (2, 4)
+            block = nn.remat(
+                SwinBlock, prevent_cse=not self.scan, static_argnums=static
+            )
+        block = partial(
+            block,
+            attention=self.attention(stage),
+            window=window,
+            shift=shift,
+            mlp_hidden=int(width * ratio),
+            post_norm=self.post_norm,
+            proj_drop_rate=self.proj_drop_rate,
+            act_layer=self.act_layer,
+            norm_eps=self.norm_eps,
+            **dtypes,
+        )
+        merging = partial(PatchMerging, width, self.norm_eps, self.post_norm, **dtypes)
+        return SwinStage(
+            block,
+            merging if stage else None,
+            tuple(rates),
+            self.scan,
+            name=f"layers_{stage}",
+        )
+
+
+class SwinTransformer(WindowedTransformer):
+    """Swin: pre-norm blocks with a table of relative position biases.
+
+    `head_dim` (timm) replaces width / num_heads, `qk_scale` (microsoft) the scale h **
+    -0.5. Equivalent to timm's `SwinTransformer` and, with `square_windows`, to that of
+    microsoft/Swin-Transformer. Source: Liu et al. 2021, arXiv 2103.14030.
+    """
+
+    head_dim: int | tuple[int, ...] | None = None
+    qk_scale: float | None = None
+
+    def check(self) -> None:
+        """Raises UserError where the fields contradict one another."""
+        super().check()
+        stages = len(self.depths)
+        if self.head_dim is None:
+            check_stage_heads(self)
+        else:
+            _check_each("head_dim", self.head_dim, stages)
+
+    def attention(self, stage: int) -> Callable[..., nn.Module]:
+        """What makes the attention layer of a stage's blocks."""
+        heads, dim = self.num_heads[stage], self.head_dim
+        dim = dim[stage] if isinstance(dim, tuple) else dim
+        return partial(
+            WindowAttention,
+            num_heads=heads,
+            head_dim=dim or (self.embed_dim << stage) // heads,
+            window=self.windows(stage)[0],
+            qkv_bias=self.qkv_bias,
+            scale=self.qk_scale,
+            attn_drop=self.attn_drop_rate,
+            proj_drop=self.proj_drop_rate,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+        )
+
+
+def check_stage_heads(model: WindowedTransformer) -> None:
+    """Raises UserError unless the heads divide the width of every stage."""
+    for stage, heads in enumerate(model.num_heads):
+        width = model.embed_dim << stage
+        if width % heads:
+            raise UserError(
+                f"num_heads={heads} of stage {stage} does not divide its width "
+                f"{width} (embed_dim={model.embed_dim}); change either."
+            )
+
+
+def _check_each(field: str, value: Any, stages: int) -> None:
+    if isinstance(value, tuple | list) and len(value) != stages:
+        raise UserError(
+            f"{field}={value} has {len(value)} entries for {stages} stages; give one "
+            "for each stage."
+        )
+
+
+def _window_sizes(value: Any, stages: int) -> list[tuple[int, int]]:
+    """(height, width) for each stage; two plain numbers are one window for all."""
+    if isinstance(value, int):
+        value = (value, value)
+    if len(value) == 2 and all(isinstance(v, int) for v in value):
+        value = (value,) * stages
+    return [(v, v) if isinstance(v, int) else v for v in value]

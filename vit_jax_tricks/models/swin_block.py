@@ -1,0 +1,206 @@
+"""The parts of a Swin Transformer: window attention, block, patch merging, stage."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from vit_jax_tricks.models.layers import functional
+from vit_jax_tricks.models.layers.drop import DropPath
+from vit_jax_tricks.models.layers.mlp import Mlp
+from vit_jax_tricks.models.layers.norm import LayerNorm
+from vit_jax_tricks.models.layers.patch_embed import PatchConv
+from vit_jax_tricks.sharding import constrain
+from vit_jax_tricks.typing import Array, Bool, Float
+
+
+class PatchGrid(nn.Module):
+    """A map of patch embeddings: convolution `proj` with its own stride, then `norm`.
+
+    `norm_eps=None` leaves the norm out.
+    """
+
+    embed_dim: int
+    patch_size: int
+    norm_eps: float | None
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j d"]:
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        x = PatchConv(self.embed_dim, self.patch_size, name="proj", **dtypes)(x)
+        if self.norm_eps is None:
+            return x
+        return LayerNorm(self.norm_eps, name="norm", **dtypes)(x)
+
+
+class PatchMerging(nn.Module):
+    """Halves a map: 2x2 neighbours in the channels, then norm and a linear `reduction`.
+
+    `norm_last` applies the norm to the result instead, as Swin V2 does. Equivalent to
+    timm's two `PatchMerging`. Source: Liu et al. 2021 (Swin), arXiv 2103.14030.
+    """
+
+    features: int
+    norm_eps: float
+    norm_last: bool
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j d"]:
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        norm = LayerNorm(self.norm_eps, name="norm", **dtypes)
+        init = nn.initializers.normal(0.02)
+        reduction = nn.Dense(
+            self.features, use_bias=False, kernel_init=init, name="reduction", **dtypes
+        )
+        x = functional.merge_neighbours(x)
+        return norm(reduction(x)) if self.norm_last else reduction(norm(x))
+
+
+class WindowAttention(nn.Module):
+    """Self-attention inside windows with a table of relative position biases.
+
+    softmax(scale q k^T + table[query - key] + mask) v, for each head. `qkv/kernel` is
+    [d, 3, g, h], `proj/kernel` [g, h, d], `relative_position_bias_table`
+    [(2p - 1)(2q - 1), g] for a window (p, q). `scale` defaults to h ** -0.5.
+    Equivalent to timm's `WindowAttention`. Source: Liu et al. 2021, arXiv 2103.14030.
+    """
+
+    num_heads: int
+    head_dim: int
+    window: tuple[int, int]
+    qkv_bias: bool = True
+    scale: float | None = None
+    attn_drop: float = 0.0
+    proj_drop: float = 0.0
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b m n d"],
+        mask: Float[Array, "m n n"] | None,
+        train: bool,
+    ) -> Float[Array, "b m n d"]:
+        init = nn.initializers.normal(0.02)
+        dense = partial(
+            nn.DenseGeneral,
+            kernel_init=init,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+        )
+        rows = (2 * self.window[0] - 1) * (2 * self.window[1] - 1)
+        table = self.param(
+            "relative_position_bias_table",
+            init,
+            (rows, self.num_heads),
+            self.param_dtype,
+        ).astype(functional.at_least_float32(self.dtype))
+        index = functional.relative_position_index(self.window)
+        bias = functional.masked_bias(functional.relative_bias(table, index), mask)
+        shape = (3, self.num_heads, self.head_dim)
+        qkv = dense(shape, use_bias=self.qkv_bias, name="qkv")(x)
+        y = functional.attention(
+            qkv[..., 0, :, :],
+            qkv[..., 1, :, :],
+            qkv[..., 2, :, :],
+            scale=self.scale,
+            bias=bias,
+            drop=nn.Dropout(self.attn_drop, deterministic=not train),
+        )
+        y = dense(x.shape[-1], axis=(-2, -1), name="proj")(y)
+        return nn.Dropout(self.proj_drop, deterministic=not train)(y)
+
+
+class SwinBlock(nn.Module):
+    """Attention in (shifted) windows, then an MLP, each around a residual.
+
+    x <- x + drop(attn(norm1(x))); x <- x + drop(mlp(norm2(x))). With `post_norm` the
+    norm closes the branch, x + drop(norm(attn(x))), and starts at 0, as in Swin V2.
+    `attention` makes the layer that is called as (windows, mask, train). `shifted` says
+    whether the windows move by `shift`; it may be traced.
+    Sources: Liu et al. 2021 (Swin), arXiv 2103.14030, and 2021 (V2), arXiv 2111.09883.
+    """
+
+    attention: Callable[..., nn.Module]
+    window: tuple[int, int]
+    shift: tuple[int, int]
+    mlp_hidden: int
+    post_norm: bool
+    proj_drop_rate: float = 0.0
+    act_layer: str = "gelu"
+    norm_eps: float = 1e-5
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b h w d"],
+        shifted: bool | Bool[Array, ""],
+        drop_path: Float[Array, ""] | float | None,
+        train: bool,
+    ) -> Float[Array, "b h w d"]:
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        attention = self.attention(name="attn")
+        mlp = Mlp(
+            self.mlp_hidden, self.act_layer, self.proj_drop_rate, name="mlp", **dtypes
+        )
+
+        def attn(x: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
+            return functional.over_windows(
+                lambda windows, mask: attention(windows, mask, train),
+                x,
+                window=self.window,
+                shift=self.shift,
+                shifted=shifted,
+            )
+
+        start = 0.0 if self.post_norm else 1.0
+        for i, layer in enumerate((attn, partial(mlp, train=train)), start=1):
+            norm = LayerNorm(self.norm_eps, start=start, name=f"norm{i}", **dtypes)
+            y = norm(layer(x)) if self.post_norm else layer(norm(x))
+            x = constrain(x + DropPath()(y, drop_path))
+        return x
+
+
+class SwinStage(nn.Module):
+    """`downsample`, where there is one, then a block for each of `drop_path_rates`.
+
+    Blocks 1, 3, ... are shifted. With `scan` one traced block serves them all; it rolls
+    by an amount that is only known at run time.
+    """
+
+    block: Callable[..., nn.Module]
+    downsample: Callable[..., nn.Module] | None
+    drop_path_rates: Sequence[float]
+    scan: bool
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], train: bool
+    ) -> Float[Array, "b i j d"]:
+        if self.downsample is not None:
+            x = self.downsample(name="downsample")(x)
+        depth = len(self.drop_path_rates)
+        drops = train and any(self.drop_path_rates)
+        if self.scan:
+            scan = nn.scan(
+                lambda block, x, args: (block(x, *args, train), None),
+                variable_axes={"params": 0, "intermediates": 0},
+                split_rngs={"params": True, "dropout": True},
+                length=depth,
+            )
+            shifted = jnp.arange(depth) % 2 == 1
+            rates = jnp.asarray(self.drop_path_rates, jnp.float32) if drops else None
+            return scan(self.block(name="blocks"), x, (shifted, rates))[0]
+        for i, rate in enumerate(self.drop_path_rates):
+            block = self.block(name=f"blocks_{i}")
+            x = block(x, i % 2 == 1, rate if drops else None, train)
+        return x

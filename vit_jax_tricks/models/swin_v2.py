@@ -1,0 +1,148 @@
+"""Swin Transformer V2: post-norm, cosine attention, positions from a small network."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.models.layers import functional
+from vit_jax_tricks.models.swin import WindowedTransformer, check_stage_heads
+from vit_jax_tricks.typing import Array, Float
+
+
+class PositionNetwork(nn.Module):
+    """16 sigmoid(MLP(log-spaced offset)): the bias of each head, r offsets.
+
+    `fc1` with bias, ReLU, `fc2` without. Source: Liu et al. 2021 (Swin V2), arXiv
+    2111.09883; `cpb_mlp` of microsoft/Swin-Transformer.
+    """
+
+    num_heads: int
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, coords: Float[Array, "r 2"]) -> Float[Array, "r g"]:
+        dense = partial(
+            nn.Dense,
+            kernel_init=nn.initializers.normal(0.02),
+            dtype=functional.at_least_float32(self.dtype),
+            param_dtype=self.param_dtype,
+        )
+        hidden = nn.relu(dense(512, name="fc1")(coords))
+        bias = dense(self.num_heads, use_bias=False, name="fc2")(hidden)
+        return 16 * nn.sigmoid(bias)
+
+
+class CosineWindowAttention(nn.Module):
+    """Self-attention inside windows by the cosine of queries and keys.
+
+    softmax(exp(min(logit_scale, ln 100)) cos(q, k) + bias(query - key) + mask) v, for
+    each head; keys have no bias. `pretrained` is the window of pre-training, which
+    scales the offsets, 0 where it is this one. `logit_scale` [g], `q_bias` and `v_bias`
+    [g, h]. Equivalent to timm's `WindowAttention` of Swin V2.
+    Source: Liu et al. 2021 (Swin V2), arXiv 2111.09883.
+    """
+
+    num_heads: int
+    head_dim: int
+    window: tuple[int, int]
+    pretrained: tuple[int, int] = (0, 0)
+    qkv_bias: bool = True
+    attn_drop: float = 0.0
+    proj_drop: float = 0.0
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b m n d"],
+        mask: Float[Array, "m n n"] | None,
+        train: bool,
+    ) -> Float[Array, "b m n d"]:
+        wide = functional.at_least_float32(self.dtype)
+        heads = (self.num_heads, self.head_dim)
+        dense = partial(
+            nn.DenseGeneral,
+            kernel_init=nn.initializers.normal(0.02),
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+        )
+        qkv = dense((3, *heads), use_bias=False, name="qkv")(x)
+        q, k, v = (qkv[..., i, :, :] for i in range(3))
+        if self.qkv_bias:
+            zeros = nn.initializers.zeros
+            q_bias = self.param("q_bias", zeros, heads, self.param_dtype)
+            v_bias = self.param("v_bias", zeros, heads, self.param_dtype)
+            q = q + q_bias.astype(self.dtype)[None, None, None]
+            v = v + v_bias.astype(self.dtype)[None, None, None]
+
+        start = nn.initializers.constant(math.log(10))
+        scale = self.param("logit_scale", start, heads[:1], self.param_dtype)
+        scale = jnp.exp(jnp.minimum(scale.astype(wide), math.log(100)))
+        q = functional.l2_normalize(q) * scale[None, None, None, :, None]
+        k = functional.l2_normalize(k)
+
+        coords = functional.log_spaced_coords(self.window, pretrained=self.pretrained)
+        table = PositionNetwork(
+            self.num_heads, self.dtype, self.param_dtype, name="cpb_mlp"
+        )(jnp.asarray(coords.reshape(-1, 2), wide))
+        index = functional.relative_position_index(self.window)
+        y = functional.attention(
+            q.astype(self.dtype),
+            k.astype(self.dtype),
+            v,
+            scale=1.0,
+            bias=functional.masked_bias(functional.relative_bias(table, index), mask),
+            drop=nn.Dropout(self.attn_drop, deterministic=not train),
+        )
+        y = dense(x.shape[-1], axis=(-2, -1), name="proj")(y)
+        return nn.Dropout(self.proj_drop, deterministic=not train)(y)
+
+
+class SwinTransformerV2(WindowedTransformer):
+    """Swin V2: norms close the residual branches, attention is by cosine.
+
+    `pretrained_window_sizes` holds the windows of pre-training, one for each stage, 0
+    where they are the present ones. Equivalent to timm's `SwinTransformerV2` and, with
+    `square_windows`, to that of microsoft/Swin-Transformer.
+    Source: Liu et al. 2021, arXiv 2111.09883.
+    """
+
+    pretrained_window_sizes: tuple[int, ...] | tuple[tuple[int, int], ...] = ()
+
+    post_norm = True
+
+    def check(self) -> None:
+        """Raises UserError where the fields contradict one another."""
+        super().check()
+        check_stage_heads(self)
+        sizes = self.pretrained_window_sizes
+        if sizes and len(sizes) < len(self.depths):
+            raise UserError(
+                f"pretrained_window_sizes={sizes} has {len(sizes)} entries for "
+                f"{len(self.depths)} stages; give one for each stage."
+            )
+
+    def attention(self, stage: int) -> Callable[..., nn.Module]:
+        """What makes the attention layer of a stage's blocks."""
+        heads = self.num_heads[stage]
+        sizes = self.pretrained_window_sizes
+        size = sizes[stage] if sizes else 0
+        return partial(
+            CosineWindowAttention,
+            num_heads=heads,
+            head_dim=(self.embed_dim << stage) // heads,
+            window=self.windows(stage)[0],
+            pretrained=(size, size) if isinstance(size, int) else size,
+            qkv_bias=self.qkv_bias,
+            attn_drop=self.attn_drop_rate,
+            proj_drop=self.proj_drop_rate,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+        )

@@ -1,0 +1,97 @@
+"""Key names of Swin and Swin V2, in timm and in microsoft/Swin-Transformer.
+
+timm opens stage i with the patch merging (`layers.i.downsample`) and calls the head
+`head.fc`; the official code closes stage i - 1 with the same merging.
+"""
+
+import re
+from typing import Any
+
+import numpy as np
+
+from vit_jax_tricks.pretrained.resize import plain_positions
+from vit_jax_tricks.pretrained.resize_relative import resize_relative_bias
+from vit_jax_tricks.pretrained.rules import (
+    LINEAR,
+    PROJ,
+    QKV,
+    QKV_BIAS,
+    Rule,
+    Transform,
+    conv,
+    linear,
+    mlp,
+    norm,
+)
+
+
+# (g, 1, 1) <-> [g].
+SCALE = Transform(lambda w, shape: w.reshape(shape), lambda w: w.reshape(-1, 1, 1))
+
+KEY, PATH = "layers.{i}.blocks.{j}", "layers_{i}/blocks_{j}"
+
+
+def bias_tables(
+    array: np.ndarray, expected: tuple[int, ...], model: Any, path: str
+) -> np.ndarray:
+    """The `Rule.resize` of bias tables: to the window of the path's stage."""
+    del expected
+    stage = re.search(r"layers_(\d+)/", path)
+    window, _ = model.windows(int(stage[1]) if stage else 0)
+    return resize_relative_bias(array, window)
+
+
+BLOCK = [
+    *norm(f"{KEY}.norm1", f"{PATH}/norm1"),
+    *norm(f"{KEY}.norm2", f"{PATH}/norm2"),
+    *mlp(f"{KEY}.mlp", f"{PATH}/mlp"),
+    Rule(f"{KEY}.attn.qkv.weight", f"params/{PATH}/attn/qkv/kernel", QKV),
+    Rule(f"{KEY}.attn.proj.weight", f"params/{PATH}/attn/proj/kernel", PROJ),
+    Rule(f"{KEY}.attn.proj.bias", f"params/{PATH}/attn/proj/bias"),
+]
+TABLE = [
+    Rule(f"{KEY}.attn.qkv.bias", f"params/{PATH}/attn/qkv/bias", QKV_BIAS),
+    Rule(
+        f"{KEY}.attn.relative_position_bias_table",
+        f"params/{PATH}/attn/relative_position_bias_table",
+        resize=bias_tables,
+    ),
+]
+COSINE = [
+    Rule(f"{KEY}.attn.q_bias", f"params/{PATH}/attn/q_bias", QKV_BIAS),
+    Rule(f"{KEY}.attn.v_bias", f"params/{PATH}/attn/v_bias", QKV_BIAS),
+    Rule(f"{KEY}.attn.logit_scale", f"params/{PATH}/attn/logit_scale", SCALE),
+    *linear(f"{KEY}.attn.cpb_mlp.0", f"{PATH}/attn/cpb_mlp/fc1"),
+    *linear(f"{KEY}.attn.cpb_mlp.2", f"{PATH}/attn/cpb_mlp/fc2"),
+]
+EDGES = [
+    *conv("patch_embed.proj", "patch_embed/proj"),
+    *norm("patch_embed.norm", "patch_embed/norm"),
+    Rule("absolute_pos_embed", "params/absolute_pos_embed", resize=plain_positions),
+    *norm("norm", "norm"),
+]
+
+
+def _merging(key: str, path: str) -> list[Rule]:
+    reduction = Rule(
+        f"{key}.reduction.weight", f"params/{path}/reduction/kernel", LINEAR
+    )
+    return [*norm(f"{key}.norm", f"{path}/norm"), reduction]
+
+
+TIMM = [
+    *_merging("layers.{i}.downsample", "layers_{i}/downsample"),
+    *linear("head.fc", "head", head=True),
+]
+OFFICIAL = [
+    *_merging("layers.{i}.downsample", "layers_{i+1}/downsample"),
+    *linear("head", "head", head=True),
+]
+DIALECTS = {
+    "timm": [*EDGES, *BLOCK, *TABLE, *TIMM],
+    "official": [*EDGES, *BLOCK, *TABLE, *OFFICIAL],
+}
+DIALECTS_V2 = {
+    "timm": [*EDGES, *BLOCK, *COSINE, *TIMM],
+    "official": [*EDGES, *BLOCK, *COSINE, *OFFICIAL],
+}
