@@ -14,9 +14,17 @@ from vit_jax_tricks.augment.mix import (
     mixup_with,
 )
 from vit_jax_tricks.augment.stack import from_config
+from vit_jax_tricks.augment.warp import (
+    affine_warp,
+    rotate_matrix,
+    shear_x_matrix,
+    shear_y_matrix,
+    translate_matrix,
+)
 
 
 __all__ = [
+    "affine_warp",
     "bilinear_sample",
     "blend",
     "cutmix",
@@ -30,4 +38,8 @@ __all__ = [
     "random_affine",
     "random_flip",
     "random_pad_crop",
+    "rotate_matrix",
+    "shear_x_matrix",
+    "shear_y_matrix",
+    "translate_matrix",
 ]
