@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from flax import traverse_util
 from orbax.checkpoint import checkpoint_managers as managers
 
 from vit_jax_tricks.errors import UserError
@@ -266,6 +267,45 @@ def verify_files(directory: Path) -> None:
     if found != expected:
         names = sorted({k for k in found | expected if found.get(k) != expected.get(k)})
         raise DamagedError(f"checksum of {names[0]} differs")
+
+
+def read_variables(folder: Path) -> dict[str, Any]:
+    """The parameters, statistics and averages of a checkpoint, as NumPy arrays.
+
+    Nothing is moved or written, and no optimiser has to be known.
+
+    Returns:
+      `params` and, where there are any, `batch_stats` and `ema`, nested.
+
+    Raises:
+      DamagedError: its bytes are not what was written.
+    """
+    verify_files(folder)
+    leaves = json.loads((folder / "meta" / "metadata").read_text())["leaves"]
+    kinds = {
+        path: kind
+        for path, (kind, _) in leaves.items()
+        if path.partition("/")[0] in ("params", "batch_stats", "ema")
+    }
+    tree = traverse_util.unflatten_dict(
+        {path: _empty(kind) for path, kind in kinds.items()}, sep="/"
+    )
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        what = ocp.args.PyTreeRestore(
+            item=tree, restore_args=as_numpy, partial_restore=True
+        )
+        found = checkpointer.restore(folder / "state", args=what)
+    for path, leaf in _leaves(found):
+        if _crc(leaf) != leaves[path][1]:
+            raise DamagedError(f"checksum of {path} differs")
+    return found
+
+
+def _empty(kind: str) -> np.ndarray:
+    """An array of a `_kind`."""
+    dtype, _, shape = kind.removesuffix("]").partition("[")
+    return np.empty([int(n) for n in shape.split(",") if n], jax.numpy.dtype(dtype))
 
 
 def _plain(state: TrainState) -> dict[str, Any]:

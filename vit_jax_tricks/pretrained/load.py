@@ -1,7 +1,9 @@
 """Weights in: from reference key names to variables, every key accounted for."""
 
+import inspect
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,20 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from vit_jax_tricks.console import say
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models.stacking import stack_blocks
-from vit_jax_tricks.pretrained.dialects import DIALECTS, IGNORED, dialect_of
+from vit_jax_tricks.pretrained.dialects import (
+    DIALECTS,
+    ELSEWHERE,
+    IGNORED,
+    dialect_of,
+)
 from vit_jax_tricks.pretrained.export import flatten
-from vit_jax_tricks.pretrained.files import read_weights
 from vit_jax_tricks.pretrained.report import LoadReport
-from vit_jax_tricks.pretrained.rules import Rule, find_path
+from vit_jax_tricks.pretrained.rules import Rule, find_key, find_path
+from vit_jax_tricks.pretrained.sources import read_source
+from vit_jax_tricks.pretrained.weights import Weights
 from vit_jax_tricks.typing import Params, PRNGKeyArray
 
 
@@ -27,29 +36,43 @@ def load_pretrained(
     *,
     strict: bool = True,
     key: PRNGKeyArray | None = None,
+    ema: bool | None = None,
+    grid: tuple[int, int] | None = None,
+    verbose: bool = True,
 ) -> tuple[Params, LoadReport]:
-    """Variables of `model` from a weight file in its reference's key names.
+    """Variables of `model` from a weight file, a workdir or the Hugging Face hub.
 
-    A position table of another grid is resampled; a head of another number of classes
-    is drawn anew from `key` (default: seed 0). Both are in the report. With
-    `strict=False` parameters that the file lacks are drawn anew and keys that the model
-    lacks are left out, and reported.
+    Position tables of another grid, patch embeddings of another patch size and first
+    convolutions of another number of channels are fitted as timm does; a head of
+    another number of classes is drawn anew from `key` (default: seed 0). All of it is
+    in the report. With `strict=False` parameters that the file lacks are drawn anew
+    and keys that the model lacks are left out, and reported.
 
     Args:
         model: a module from `create_model`.
-        source: a `.safetensors` file.
+        source: a `.safetensors` file of timm, transformers or `export_weights`; an
+            `.npz` file of vision_transformer (AugReg) or big_vision; a `.pth`,
+            `.pth.tar` or `.pt` file with a state dict (needs torch); a workdir, whose
+            newest intact checkpoint is read; `hub:owner/name[@revision]`.
+        strict: refuse missing and unexpected keys.
+        key: for what is drawn anew.
+        ema: the averaged weights of a workdir or PyTorch file (True), the plain ones
+            (False), or the averaged ones where they are (None).
+        grid: rows and columns of the file's position table, where it is no square.
+        verbose: print the report.
 
     Returns:
-        `(variables, report)`; `print(report)` shows what was done.
+        `(variables, report)`.
 
     Raises:
         UserError: a missing or damaged file, missing or unexpected keys, a wrong
             shape, or a value that is not finite.
     """
-    source = str(source)
-    return load_arrays(
-        model, read_weights(source), source=source, strict=strict, key=key
-    )
+    weights = read_source(source, type(model).__name__, ema=ema)
+    variables, report = load_weights(model, weights, strict=strict, key=key, grid=grid)
+    if verbose:
+        say(str(report))
+    return variables, report
 
 
 def load_arrays(
@@ -61,46 +84,163 @@ def load_arrays(
     key: PRNGKeyArray | None = None,
 ) -> tuple[Params, LoadReport]:
     """`load_pretrained` for arrays that are already in memory, by reference key."""
+    return load_weights(model, Weights(source, arrays), strict=strict, key=key)
+
+
+def load_weights(
+    model: Any,
+    weights: Weights,
+    *,
+    strict: bool = True,
+    key: PRNGKeyArray | None = None,
+    grid: tuple[int, int] | None = None,
+) -> tuple[Params, LoadReport]:
+    """`load_pretrained` for weights that `read_source` has read."""
     family = type(model).__name__
     if family not in DIALECTS:
         raise UserError(f"no weights can be loaded for {family} yet.")
+    source = weights.source
     wanted = _shapes(model)
-    rules = dialect_of(family, arrays.keys(), wanted.keys())
-    found, loaded, resized, unused, heads = {}, [], [], [], {}
-    for name, array in arrays.items():
-        match = find_path(name, rules)
+    found, loaded, resized, unused, heads = {}, [], [], list(weights.unneeded), {}
+    unexpected = []
+    headless = model.num_classes == 0
+    fit = _Fit(model, source, old_grid=grid, bilinear=weights.bilinear)
+    for name, array, match in _matches(weights, family, wanted):
         if match is None or match[0] not in wanted:
-            if not re.fullmatch(IGNORED, name):
-                unused.append(name)
+            if re.fullmatch(IGNORED, name):
+                continue
+            unused.append(name)
+            if not (headless and match is not None and match[1].head) and not (
+                re.fullmatch(ELSEWHERE.get(family, ""), name)
+            ):
+                unexpected.append(name)
             continue
         path, rule = match
-        if not np.isfinite(array.astype(np.float32)).all():
+        if not _finite(array):
             raise UserError(f"{source}: {name} holds values that are not finite.")
-        shape, expected = array.shape, _reference_shape(rule, wanted[path].shape)
-        if array.shape != expected and rule.head and array.shape[1:] == expected[1:]:
+        for zero in (p for p in rule.zeros if p in wanted):
+            found[zero] = jnp.zeros(wanted[zero].shape, wanted[zero].dtype)
+        expected = _reference_shape(rule, wanted[path].shape)
+        if array.shape != expected and _another_head(rule, array, wanted[path].shape):
             heads[path] = f"{name} {array.shape}, the model has {expected}"
             continue
-        if array.shape == expected:
+        fitted = fit(name, array, expected, path, rule)
+        if fitted is array:
             loaded.append(name)
         else:
-            array = _resized(source, name, array, expected, model, path, rule)
-            resized.append(f"{name} {shape} -> {expected}")
-        value = rule.transform.load(array, wanted[path].shape)
+            resized.append(f"{name} {array.shape} -> {expected}")
+        value = rule.transform.load(fitted, wanted[path].shape)
         found[path] = jnp.asarray(value, wanted[path].dtype)
+        for absent in (p for p in rule.zeros if p in wanted):
+            found.setdefault(absent, jnp.zeros_like(wanted[absent]))
+    fit.check_options()
     reset = [path for path in wanted if path not in found]
     if strict:
-        missing = [path for path in reset if path not in heads]
-        headless = model.num_classes == 0
-        unexpected = [k for k in unused if not (headless and _is_head(k, rules))]
-        _refuse(source, "lacks", missing)
+        _refuse(source, "lacks", [path for path in reset if path not in heads])
         _refuse(source, "has unexpected", unexpected)
-    unused += heads.values()
+    unused += dict.fromkeys(heads.values())
     found |= _fresh(model, reset, key)
     variables = traverse_util.unflatten_dict({p: found[p] for p in wanted}, sep="/")
     if getattr(model, "scan", False):
         variables["params"] = stack_blocks(variables["params"])
-    report = LoadReport(source, *map(tuple, (loaded, resized, reset, unused)))
-    return variables, report
+    lists = map(tuple, (loaded, resized, reset, unused, _notes(model, weights)))
+    return variables, LoadReport(source, *lists)
+
+
+def _matches(
+    weights: Weights, family: str, wanted: Mapping[str, Any]
+) -> Iterator[tuple[str, np.ndarray, tuple[str, Rule] | None]]:
+    """Each key with its array in the reference's layout, our path and its rule."""
+    if not weights.native:
+        rules = dialect_of(family, weights.arrays.keys(), wanted.keys())
+        for name, array in weights.arrays.items():
+            yield name, array, find_path(name, rules)
+        return
+    rules = [rule for dialect in DIALECTS[family].values() for rule in dialect]
+    for path, array in weights.arrays.items():
+        match = find_key(path, rules)
+        rule = Rule(path, path) if match is None else match[1]
+        yield path, rule.transform.export(array), (path, rule)
+
+
+def _another_head(rule: Rule, array: np.ndarray, shape: tuple[int, ...]) -> bool:
+    """Whether an array is a head that differs from ours in its classes alone."""
+    if not rule.head or array.ndim != len(shape):
+        return False
+    return rule.transform.load(array, shape).shape[:-1] == shape[:-1]
+
+
+def _other_classes(rule: Rule, array: np.ndarray, shape: tuple[int, ...]) -> bool:
+    """Whether an array is a head of `shape` but for its number of classes."""
+    classes, rest = divmod(array.size, math.prod(shape[:-1]))
+    other = (*shape[:-1], classes)
+    same = _reference_shape(rule, other) == array.shape
+    return rest == 0 and other != shape and same
+
+
+def _finite(array: np.ndarray) -> bool:
+    narrow = array.dtype.kind not in "fiub" or array.dtype.itemsize < 4
+    return bool(np.isfinite(array.astype(np.float32) if narrow else array).all())
+
+
+def _notes(model: Any, weights: Weights) -> list[str]:
+    trained, ours = weights.act_layer, getattr(model, "act_layer", None)
+    if trained is None or ours in (None, trained):
+        return []
+    return [
+        f'the file was trained with act_layer="{trained}" and the model computes '
+        f'"{ours}", as timm does; create it with act_layer="{trained}" for the '
+        "original numbers"
+    ]
+
+
+class _Fit:
+    """Makes arrays of another shape or grid fit, by the rules' own functions.
+
+    `options` go to those functions that take them.
+    """
+
+    def __init__(self, model: Any, source: str, **options: Any):
+        self._model, self._source = model, source
+        self._options = {k: v for k, v in options.items() if v}
+        self._taken: set[str] = set()
+
+    def __call__(
+        self,
+        name: str,
+        array: np.ndarray,
+        expected: tuple[int, ...],
+        path: str,
+        rule: Rule,
+    ) -> np.ndarray:
+        """The array itself where it fits already."""
+        takes = _parameters(rule.resize)
+        if array.shape == expected and "old_grid" not in takes:
+            return array
+        reason = "check the model's name and overrides."
+        if rule.resize is not None and array.ndim == len(expected):
+            options = {k: v for k, v in self._options.items() if k in takes}
+            self._taken |= options.keys()
+            try:
+                return rule.resize(array, expected, self._model, path, **options)
+            except UserError as error:
+                reason = str(error)
+        raise UserError(
+            f"{self._source}: {name} has shape {array.shape}, the model expects "
+            f"{expected}; {reason}"
+        )
+
+    def check_options(self) -> None:
+        """Raises UserError if a grid was given that nothing reads."""
+        if "old_grid" in self._options.keys() - self._taken:
+            raise UserError(
+                f"grid={self._options['old_grid']}: {self._source} has no position "
+                "table on a grid for this model; leave it out."
+            )
+
+
+def _parameters(function: Any) -> set[str]:
+    return set() if function is None else set(inspect.signature(function).parameters)
 
 
 def _init(model: Any, key: PRNGKeyArray) -> dict[str, jax.Array]:
@@ -132,33 +272,6 @@ def _fresh(
 def _reference_shape(rule: Rule, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape that the reference gives a parameter of ours."""
     return rule.transform.export(np.broadcast_to(np.int8(0), shape)).shape
-
-
-def _is_head(name: str, rules: Sequence[Rule]) -> bool:
-    match = find_path(name, rules)
-    return match is not None and match[1].head
-
-
-def _resized(
-    source: str,
-    name: str,
-    array: np.ndarray,
-    expected: tuple[int, ...],
-    model: Any,
-    path: str,
-    rule: Rule,
-) -> np.ndarray:
-    """An array of another shape made to fit, or UserError."""
-    reason = "check the model's name and overrides."
-    if rule.resize is not None and array.ndim == len(expected):
-        try:
-            return rule.resize(array, expected, model, path)
-        except UserError as error:
-            reason = str(error)
-    raise UserError(
-        f"{source}: {name} has shape {array.shape}, the model expects {expected}; "
-        f"{reason}"
-    )
 
 
 def _refuse(source: str, what: str, names: Sequence[str]) -> None:

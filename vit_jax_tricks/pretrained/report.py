@@ -3,12 +3,16 @@
 import dataclasses
 
 
+SHOWN = 20  # entries of one kind that are printed
+
+
 @dataclasses.dataclass(frozen=True)
 class LoadReport:
     """The fate of every parameter of the model and every key of the file.
 
-    `loaded` and `resized` hold reference keys, `reset` our paths (drawn anew),
-    `unused` keys of the file that the model has no place for.
+    `loaded` and `resized` hold reference keys (our paths for a workdir), `reset` our
+    paths (drawn anew), `unused` keys of the file that the model has no place for.
+    `notes` says what else a user should know.
     """
 
     source: str
@@ -16,10 +20,14 @@ class LoadReport:
     resized: tuple[str, ...] = ()
     reset: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
+        """What did not go one to one, a line each; long lists are cut short."""
         lines = [f"{self.source}: {len(self.loaded)} arrays loaded as they are"]
         for name in ("resized", "reset", "unused"):
             entries = getattr(self, name)
-            lines += [f"  {name}: {entry}" for entry in entries]
-        return "\n".join(lines)
+            lines += [f"  {name}: {entry}" for entry in entries[:SHOWN]]
+            if len(entries) > SHOWN:
+                lines.append(f"  {name}: {len(entries) - SHOWN} more, in report.{name}")
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])

@@ -19,56 +19,95 @@ def resize_positions(
     prefix: int,
     old_grid: tuple[int, int] | None = None,
     plain: bool = False,
+    bilinear: bool = False,
 ) -> Float[Array, "1 m d"]:
     """Resamples a position table to another grid, bicubic (a = -0.5), antialiased.
 
     The first `prefix` rows are kept. `old_grid` defaults to a square. `plain` is
-    bicubic with a = -0.75 and without antialiasing. Equivalent to timm's
-    `resample_abs_pos_embed`, and with `plain` to `resize_pos_embed` of the official
-    DeiT, T2T-ViT and LV-ViT (tested).
+    bicubic with a = -0.75 and without antialiasing; `bilinear` is without it too.
+    Equivalent to timm's `resample_abs_pos_embed`, with `bilinear` to what timm does to
+    `.npz` files, and with `plain` to `resize_pos_embed` of the official DeiT, T2T-ViT
+    and LV-ViT (tested).
 
     Raises:
         UserError: the rows after the prefix are not the old grid's.
     """
     n, d = table.shape[1] - prefix, table.shape[2]
-    side = math.isqrt(max(n, 0))
-    old_grid = (side, side) if old_grid is None else old_grid
+    if old_grid is None:
+        side = math.isqrt(max(n, 0))
+        old_grid, what = (side, side), "a square grid"
+    else:
+        what = f"a grid of {old_grid[0]} rows and {old_grid[1]} columns"
     if n < 1 or math.prod(old_grid) != n:
         raise UserError(
             f"a position table of {table.shape[1]} rows is not {prefix} prefix tokens "
-            f"and a square grid; create the model with the tokens of the file."
+            f"and {what}; create the model with the tokens of the file, or give the "
+            "file's grid=(rows, columns)."
         )
     head, body = table[:, :prefix], table[:, prefix:]
     if plain:
         body = resize_bicubic(np.asarray(body).reshape(*old_grid, d), grid)
     else:
         body = jnp.asarray(body).reshape(1, *old_grid, d)
-        body = jax.image.resize(body, (1, *grid, d), "bicubic", antialias=True)
+        how = "bilinear" if bilinear else "bicubic"
+        body = jax.image.resize(body, (1, *grid, d), how, antialias=not bilinear)
     return jnp.concatenate([head, body.reshape(1, -1, d)], axis=1)
 
 
 def positions(
-    array: np.ndarray, expected: tuple[int, ...], model: Any, path: str
+    array: np.ndarray,
+    expected: tuple[int, ...],
+    model: Any,
+    path: str,
+    *,
+    old_grid: tuple[int, int] | None = None,
+    bilinear: bool = False,
 ) -> np.ndarray:
-    """The `Rule.resize` of position tables: to `model.grid` after the prefix rows."""
-    return _positions(array, expected, model, path, plain=False)
+    """The `Rule.resize` of position tables: to `model.grid` after the prefix rows.
+
+    A table of as many rows but another grid is resampled too; one whose rows are no
+    square is taken to have the model's grid if it has as many. `old_grid` is that of
+    the file.
+    """
+    del path
+    return _positions(array, expected, model, old_grid, bilinear=bilinear)
 
 
 def plain_positions(
-    array: np.ndarray, expected: tuple[int, ...], model: Any, path: str
+    array: np.ndarray,
+    expected: tuple[int, ...],
+    model: Any,
+    path: str,
+    *,
+    old_grid: tuple[int, int] | None = None,
 ) -> np.ndarray:
     """`positions` by plain bicubic resampling, as the official repositories do it."""
-    return _positions(array, expected, model, path, plain=True)
+    del path
+    return _positions(array, expected, model, old_grid, plain=True)
 
 
 def _positions(
-    array: np.ndarray, expected: tuple[int, ...], model: Any, path: str, *, plain: bool
+    array: np.ndarray,
+    expected: tuple[int, ...],
+    model: Any,
+    old_grid: tuple[int, int] | None,
+    *,
+    plain: bool = False,
+    bilinear: bool = False,
 ) -> np.ndarray:
-    del path
     if array.ndim != 3 or array.shape[-1] != expected[-1]:
         raise UserError(f"its width is {array.shape[-1:]}, not {expected[-1]}.")
-    table = array.astype(np.float32)
+    if array.shape == expected:
+        side = math.isqrt(math.prod(model.grid))
+        square = (side, side) if side**2 == math.prod(model.grid) else None
+        if (old_grid or square or model.grid) == model.grid:
+            return array
     resized = resize_positions(
-        table, model.grid, prefix=model.position_prefix, plain=plain
+        array.astype(np.float32),
+        model.grid,
+        prefix=model.position_prefix,
+        old_grid=old_grid,
+        plain=plain,
+        bilinear=bilinear,
     )
     return np.asarray(resized)

@@ -50,8 +50,9 @@ Resize = Callable[[np.ndarray, tuple[int, ...], Any, str], np.ndarray]
 class Rule:
     """One line of the translation: `key` is the reference's name, `path` ours.
 
-    `resize` adapts an array of another shape. A `head` has one row for each class: one
-    of another number of classes is drawn anew instead.
+    `resize` adapts an array of another shape. The last axis of a `head` of ours is the
+    classes: one of another number of classes is drawn anew instead. `zeros` are paths
+    of ours that have no key in this reference, since they are zero there.
     """
 
     key: str
@@ -59,6 +60,7 @@ class Rule:
     transform: Transform = COPY
     resize: Resize | None = None
     head: bool = False
+    zeros: tuple[str, ...] = ()
 
     def path_of(self, key: str) -> str | None:
         """Our path for a reference key, or None where the rule does not apply."""
@@ -77,10 +79,10 @@ def linear(key: str, path: str, *, head: bool = False) -> list[Rule]:
     ]
 
 
-def conv(key: str, path: str) -> list[Rule]:
-    """The two rules of a convolution."""
+def conv(key: str, path: str, *, resize: Resize | None = None) -> list[Rule]:
+    """The two rules of a convolution; `resize` adapts its kernel."""
     return [
-        Rule(f"{key}.weight", f"params/{path}/kernel", CONV),
+        Rule(f"{key}.weight", f"params/{path}/kernel", CONV, resize),
         Rule(f"{key}.bias", f"params/{path}/bias"),
     ]
 

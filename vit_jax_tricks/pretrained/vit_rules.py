@@ -4,6 +4,7 @@ timm: `ls1.gamma`; its parallel blocks: `attns.0.norm`; facebookresearch/deit:
 `gamma_1`, parallel branches `attn1`, `norm11`, `gamma_1_1`.
 """
 
+from vit_jax_tricks.pretrained.patches import input_channels, patch_embedding
 from vit_jax_tricks.pretrained.resize import positions
 from vit_jax_tricks.pretrained.rules import (
     Rule,
@@ -21,7 +22,7 @@ EMBEDDING = [
     Rule("dist_token", "params/dist_token"),
     Rule("reg_token", "params/reg_token"),
     Rule("pos_embed", "params/pos_embed", resize=positions),
-    *conv("patch_embed.proj", "patch_embed/proj"),
+    *conv("patch_embed.proj", "patch_embed/proj", resize=patch_embedding),
 ]
 TOP = [
     *norm("norm_pre", "norm_pre"),
@@ -56,7 +57,11 @@ DEIT_STEM = [
     rule
     for n in range(3)
     for rule in (
-        *conv(f"patch_embed.proj.{3 * n}", f"patch_embed/conv{n}"),
+        *conv(
+            f"patch_embed.proj.{3 * n}",
+            f"patch_embed/conv{n}",
+            resize=None if n else input_channels,
+        ),
         *batch_norm(f"patch_embed.proj.{3 * n + 1}", f"patch_embed/norm{n}"),
     )
 ]

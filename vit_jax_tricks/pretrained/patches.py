@@ -1,0 +1,88 @@
+"""Fitting the first convolution to other patches and other input channels."""
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.typing import Float
+
+
+def resample_patches(
+    weight: Float[np.ndarray, "o i h w"],
+    size: tuple[int, int],
+    *,
+    bilinear: bool = False,
+) -> Float[np.ndarray, "o i p q"]:
+    """The patch embedding for patches of another size that keeps its answers.
+
+    With B the matrix that resizes a patch from the old size to the new one, the new
+    weight w B^+ (pseudo-inverse) gives resized patches the embedding of the old ones,
+    exactly where they grow, else with least squares. B is bicubic (a = -0.5) and
+    antialiased, or bilinear and not.
+    Equivalent to timm's `resample_patch_embed` (tested). Source: Beyer et al. 2022
+    (FlexiViT), arXiv 2212.08013.
+    """
+    o, i, *old = weight.shape
+    if tuple(old) == size:
+        return weight
+    n = math.prod(old)
+    basis = np.eye(n, dtype=np.float32).reshape(n, *old)
+    how = "bilinear" if bilinear else "bicubic"
+    resized = jax.image.resize(basis, (n, *size), how, antialias=not bilinear)
+    matrix = np.asarray(resized, np.float64).reshape(n, -1).T
+    new = weight.reshape(o, i, n).astype(np.float64) @ np.linalg.pinv(matrix)
+    return new.reshape(o, i, *size).astype(weight.dtype)
+
+
+def adapt_channels(
+    weight: Float[np.ndarray, "o i h w"], channels: int
+) -> Float[np.ndarray, "o c h w"]:
+    """The convolution for another number of input channels.
+
+    One channel gets the sum over all; more get the old ones in turn, times old / new,
+    so that an image whose channels are equal keeps its answers where they divide.
+    Equivalent to timm's `adapt_input_conv` (tested).
+    """
+    old = weight.shape[1]
+    if channels == old:
+        return weight
+    if channels == 1:
+        return weight.sum(1, keepdims=True)
+    tiled = np.tile(weight, (1, math.ceil(channels / old), 1, 1))[:, :channels]
+    return (tiled * (old / channels)).astype(weight.dtype)
+
+
+def patch_embedding(
+    array: np.ndarray,
+    expected: tuple[int, ...],
+    model: Any,
+    path: str,
+    *,
+    bilinear: bool = False,
+) -> np.ndarray:
+    """The `Rule.resize` of a patch embedding: other patches and other channels."""
+    weight = _convolution(array, expected)
+    size = expected[2], expected[3]
+    weight = resample_patches(weight, size, bilinear=bilinear)
+    return input_channels(weight, expected, model, path)
+
+
+def input_channels(
+    array: np.ndarray, expected: tuple[int, ...], model: Any, path: str
+) -> np.ndarray:
+    """The `Rule.resize` of a stem's first convolution: other channels only."""
+    del model, path
+    weight = _convolution(array, expected)
+    if weight.shape[2:] != expected[2:]:
+        raise UserError(f"its kernel is {weight.shape[2:]}, not {expected[2:]}.")
+    return adapt_channels(weight, expected[1])
+
+
+def _convolution(array: np.ndarray, expected: tuple[int, ...]) -> np.ndarray:
+    """In float32, with as many outputs as expected."""
+    if array.ndim != 4 or array.shape[0] != expected[0]:
+        raise UserError(f"its width is {array.shape[0]}, not {expected[0]}.")
+    return array.astype(np.float32)

@@ -1,0 +1,67 @@
+"""Where weights come from: a file, a workdir of ours, or the Hugging Face hub."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.pretrained import augreg, dialects, hub, transformers_names
+from vit_jax_tricks.pretrained.files import read_weights
+from vit_jax_tricks.pretrained.rules import find_path
+from vit_jax_tricks.pretrained.weights import Weights
+
+
+# Files whose names are neither of the dialects: the first that knows a file turns it
+# into a dialect's names.
+CONVERTERS: dict[str, list[Callable[[Weights], Weights | None]]] = {
+    "VisionTransformer": [
+        augreg.to_timm,
+        transformers_names.to_timm,
+    ],
+}
+
+
+def read_source(source: str | Path, family: str, *, ema: bool | None = None) -> Weights:
+    """The arrays of a source in the key names of a family.
+
+    Args:
+      source: a weight file, a workdir, or `hub:owner/name[@revision]`.
+      family: the class name of the model.
+      ema: the averaged weights (True), the plain ones (False), or the averaged ones
+        where the source has them (None).
+
+    Raises:
+      UserError: as `load_pretrained`.
+    """
+    if family not in dialects.DIALECTS:
+        raise UserError(f"no weights can be loaded for {family} yet.")
+    if str(source).startswith(hub.PREFIX):
+        weights = read_weights(hub.download(str(source)), ema=ema)
+        weights = weights.replace(source=str(source))
+    elif Path(source).is_dir():
+        from vit_jax_tricks.pretrained.workdir import read_workdir
+
+        return read_workdir(Path(source), ema=ema)
+    else:
+        weights = read_weights(source, ema=ema)
+    for convert in CONVERTERS.get(family, []):
+        converted = convert(weights)
+        if converted is not None:
+            return converted
+    return weights
+
+
+def classes_of(weights: Weights, family: str) -> int | None:
+    """How many classes the head of some weights has, or None without a head."""
+    heads = [
+        rule
+        for dialect in dialects.DIALECTS[family].values()
+        for rule in dialect
+        if rule.head
+    ]
+    for name, array in weights.arrays.items():
+        if weights.native:
+            if any(rule.path == name for rule in heads):
+                return array.shape[-1]
+        elif (match := find_path(name, heads)) is not None:
+            return match[1].transform.load(array, array.shape).shape[-1]
+    return None

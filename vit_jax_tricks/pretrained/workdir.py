@@ -1,0 +1,53 @@
+"""Weights of our own runs: the newest intact checkpoint of a workdir, read only."""
+
+from pathlib import Path
+
+import numpy as np
+
+from vit_jax_tricks import checkpoint
+from vit_jax_tricks.console import say
+from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.pretrained.export import flatten
+from vit_jax_tricks.pretrained.weights import Weights
+
+
+def read_workdir(path: Path, *, ema: bool | None = None) -> Weights:
+    """The parameters and statistics of a run by our own paths.
+
+    Args:
+      path: the workdir.
+      ema: the moving averages (True), the parameters themselves (False), or the
+        averages where the run keeps them (None).
+
+    Raises:
+      UserError: no intact checkpoint, or no averages where they are asked for.
+    """
+    step, parts = newest(path)
+    averages = parts.pop("ema", None)
+    if ema and averages is None:
+        raise UserError(
+            f"ema=True: the run in {path} keeps no averages; leave ema out, or train "
+            "with --config.ema.decay=0.9999."
+        )
+    averaged = averages is not None and ema is not False
+    chosen = averages if averages is not None and averaged else parts
+    arrays = {name: np.asarray(array) for name, array in flatten(chosen).items()}
+    what = f"{path}, step {step}{', averaged' if averaged else ''}"
+    return Weights(what, arrays, native=True)
+
+
+def newest(path: Path) -> tuple[int, dict]:
+    """The step and the `params`, `batch_stats` and `ema` of the newest intact one."""
+    folder = path / "checkpoints"
+    steps = [int(p.name) for p in folder.glob("*") if p.name.isdigit()]
+    if not steps:
+        raise UserError(
+            f"{path} holds no checkpoints; give the --workdir of a run, or a weight "
+            "file."
+        )
+    for step in sorted(steps, reverse=True):
+        try:
+            return step, checkpoint.read_variables(folder / str(step))
+        except checkpoint.DamagedError as error:
+            say(f"checkpoint {step} is damaged ({error}); the one before it is used")
+    raise UserError(f"every checkpoint in {folder} is damaged; put a copy back.")
