@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from vit_jax_tricks.models.layers.attention import Attention
 from vit_jax_tricks.models.layers.drop import DropPath
 from vit_jax_tricks.models.layers.mlp import Mlp
-from vit_jax_tricks.models.layers.norm import LayerNorm, LayerScale
+from vit_jax_tricks.models.layers.norm import NORMS, LayerScale
 from vit_jax_tricks.sharding import constrain
 from vit_jax_tricks.typing import Array, Float
 
@@ -25,7 +25,10 @@ class Block(nn.Module):
     2104.10858); `qk_scale` replaces h ** -0.5. `kind` "mha" or "ffn" leaves the
     attention or the MLP alone, on norm(skip_lam * x), as LV-ViT's `MHABlock` and
     `FFNBlock`; "tr" is both. `attn_layer` makes another layer than `Attention`, of the
-    same fields num_heads, head_dim, qkv_bias, attn_drop, proj_drop and dtypes.
+    same fields num_heads, head_dim, qkv_bias, attn_drop, proj_drop and dtypes,
+    `mlp_layer` another than `Mlp`, of the fields hidden, act, drop and dtypes.
+    `post_norm` moves each norm behind its branch, as timm's `ResPostBlock`; then
+    `init_values` is the norm's initial scale. `bias` and `rope` go to the attention.
     Sources: Dosovitskiy et al. 2020, arXiv 2010.11929; parallel branches Touvron et al.
     2022, arXiv 2203.09795 (`Layer_scale_init_Block_paralx2` of facebookresearch/deit).
     """
@@ -45,6 +48,9 @@ class Block(nn.Module):
     skip_lam: float = 1.0
     kind: str = "tr"
     attn_layer: Callable[..., nn.Module] | None = None
+    mlp_layer: Callable[..., nn.Module] | None = None
+    norm_layer: str = "layernorm"
+    post_norm: bool = False
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -54,6 +60,8 @@ class Block(nn.Module):
         x: Float[Array, "b n d"],
         drop_path: Float[Array, ""] | float | None,
         train: bool,
+        bias: Float[Array, "#b #g n n"] | None = None,
+        rope: Float[Array, "#b n #g e"] | None = None,
     ) -> Float[Array, "b n d"]:
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         attn_layer = self.attn_layer or partial(
@@ -72,8 +80,16 @@ class Block(nn.Module):
             **dtypes,
         )
         mlp = partial(
-            Mlp, self.mlp_hidden, self.act_layer, self.proj_drop_rate, **dtypes
+            self.mlp_layer or Mlp,
+            hidden=self.mlp_hidden,
+            act=self.act_layer,
+            drop=self.proj_drop_rate,
+            **dtypes,
         )
+        norm = partial(NORMS[self.norm_layer], self.norm_eps, **dtypes)
+        start = 1.0 if self.init_values is None else self.init_values
+        given = {"bias": bias, "rope": rope}
+        given = {key: value for key, value in given.items() if value is not None}
         parts = {"mha": [(1, attn, "attn")], "ffn": [(2, mlp, "mlp")]}
         parts["tr"] = parts["mha"] + parts["ffn"]
         for part, layer, name in parts[self.kind]:
@@ -81,9 +97,13 @@ class Block(nn.Module):
             for j in range(self.parallel):
                 end = f"_{j}" if j else ""
                 y = x if self.kind == "tr" else x * self.skip_lam
-                y = LayerNorm(self.norm_eps, name=f"norm{part}{end}", **dtypes)(y)
-                y = layer(name=f"{name}{end}")(y, train)
-                if self.init_values is not None:
+                if not self.post_norm:
+                    y = norm(name=f"norm{part}{end}")(y)
+                extra = given if name == "attn" else {}
+                y = layer(name=f"{name}{end}")(y, train, **extra)
+                if self.post_norm:
+                    y = norm(name=f"norm{part}{end}", start=start)(y)
+                elif self.init_values is not None:
                     y = LayerScale(self.init_values, name=f"ls{part}{end}", **dtypes)(y)
                 branches.append(DropPath()(y, drop_path) / self.skip_lam)
             x = constrain(sum(branches, start=x))
@@ -99,30 +119,45 @@ def run_blocks(
     scan: bool,
     remat: bool,
     start: int = 0,
+    block_type: type[nn.Module] = Block,
+    bias: Float[Array, "#b #g n n"] | None = None,
+    rope: Float[Array, "..."] | None = None,
 ) -> Float[Array, "b n d"]:
     """Applies a `Block` with each layer's fields and drop path rate in turn.
 
     To be called by a compact module. `scan` traces the equal layers from the first on
     once, their parameters stacked under `blocks`; the others are `blocks_0`, ..., the
-    numbers beginning at `start` (only a stack from 0 is scanned).
-    `remat` recomputes each block in the backward pass.
+    numbers beginning at `start` (only a stack from 0 is scanned). `remat` recomputes
+    each block in the backward pass. `bias` and `rope` [#b, n, #g, e] go to every block;
+    of a `rope` with one more axis in front, for the blocks, each gets its own.
     """
-    block = Block
+    block = block_type
     if remat:
-        block = nn.remat(Block, prevent_cse=not scan, static_argnums=(3,))
+        block = nn.remat(block_type, prevent_cse=not scan, static_argnums=(3,))
+    ropes = None
+    if rope is not None and rope.ndim == 5:
+        rope, ropes = None, rope
     drops = train and any(rates)
     run = 0
     if scan and layers and not start:
         run = next((i for i, f in enumerate(layers) if f != layers[0]), len(layers))
+
+        def body(module, x, rate, own, bias, rope):
+            return module(x, rate, train, bias, rope if own is None else own), None
+
         scanned = nn.scan(
-            lambda module, x, rate: (module(x, rate, train), None),
+            body,
             variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True, "dropout": True},
+            in_axes=(0, 0, nn.broadcast, nn.broadcast),
             length=run,
         )
         stacked = jnp.asarray(rates[:run], jnp.float32) if drops else None
-        x = scanned(block(name="blocks", **layers[0]), x, stacked)[0]
+        own = None if ropes is None else ropes[:run]
+        x = scanned(block(name="blocks", **layers[0]), x, stacked, own, bias, rope)[0]
     for i in range(run, len(layers)):
         rate = rates[i] if drops else None
-        x = block(name=f"blocks_{start + i}", **layers[i])(x, rate, train)
+        own = rope if ropes is None else ropes[i]
+        module = block(name=f"blocks_{start + i}", **layers[i])
+        x = module(x, rate, train, bias, own)
     return x

@@ -1,14 +1,19 @@
-"""Multi-head self-attention with one fused projection for q, k and v."""
+"""Multi-head self-attention with its variants of projections and positions."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from vit_jax_tricks.models.layers import functional
-from vit_jax_tricks.models.layers.norm import LayerNorm
+from vit_jax_tricks.models.layers import functional, initializers
+from vit_jax_tricks.models.layers.norm import NORMS
 from vit_jax_tricks.typing import Array, Float
+
+
+# One kernel for q, k and v or three; "qv" has no bias for k, which no softmax sees.
+QKV = ("fused", "fused_qv", "separate", "separate_qv")
 
 
 class Attention(nn.Module):
@@ -16,8 +21,14 @@ class Attention(nn.Module):
 
     Heads stay an axis of their own: `qkv/kernel` is [d, 3, g, h], `proj/kernel`
     [g, h, d], so that heads can be removed or spread over devices. `scale` multiplies
-    q . k instead of h ** -0.5.
-    Equivalent to timm's `Attention`.
+    q . k instead of h ** -0.5. `qkv` is one of `QKV`: "fused_qv" has `q_bias` and
+    `v_bias` [g, h] beside the fused kernel (BEiT, EVA-02), "separate" has `q_proj`,
+    `k_proj` and `v_proj`. `scale_norm` normalises the heads together before proj.
+    Equivalent to timm's `Attention`, and with a table `rope` to `AttentionRope` and
+    `EvaAttention`.
+
+    `rel_pos` makes a module that gives a bias of the logits for (q, k, scale, train),
+    `rel_values` one that adds to the output for (weights).
     """
 
     num_heads: int
@@ -30,22 +41,78 @@ class Attention(nn.Module):
     scale: float | None = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    qkv: str = "fused"
+    scale_norm: bool = False
+    proj_bias: bool = True
+    norm_layer: str = "layernorm"
+    rotate_half: bool = False
+    rel_pos: Callable[..., nn.Module] | None = None
+    rel_values: Callable[..., nn.Module] | None = None
+    inits: Callable[[int], initializers.Inits] = initializers.vit
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b n d"], train: bool) -> Float[Array, "b n d"]:
+    def __call__(
+        self,
+        x: Float[Array, "b n d"],
+        train: bool,
+        bias: Float[Array, "#b #g n n"] | None = None,
+        rope: Float[Array, "#b n #g e"] | None = None,
+    ) -> Float[Array, "b n d"]:
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        norm = partial(NORMS[self.norm_layer], self.norm_eps, **dtypes)
+        heads = {"num_heads": self.num_heads, "head_dim": self.head_dim}
+        q, k, v = self._project(x)
+        if self.qk_norm:
+            q, k = norm(name="q_norm")(q), norm(name="k_norm")(k)
+        if rope is not None:
+            rotate = partial(functional.rotate, half=self.rotate_half)
+            q, k = rotate(q, rope), rotate(k, rope)
+        scale = self.head_dim**-0.5 if self.scale is None else self.scale
+        if self.rel_pos is not None:
+            rel_pos = self.rel_pos(**heads, name="rel_pos", **dtypes)
+            own = rel_pos(q, k, scale, train)
+            bias = own if bias is None else bias + own
+        drop = nn.Dropout(self.attn_drop, deterministic=not train)
+        if self.rel_values is None:
+            y = functional.attention(q, k, v, scale=scale, bias=bias, drop=drop)
+        else:
+            weights = drop(functional.attention_weights(q, k, scale=scale, bias=bias))
+            weights = weights.astype(v.dtype)
+            rel_values = self.rel_values(**heads, name="rel_values", **dtypes)
+            y = jnp.einsum("bgnm,bmgh->bngh", weights, v) + rel_values(weights)
+        if self.scale_norm:
+            y = norm(name="norm")(y.reshape(*x.shape[:2], -1)).reshape(y.shape)
+        y = nn.DenseGeneral(
+            x.shape[-1],
+            axis=(-2, -1),
+            use_bias=self.proj_bias,
+            name="proj",
+            **self.inits(self.num_heads * self.head_dim),
+            **dtypes,
+        )(y)
+        return nn.Dropout(self.proj_drop, deterministic=not train)(y)
+
+    def _project(self, x: Float[Array, "b n d"]) -> list[Float[Array, "b n g h"]]:
+        """q, k and v."""
         dense = partial(
             nn.DenseGeneral,
-            kernel_init=nn.initializers.normal(0.02),
             dtype=self.dtype,
             param_dtype=self.param_dtype,
+            **self.inits(x.shape[-1]),
         )
-        shape = (3, self.num_heads, self.head_dim)
-        qkv = dense(shape, use_bias=self.qkv_bias, name="qkv")(x)
-        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-        if self.qk_norm:
-            norm = partial(LayerNorm, self.norm_eps, self.dtype, self.param_dtype)
-            q, k = norm(name="q_norm")(q), norm(name="k_norm")(k)
-        drop = nn.Dropout(self.attn_drop, deterministic=not train)
-        y = functional.attention(q, k, v, scale=self.scale, drop=drop)
-        y = dense(x.shape[-1], axis=(-2, -1), name="proj")(y)
-        return nn.Dropout(self.proj_drop, deterministic=not train)(y)
+        shape = (self.num_heads, self.head_dim)
+        no_key_bias = self.qkv.endswith("_qv")
+        if self.qkv.startswith("separate"):
+            biased = {"q": True, "k": not no_key_bias, "v": True}
+            return [
+                dense(shape, use_bias=self.qkv_bias and use, name=f"{name}_proj")(x)
+                for name, use in biased.items()
+            ]
+        use_bias = self.qkv_bias and not no_key_bias
+        qkv = dense((3, *shape), use_bias=use_bias, name="qkv")(x)
+        parts = [qkv[:, :, i] for i in range(3)]
+        if self.qkv_bias and no_key_bias:
+            for i, name in ((0, "q_bias"), (2, "v_bias")):
+                value = self.param(name, nn.initializers.zeros, shape, self.param_dtype)
+                parts[i] = parts[i] + value.astype(self.dtype)[None, None]
+        return parts

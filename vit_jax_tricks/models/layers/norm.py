@@ -1,4 +1,4 @@
-"""Layer norm and LayerScale with parameters."""
+"""Norms and LayerScale with parameters."""
 
 from typing import Any
 
@@ -28,6 +28,24 @@ class LayerNorm(nn.Module):
         scale = self.param("scale", start, shape, self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, shape, self.param_dtype)
         return functional.layer_norm(x, scale, bias, eps=self.eps).astype(self.dtype)
+
+
+class RmsNorm(nn.Module):
+    """`functional.rms_norm` with a learned `scale` that starts at `start`."""
+
+    eps: float = 1e-6
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+    start: float = 1.0
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*s d"]) -> Float[Array, "*s d"]:
+        start = nn.initializers.constant(self.start)
+        scale = self.param("scale", start, x.shape[-1:], self.param_dtype)
+        return functional.rms_norm(x, scale, eps=self.eps).astype(self.dtype)
+
+
+NORMS = {"layernorm": LayerNorm, "rmsnorm": RmsNorm}
 
 
 class LayerScale(nn.Module):

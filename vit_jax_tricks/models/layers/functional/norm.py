@@ -65,3 +65,17 @@ def l2_normalize(x: Float[Array, "*s d"]) -> Float[Array, "*s d"]:
     x = x.astype(at_least_float32(x.dtype))
     square = jnp.square(x).sum(-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
+
+
+def rms_norm(
+    x: Float[Array, "*s d"], scale: Float[Array, "d"], *, eps: float
+) -> Float[Array, "*s d"]:
+    """RMS norm: x / sqrt(mean(x^2) + eps) * scale over the last axis.
+
+    Computed and returned in at least float32.
+    Source: Zhang and Sennrich 2019, arXiv 1910.07467.
+    """
+    wide = at_least_float32(x.dtype)
+    x = x.astype(wide)
+    r = jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + eps)
+    return x * r * scale.astype(wide).reshape(*(1,) * (x.ndim - 1), -1)

@@ -1,0 +1,148 @@
+"""Rotary position encodings: pairs of features turn by an angle that position sets."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vit_jax_tricks.models.layers.functional.precision import at_least_float32
+from vit_jax_tricks.typing import Array, Float, PRNGKeyArray
+
+
+def rotary_coordinates(
+    grid: tuple[int, int],
+    *,
+    indexing: str = "ij",
+    offset: float = 0.0,
+    reference: tuple[int, int] | None = None,
+) -> Float[np.ndarray, "n 2"]:
+    """(row, column) of each token, row-major; (column, row) with indexing "xy".
+
+    Positions are 0, 1, ... + `offset`; with a `reference` grid they are stretched to
+    its length, so that another resolution spans the same angles (EVA-02).
+    """
+    axes = [np.arange(n, dtype=np.float32) + np.float32(offset) for n in grid]
+    if reference is not None:
+        axes = [
+            axis / np.float32(n) * np.float32(r)
+            for axis, n, r in zip(axes, grid, reference, strict=True)
+        ]
+    rows, columns = np.meshgrid(*axes, indexing="ij")
+    pair = (columns, rows) if indexing == "xy" else (rows, columns)
+    return np.stack(pair, -1).reshape(-1, 2)
+
+
+def rotary_axial(
+    coordinates: Float[np.ndarray, "n 2"], dim: int, *, temperature: float = 10000.0
+) -> Float[np.ndarray, "n a"]:
+    """Angles p T^(-4k/dim), k < dim / 4, of the first coordinate, then of the second.
+
+    a = dim / 2, `dim` the width of a head. Sources: Su et al. 2021 (RoFormer), arXiv
+    2104.09864; Fang et al. 2023 (EVA-02), arXiv 2303.11331; Heo et al. 2024, arXiv
+    2403.13298. Equivalent to the angles of timm's `RotaryEmbeddingCat`.
+    """
+    k = np.arange(dim // 4, dtype=np.float32) / np.float32(dim // 4)
+    bands = np.float32(1) / np.float32(temperature) ** k
+    angles = coordinates[:, :, None] * bands
+    return angles.reshape(len(coordinates), -1)
+
+
+def rotary_dinov3(
+    grid: tuple[int, int], dim: int, *, temperature: float = 100.0
+) -> Float[np.ndarray, "n a"]:
+    """Angles 2 pi p T^(-4k/dim) of positions p in (-1, 1): patch centres, row first.
+
+    a = dim / 2. The same image has the same angles at every resolution. Source: Simeoni
+    et al. 2025 (DINOv3), arXiv 2508.10104; timm's `RotaryEmbeddingDinoV3`.
+    """
+    axes = [
+        (np.arange(n, dtype=np.float32) + np.float32(0.5)) / n * 2 - 1 for n in grid
+    ]
+    points = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
+    periods = np.float32(temperature) ** (
+        np.float32(2) * np.arange(dim // 4, dtype=np.float32) / (dim // 2)
+    )
+    angles = np.float32(2 * np.pi) * points[:, :, None] / periods
+    return angles.reshape(len(points), -1).astype(np.float32)
+
+
+def rotary_mixed(
+    frequencies: Float[Array, "2 *s a"], coordinates: Float[np.ndarray, "n 2"]
+) -> Float[Array, "*s n a"]:
+    """Angles p_0 f_0 + p_1 f_1 of learned frequencies, which need not follow an axis.
+
+    One set for each head and block (the axes s). In at least float32.
+    Source: Heo et al. 2024 (RoPE-Mixed), arXiv 2403.13298. Equivalent to the angles of
+    timm's `RotaryEmbeddingMixed`.
+    """
+    wide = at_least_float32(frequencies.dtype)
+    f = frequencies.astype(wide)[..., None, :]
+    points = jnp.asarray(coordinates, wide)
+    shape = (*(1,) * (f.ndim - 3), -1, 1)
+    first, second = points[:, 0].reshape(shape), points[:, 1].reshape(shape)
+    return f[0] * first + f[1] * second
+
+
+def mixed_frequencies(
+    key: PRNGKeyArray,
+    shape: Sequence[int],
+    dim: int,
+    *,
+    temperature: float = 10.0,
+) -> Float[Array, "2 *s a"]:
+    """Initial frequencies: magnitudes T^(-4k/dim) along a random axis and its normal.
+
+    A direction is drawn for each entry of `shape` (blocks, heads); the first dim / 4
+    frequencies lie along it, the others a quarter turn further. Source: Heo et al. 2024
+    (RoPE-Mixed), arXiv 2403.13298; timm's `init_random_2d_freqs`.
+    """
+    magnitude = temperature ** -(np.arange(0, dim, 4) / dim)
+    turn = jax.random.uniform(key, (*shape, 1)) * (2 * np.pi)
+    turns = jnp.concatenate([turn, turn + np.pi / 2], axis=-1)
+    direction = jnp.stack([jnp.cos(turns), jnp.sin(turns)])[..., None]
+    frequencies = direction * jnp.asarray(magnitude, turn.dtype)
+    return frequencies.reshape(2, *shape, -1)
+
+
+def rotary_table(
+    angles: Float[Array, "*s n a"], *, half: bool = False, prefix: int = 0
+) -> Float[Array, "*s m e"]:
+    """(sin | cos) of each feature, e = 4a, for `rotate`; `prefix` tokens do not turn.
+
+    An angle belongs to two neighbouring features; with `half` to features i and i + a.
+    Equivalent to the tables of timm's `RotaryEmbeddingCat` and `RotaryEmbeddingDinoV3`.
+    """
+    xp = np if isinstance(angles, np.ndarray) else jnp
+    if prefix:
+        pads = [(0, 0)] * (angles.ndim - 2) + [(prefix, 0), (0, 0)]
+        angles = xp.pad(angles, pads)
+    if half:
+        angles = xp.concatenate([angles, angles], axis=-1)
+    else:
+        angles = xp.repeat(angles, 2, axis=-1)
+    return xp.concatenate([xp.sin(angles), xp.cos(angles)], axis=-1)
+
+
+def rotate(
+    x: Float[Array, "b n g h"],
+    table: Float[Array, "#b n #g 2*h"],
+    *,
+    half: bool = False,
+) -> Float[Array, "b n g h"]:
+    """Turns pairs of features: (a, b) -> (a cos t - b sin t, b cos t + a sin t).
+
+    Pairs are neighbours; with `half` features i and i + h/2. In at least float32.
+    Source: Su et al. 2021 (RoFormer), arXiv 2104.09864. Equivalent to timm's
+    `apply_rot_embed_cat`.
+    """
+    wide = at_least_float32(x.dtype)
+    sin, cos = jnp.split(jnp.asarray(table, wide), 2, axis=-1)
+    y = x.astype(wide)
+    if half:
+        first, second = jnp.split(y, 2, axis=-1)
+        turned = jnp.concatenate([-second, first], axis=-1)
+    else:
+        pairs = y.reshape(*y.shape[:-1], -1, 2)
+        turned = jnp.stack([-pairs[..., 1], pairs[..., 0]], -1).reshape(y.shape)
+    return (y * cos + turned * sin).astype(x.dtype)
