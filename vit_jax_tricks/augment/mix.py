@@ -45,7 +45,7 @@ def mixup_with(
     return blend(images, labels, weights, lam)
 
 
-def _outside(
+def outside_box(
     box: Int[Array, "*b 4"], size: tuple[int, int]
 ) -> tuple[Float[Array, "*b h w"], Float[Array, "*b"]]:
     """1 outside the box and 0 inside, and the share of the image outside."""
@@ -72,7 +72,7 @@ def cutmix_with(
     `correct_lam=False`). Equivalent to timm's Mixup once the box is drawn (tested).
     """
     _, h, w, _ = images.shape
-    weights, share = _outside(jnp.atleast_2d(box), (h, w))
+    weights, share = outside_box(jnp.atleast_2d(box), (h, w))
     return blend(images, labels, weights, share if lam is None else jnp.atleast_1d(lam))
 
 
@@ -131,7 +131,7 @@ def mix_weights(
     if cutmix_alpha:
         centre = jax.random.randint(centre_key, (2,), 0, jnp.asarray(size))
         box = cutmix_box(lam[0], centre, size)
-        cut_weights, cut_lam = _outside(box[None], size)
+        cut_weights, cut_lam = outside_box(box[None], size)
         weights = jnp.where(cut, cut_weights, weights)
         lam = jnp.where(cut, cut_lam, lam)
     applied = jax.random.bernoulli(apply_key, prob)

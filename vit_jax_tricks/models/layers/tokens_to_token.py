@@ -31,9 +31,9 @@ class TokenPerformer(nn.Module):
     """Kernel attention and an MLP on tokens of another width than the output.
 
     y = v + drop(proj(kernel_attention(phi(q), phi(k), v))), (k, q, v) = kqv(norm1(x));
-    y + drop(mlp_2(gelu(mlp_0(norm2(y))))). The skip is v, since x has another width. `kqv/kernel` is
-    [f, 3, d]; the d / 2 random features `w` [d / 2, d] are fixed, so they are in
-    `batch_stats`. Source: `Token_performer` of T2T-ViT.
+    y + drop(mlp_2(gelu(mlp_0(norm2(y))))). The skip is v, since x has another width.
+    `kqv/kernel` is [f, 3, d]; the d / 2 random features `w` [d / 2, d] are fixed, so
+    they are in `batch_stats`. Source: `Token_performer` of T2T-ViT.
     """
 
     dim: int
@@ -142,18 +142,17 @@ class TokensToToken(nn.Module):
                 x = _conv(x, width, split, name, dtypes)
             return x.reshape(x.shape[0], -1, self.embed_dim)
         layer = partial(TOKENS[self.tokens_type], self.token_dim, **dtypes)
-        for i, (size, stride, padding) in enumerate(SPLITS):
+        for i, (size, stride, padding) in enumerate(SPLITS, start=1):
             x = unfold(x, size, stride=stride, padding=padding)
             b, h, w, f = x.shape
-            tokens = x.reshape(b, h * w, f)
-            if i == len(SPLITS) - 1:
-                break
-            tokens = layer(name=f"attention{i + 1}")(tokens, train)
-            x = tokens.reshape(b, h, w, self.token_dim)
+            x = x.reshape(b, h * w, f)
+            if i < len(SPLITS):
+                x = layer(name=f"attention{i}")(x, train)
+                x = x.reshape(b, h, w, self.token_dim)
         dense = nn.Dense(
             self.embed_dim, kernel_init=linear_init, name="project", **dtypes
         )
-        return dense(tokens)
+        return dense(x)
 
 
 def _conv(

@@ -1,0 +1,213 @@
+"""LV-ViT: a convolutional stem, scaled residuals, and a class for every token."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from vit_jax_tricks.augment.mix_token import mix_tokens, random_box
+from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.models import checks
+from vit_jax_tricks.models.block import run_blocks
+from vit_jax_tricks.models.layers import functional
+from vit_jax_tricks.models.layers.conv_stem import ConvStem
+from vit_jax_tricks.models.layers.head import Classifier
+from vit_jax_tricks.models.layers.norm import LayerNorm
+from vit_jax_tricks.models.layers.patch_embed import PatchEmbed
+from vit_jax_tricks.sharding import constrain
+from vit_jax_tricks.typing import Array, Float, Int, Num
+
+
+EPS = 1e-5  # of every layer norm
+STEMS = {"4_2": 64, "4_2_128": 128}  # channels of the convolutions
+
+
+class LVViT(nn.Module):
+    """Stem -> class token, positions -> blocks -> norm -> class head and dense head.
+
+    Returns `(logits, aux)`; `aux` holds `tokens` [b, n, d] after the last norm, class
+    token first, and `features` [b, d], the class head's input. With `return_dense` a
+    second head classifies every patch token: `aux` adds `logits_cls` [b, k], the class
+    head's, and `logits_aux` [b, n - 1, k]; the logits are `logits_cls` in training and
+    logits_cls + max over tokens of logits_aux / 2 in evaluation. `num_classes=0` makes
+    the features the logits, without a dense head.
+
+    With `mix_token` a box of the stem's map comes from the reversed batch in training
+    (see `augment.mix_token`): `logits_aux` are put back in place, so each token's are
+    those of its own image, and `aux` adds `mix_box` [4] and `mix_lam` [], the share of
+    each image in its own class token. `box` sets the box instead of a random one.
+
+    Field names and meanings are those of `LV_ViT` in TokenLabeling: `p_emb` ("4_2",
+    "4_2_128", or 1 for plain patches), `skip_lam` (divides every branch), `order` (a
+    kind for each block: "tr", "mha" or "ffn", instead of `depth`), `drop_path_decay`
+    ("linear" or "fix"). Additions: `scan` and `remat` as in `VisionTransformer`.
+    Source: Jiang et al. 2021, arXiv 2104.10858.
+    """
+
+    img_size: int | tuple[int, int] = 224
+    patch_size: int = 16
+    in_chans: int = 3
+    num_classes: int = 1000
+    embed_dim: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = False
+    qk_scale: float | None = None
+    drop_rate: float = 0.0
+    attn_drop_rate: float = 0.0
+    drop_path_rate: float = 0.0
+    drop_path_decay: str = "linear"
+    p_emb: str | int = "4_2"
+    head_dim: int | None = None
+    skip_lam: float = 1.0
+    order: tuple[str, ...] | None = None
+    mix_token: bool = False
+    return_dense: bool = False
+    scan: bool = False
+    remat: bool = False
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    position_prefix = 1  # rows of the position table that belong to prefix tokens
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an input image."""
+        size = self.img_size
+        h, w = (size, size) if isinstance(size, int) else size
+        return h, w, self.in_chans
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        h, w, _ = self.image_shape
+        return h // self.patch_size, w // self.patch_size
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kind of each block."""
+        return ("tr",) * self.depth if self.order is None else self.order
+
+    def check(self) -> None:
+        """Raises UserError where the fields contradict one another."""
+        least = ("patch_size", "in_chans", "embed_dim", "num_heads")
+        checks.check_least(self, {**dict.fromkeys(least, 1), "depth": 0})
+        checks.check_rates(self)
+        checks.check_patches(self)
+        checks.check_choices(self, {"drop_path_decay": ("linear", "fix")})
+        if self.head_dim is None:
+            checks.check_heads(self)
+        if self.embed_dim * self.mlp_ratio < 1:
+            raise UserError(f"mlp_ratio={self.mlp_ratio} leaves no hidden units.")
+        if self.p_emb not in (*STEMS, 1):
+            raise UserError(
+                f"p_emb={self.p_emb!r} is unknown; use one of {', '.join(STEMS)}, or 1 "
+                "for plain patches."
+            )
+        if self.p_emb in STEMS and self.patch_size % 2:
+            raise UserError(
+                f'p_emb="{self.p_emb}" halves the map, so patch_size={self.patch_size} '
+                "must be even."
+            )
+        if not self.skip_lam > 0:
+            raise UserError(f"skip_lam={self.skip_lam} must be positive.")
+        unknown = set(self.kinds) - {"tr", "mha", "ffn"}
+        if unknown:
+            raise UserError(
+                f"order has {sorted(unknown)[0]!r}; its entries are tr, mha or ffn."
+            )
+        if self.mix_token and not self.return_dense:
+            raise UserError(
+                "mix_token=True needs return_dense=True: without the dense head the "
+                "pasted tokens have no labels."
+            )
+
+    @nn.compact
+    def __call__(
+        self,
+        images: Num[Array, "b h w c"],
+        train: bool = False,
+        box: Int[Array, "4"] | None = None,
+    ) -> tuple[Float[Array, "b k"], dict[str, Array]]:
+        checks.check_images(self, images)
+        maps = self._stem(images, train)
+        mix, mixed = {}, self.mix_token and train
+        if mixed:
+            box = (
+                random_box(self.make_rng("dropout"), self.grid) if box is None else box
+            )
+            maps, lam = mix_tokens(maps, box)
+            mix = {"mix_box": box, "mix_lam": lam}
+        x = self._blocks(self._embed(maps, train), train)
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        x = LayerNorm(EPS, name="norm", **dtypes)(x)
+        features = x[:, 0]
+        aux = {"tokens": x, "features": features} | mix
+        logits = Classifier(self.num_classes, name="head", **dtypes)(features, train)
+        if not (self.return_dense and self.num_classes):
+            return logits, aux
+        dense = nn.Dense(
+            self.num_classes,
+            kernel_init=nn.initializers.normal(0.02),
+            name="aux_head",
+            **dtypes,
+        )(x[:, 1:]).astype(logits.dtype)
+        if mixed:
+            back = dense.reshape(-1, *self.grid, self.num_classes)
+            dense = mix_tokens(back, box)[0].reshape(dense.shape)
+        aux |= {"logits_cls": logits, "logits_aux": dense}
+        if not train:
+            logits = logits + dense.max(1) / 2
+        return logits, aux
+
+    def _stem(
+        self, images: Float[Array, "b h w c"], train: bool
+    ) -> Float[Array, "b i j d"]:
+        """The map of patch tokens."""
+        sizes = (self.embed_dim, self.patch_size)
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        if self.p_emb == 1:
+            x = PatchEmbed(*sizes, name="patch_embed", **dtypes)(images, train)
+            return x.reshape(-1, *self.grid, self.embed_dim)
+        width = STEMS[str(self.p_emb)]
+        return ConvStem(*sizes, width, name="patch_embed", **dtypes)(images, train)
+
+    def _embed(
+        self, maps: Float[Array, "b i j d"], train: bool
+    ) -> Float[Array, "b n d"]:
+        """Patch tokens behind the class token, with positions."""
+        b, *_, d = maps.shape
+        patches = maps.reshape(b, -1, d)
+
+        def param(name: str, rows: int) -> Float[Array, "1 r d"]:
+            init = nn.initializers.normal(0.02)
+            value = self.param(name, init, (1, rows, d), self.param_dtype)
+            return value.astype(self.dtype)
+
+        token = jnp.broadcast_to(param("cls_token", 1), (b, 1, d))
+        x = jnp.concatenate([token, patches], axis=1)
+        x = x + param("pos_embed", 1 + patches.shape[1])
+        return constrain(nn.Dropout(self.drop_rate, deterministic=not train)(x))
+
+    def _blocks(self, x: Float[Array, "b n d"], train: bool) -> Float[Array, "b n d"]:
+        """All transformer blocks."""
+        fields = dict(
+            num_heads=self.num_heads,
+            head_dim=self.head_dim or self.embed_dim // self.num_heads,
+            mlp_hidden=int(self.embed_dim * self.mlp_ratio),
+            qkv_bias=self.qkv_bias,
+            proj_drop_rate=self.drop_rate,
+            attn_drop_rate=self.attn_drop_rate,
+            norm_eps=EPS,
+            qk_scale=self.qk_scale,
+            skip_lam=self.skip_lam,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+        )
+        layers = [{**fields, "kind": kind} for kind in self.kinds]
+        decay = "constant" if self.drop_path_decay == "fix" else "linear"
+        rates = functional.drop_path_rates(
+            self.drop_path_rate, len(layers), decay=decay
+        )
+        return run_blocks(layers, x, rates, train, scan=self.scan, remat=self.remat)
