@@ -132,11 +132,12 @@ class LVViT(nn.Module):
     ) -> tuple[Float[Array, "b k"], dict[str, Array]]:
         checks.check_images(self, images)
         maps = self._stem(images, train)
-        mix, mixed = {}, self.mix_token and train
-        if mixed:
-            box = (
-                random_box(self.make_rng("dropout"), self.grid) if box is None else box
-            )
+        mix = {}
+        if not (self.mix_token and train):
+            box = None
+        elif box is None:
+            box = random_box(self.make_rng("dropout"), self.grid)
+        if box is not None:
             maps, lam = mix_tokens(maps, box)
             mix = {"mix_box": box, "mix_lam": lam}
         x = self._blocks(self._embed(maps, train), train)
@@ -153,7 +154,7 @@ class LVViT(nn.Module):
             name="aux_head",
             **dtypes,
         )(x[:, 1:]).astype(logits.dtype)
-        if mixed:
+        if box is not None:
             back = dense.reshape(-1, *self.grid, self.num_classes)
             dense = mix_tokens(back, box)[0].reshape(dense.shape)
         aux |= {"logits_cls": logits, "logits_aux": dense}
