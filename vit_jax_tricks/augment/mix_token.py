@@ -45,5 +45,6 @@ def mix_tokens(
     Returns the maps and the share of a map that is its own. Twice the same box gives
     the maps back, which un-mixes dense outputs.
     """
-    outside, share = outside_box(box, x.shape[1:3])
+    _, h, w, _ = x.shape
+    outside, share = outside_box(box, (h, w))
     return jnp.where(outside[None, :, :, None] > 0, x, x[::-1]), share
