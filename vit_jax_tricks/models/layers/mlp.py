@@ -15,7 +15,8 @@ class Mlp(nn.Module):
     """fc2(act(fc1(x))), dropout after the activation and after fc2, as timm's `Mlp`.
 
     `out_drop` is the second dropout's rate where it differs, `features` the output's
-    width where it is not the input's.
+    width where it is not the input's. `norm` makes a norm before fc2; `out_bias` is
+    whether fc2 has a bias where that differs.
     """
 
     hidden: int
@@ -27,18 +28,20 @@ class Mlp(nn.Module):
     out_drop: float | None = None
     use_bias: bool = True
     inits: Callable[[int], initializers.Inits] = initializers.vit
+    norm: Callable[..., nn.Module] | None = None
+    out_bias: bool | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "*s d"], train: bool) -> Float[Array, "*s f"]:
-        dense = partial(
-            nn.Dense,
-            use_bias=self.use_bias,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-        )
+        dense = partial(nn.Dense, dtype=self.dtype, param_dtype=self.param_dtype)
+        last = self.use_bias if self.out_bias is None else self.out_bias
         drop = partial(nn.Dropout, deterministic=not train)
         features = self.features or x.shape[-1]
-        y = dense(self.hidden, name="fc1", **self.inits(x.shape[-1]))(x)
+        inits = self.inits(x.shape[-1])
+        y = dense(self.hidden, use_bias=self.use_bias, name="fc1", **inits)(x)
         y = drop(self.drop)(functional.ACTIVATIONS[self.act](y))
-        y = dense(features, name="fc2", **self.inits(self.hidden))(y)
+        if self.norm is not None:
+            y = self.norm(name="norm")(y)
+        inits = self.inits(self.hidden)
+        y = dense(features, use_bias=last, name="fc2", **inits)(y)
         return drop(self.drop if self.out_drop is None else self.out_drop)(y)

@@ -1,0 +1,51 @@
+"""The gated perceptron of a transformer block."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from vit_jax_tricks.models.layers import functional, initializers
+from vit_jax_tricks.typing import Array, Float
+
+
+class GatedMlp(nn.Module):
+    """fc2(norm(act(g) * y)), (g, y) = (fc1_g(x), fc1_x(x)); dropout before and after.
+
+    SwiGLU with `act="silu"`. `packed` has one layer `fc1` of twice the width for both,
+    the gates first; `norm` makes the norm. Source: Shazeer 2020, arXiv 2002.05202.
+    Equivalent to timm's `SwiGLU` and `SwiGLUPacked`.
+    """
+
+    hidden: int
+    act: str = "silu"
+    drop: float = 0.0
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+    packed: bool = False
+    norm: Callable[..., nn.Module] | None = None
+    use_bias: bool = True
+    inits: Callable[[int], initializers.Inits] = initializers.vit
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*s d"], train: bool) -> Float[Array, "*s d"]:
+        d = x.shape[-1]
+        dense = partial(
+            nn.Dense,
+            use_bias=self.use_bias,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+        )
+        drop = partial(nn.Dropout, self.drop, deterministic=not train)
+        if self.packed:
+            both = dense(2 * self.hidden, name="fc1", **self.inits(d))(x)
+            gate, y = jnp.split(both, 2, axis=-1)
+        else:
+            gate = dense(self.hidden, name="fc1_g", **self.inits(d))(x)
+            y = dense(self.hidden, name="fc1_x", **self.inits(d))(x)
+        y = drop()(functional.ACTIVATIONS[self.act](gate) * y)
+        if self.norm is not None:
+            y = self.norm(name="norm")(y)
+        return drop()(dense(d, name="fc2", **self.inits(self.hidden))(y))
