@@ -1,16 +1,29 @@
 """Models by name: every family registers its names when this package is imported."""
 
-from vit_jax_tricks.models import swin_variants, vit_variants
+from vit_jax_tricks.models import (
+    cait_variants,
+    clip_variants,
+    convit_variants,
+    lv_vit_variants,
+    swin_variants,
+    t2t_vit_variants,
+    vit_variants,
+)
 from vit_jax_tricks.models.registry import create_model, list_models, preprocessing
 from vit_jax_tricks.models.stacking import stack_blocks, unstack_blocks
 
 
 __all__ = [
+    "cait_variants",
+    "clip_variants",
+    "convit_variants",
     "create_model",
     "list_models",
+    "lv_vit_variants",
     "preprocessing",
     "stack_blocks",
     "swin_variants",
+    "t2t_vit_variants",
     "unstack_blocks",
     "vit_variants",
 ]

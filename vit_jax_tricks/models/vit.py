@@ -28,7 +28,8 @@ class VisionTransformer(nn.Module):
 
     Field names and meanings are those of timm's `VisionTransformer`. Additions:
     `distilled` (timm's `VisionTransformerDistilled`), `act_layer` and `norm_eps` by
-    value, `drop_path_decay` ("linear" or "constant"), `parallel` and `stem="hmlp"`
+    value, `head_bias` (CLIP's projection has none), `drop_path_decay` ("linear" or
+    "constant"), `parallel` and `stem="hmlp"`
     (Touvron et al. 2022, arXiv 2203.09795), `scan` (one traced block, parameters
     stacked under `blocks`), `remat` (recompute each block in the backward pass).
     Sources: Dosovitskiy et al. 2020, arXiv 2010.11929; Touvron et al. 2020 (DeiT),
@@ -53,6 +54,7 @@ class VisionTransformer(nn.Module):
     reg_tokens: int = 0
     pre_norm: bool = False
     fc_norm: bool | None = None
+    head_bias: bool = True
     drop_rate: float = 0.0
     pos_drop_rate: float = 0.0
     patch_drop_rate: float = 0.0
@@ -221,6 +223,7 @@ class VisionTransformer(nn.Module):
             Classifier,
             self.num_classes,
             self.drop_rate,
+            self.head_bias,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
         )

@@ -3,7 +3,6 @@
 from typing import Any, TypeAlias
 
 from vit_jax_tricks.models.registry import (
-    CLIP,
     HALF,
     IMAGENET,
     Entry,
@@ -45,14 +44,6 @@ VIT = {
     "vit_huge_patch14_224": (630_764_800, 0),
 }
 VIT_DINO = {"vit_small_patch8_224": (21_670_272, 0)}
-VIT_CLIP = {
-    "vit_base_patch32_clip_224": 88_225_000,
-    "vit_base_patch16_clip_224": 86_568_424,
-    "vit_large_patch14_clip_224": 304_204_776,
-    "vit_base_patch32_clip_quickgelu_224": (87_849_728, 512),
-    "vit_base_patch16_clip_quickgelu_224": (86_193_152, 512),
-    "vit_large_patch14_clip_quickgelu_224": (303_966_976, 768),
-}
 VIT_PARALLEL = {
     "vit_small_patch16_36x1_224": 64_665_448,
     "vit_small_patch16_18x2_224": 64_665_448,
@@ -97,7 +88,6 @@ _FULL = {
             "vit_tiny_patch16_224",
             "vit_small_patch16_224",
             "vit_base_patch16_224",
-            "vit_base_patch16_clip_224",
             "deit_tiny_patch16_224",
             "deit_small_patch16_224",
             "deit_small_distilled_patch16_224",
@@ -143,8 +133,6 @@ def _register(
         fields["patch_size"] = int(patch.removeprefix("patch"))
         if "_distilled_" in name:
             fields["distilled"] = True
-        if "_quickgelu_" in name:
-            fields["act_layer"] = "quick_gelu"
         if "_36x1_" in name:
             fields["depth"] = 36
         if "_18x2_" in name:
@@ -164,14 +152,6 @@ def _register(
 
 
 _register(VIT, HALF, 0.9, golden="small_vit")
-_register(
-    VIT_CLIP,
-    CLIP,
-    0.9,
-    golden="small_vit_prenorm_quickgelu",
-    pre_norm=True,
-    norm_eps=1e-5,
-)
 _register(VIT_DINO, IMAGENET, 0.9, golden="small_vit")
 _register(
     VIT_PARALLEL, HALF, 0.9, golden="small_official_deit3_paral2", init_values=1e-5

@@ -6,20 +6,34 @@ name the parameters.
 
 from collections.abc import Collection
 
-from vit_jax_tricks.pretrained import swin_rules, vit_rules
+from vit_jax_tricks.pretrained import (
+    cait_rules,
+    clip_rules,
+    convit_rules,
+    lv_vit_rules,
+    swin_rules,
+    t2t_vit_rules,
+    vit_rules,
+)
 from vit_jax_tricks.pretrained.rules import Rule, find_path
 
 
 DIALECTS: dict[str, dict[str, list[Rule]]] = {
+    "CaiT": cait_rules.DIALECTS,
+    "ConViT": convit_rules.DIALECTS,
     "SwinTransformer": swin_rules.DIALECTS,
     "SwinTransformerV2": swin_rules.DIALECTS_V2,
-    "VisionTransformer": vit_rules.DIALECTS,
+    "T2TViT": t2t_vit_rules.DIALECTS,
+    "LVViT": lv_vit_rules.DIALECTS,
+    "VisionTransformer": vit_rules.DIALECTS | clip_rules.DIALECTS,
 }
 # Entries of a reference file that carry no information for a model.
 IGNORED = (
     r"(.*\.)?(num_batches_tracked|relative_position_index|relative_coords_table"
     r"|attn_mask)"
 )
+# Entries that belong to another part of the reference's model: reported, never refused.
+ELSEWHERE = {"VisionTransformer": clip_rules.TEXT_TOWER}
 
 
 def dialect_of(

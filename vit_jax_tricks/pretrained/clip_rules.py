@@ -1,0 +1,70 @@
+"""Key names of CLIP's image tower: OpenAI's, and open_clip's with its LayerScale."""
+
+from typing import Any
+
+import numpy as np
+
+from vit_jax_tricks.pretrained.resize import positions
+from vit_jax_tricks.pretrained.rules import (
+    CONV,
+    PROJ,
+    QKV,
+    QKV_BIAS,
+    Rule,
+    Transform,
+    linear,
+    norm,
+)
+
+
+# (d) <-> [1, 1, d] and (n, d) <-> [1, n, d].
+ROW = Transform(lambda w, shape: w.reshape(shape), lambda w: w[0, 0])
+TABLE = Transform(lambda w, shape: w.reshape(shape), lambda w: w[0])
+# Keys of the text tower and of the pair, which an image tower has no place for.
+TEXT_TOWER = (
+    r"((transformer|token_embedding|ln_final|text)\..*"
+    r"|positional_embedding|text_projection|logit_scale|logit_bias|attn_mask"
+    r"|input_resolution|context_length|vocab_size)"
+)
+
+
+def _table(
+    array: np.ndarray,
+    expected: tuple[int, ...],
+    model: Any,
+    path: str,
+    *,
+    old_grid: tuple[int, int] | None = None,
+) -> np.ndarray:
+    """`positions` for a table without a batch axis."""
+    table = array[None]
+    fitted = positions(table, (1, *expected), model, path, old_grid=old_grid)
+    return array if fitted is table else fitted[0]
+
+
+_KEY, _PATH = "visual.transformer.resblocks.{i}", "blocks_{i}"
+OPENAI = [
+    Rule("visual.class_embedding", "params/cls_token", ROW),
+    Rule("visual.positional_embedding", "params/pos_embed", TABLE, resize=_table),
+    Rule("visual.conv1.weight", "params/patch_embed/proj/kernel", CONV),
+    *norm("visual.ln_pre", "norm_pre"),
+    *norm(f"{_KEY}.ln_1", f"{_PATH}/norm1"),
+    Rule(f"{_KEY}.attn.in_proj_weight", f"params/{_PATH}/attn/qkv/kernel", QKV),
+    Rule(f"{_KEY}.attn.in_proj_bias", f"params/{_PATH}/attn/qkv/bias", QKV_BIAS),
+    Rule(f"{_KEY}.attn.out_proj.weight", f"params/{_PATH}/attn/proj/kernel", PROJ),
+    Rule(f"{_KEY}.attn.out_proj.bias", f"params/{_PATH}/attn/proj/bias"),
+    *norm(f"{_KEY}.ln_2", f"{_PATH}/norm2"),
+    *linear(f"{_KEY}.mlp.c_fc", f"{_PATH}/mlp/fc1"),
+    *linear(f"{_KEY}.mlp.c_proj", f"{_PATH}/mlp/fc2"),
+    *norm("visual.ln_post", "norm"),
+    # The projection is used as x @ proj; timm's classifier in its place has a bias.
+    Rule("visual.proj", "params/head/kernel", head=True, zeros=("params/head/bias",)),
+]
+DIALECTS = {
+    "openai": OPENAI,
+    "open_clip": [
+        *OPENAI,
+        Rule(f"{_KEY}.ls_1.gamma", f"params/{_PATH}/ls1/gamma"),
+        Rule(f"{_KEY}.ls_2.gamma", f"params/{_PATH}/ls2/gamma"),
+    ],
+}
