@@ -65,6 +65,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.loss.classification.name = "softmax"  # softmax or sigmoid cross-entropy
     c.loss.classification.weight = 1.0
     c.loss.classification.smoothing = 0.0  # label smoothing, uniform over all classes
+    c.loss.classification.dense_weight = 1.0  # of the tokens' loss, for a dense head
 
     c.optimizer = ml_collections.ConfigDict()
     c.optimizer.name = "adamw"  # adam, adamw, lamb, lion, muon, sgd
