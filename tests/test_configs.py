@@ -17,6 +17,8 @@ VARIANTS = [
     "configs/deit_s.py:recipe=source",
     "configs/deit_s.py:data=digit_scenes,epochs=5",
     "configs/digit_scenes.py:size=32",
+    "configs/lvvit_s.py:data=digit_scenes,epochs=5",
+    "configs/t2t_vit_14.py:data=digit_scenes,epochs=5",
 ]
 SHAPES = {
     "digits": ((8, 8, 1), 10, 1437),
@@ -88,6 +90,24 @@ def test_deit_recipe_is_the_published_one(fake_data):
     assert source.peak_lr == pytest.approx(5e-4)
     assert float(source.lr(10 * steps)) == pytest.approx(5e-4, rel=1e-5)
     assert float(source.lr(300 * steps)) == pytest.approx(1e-5, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "batch", "lr", "warmup"),
+    [("t2t_vit_14", 512, 5e-4, 10), ("lvvit_s", 1024, 1.6e-3, 5)],
+)
+def test_recipes_of_300_and_10_epochs_are_the_published_ones(
+    name, batch, lr, warmup, fake_data
+):
+    x = experiment.build(config.load(f"configs/{name}.py"))
+    steps = 1_281_167 // batch
+    assert x.total_steps == 310 * steps
+    assert x.peak_lr == pytest.approx(lr)
+    assert float(x.lr(0)) == pytest.approx(1e-6)
+    assert float(x.lr(steps)) == pytest.approx(1e-6 + (lr - 1e-6) / warmup, rel=1e-4)
+    assert float(x.lr(150 * steps)) == pytest.approx((lr + 1e-5) / 2, rel=1e-3)
+    assert float(x.lr(300 * steps)) == pytest.approx(1e-5, rel=1e-4)
+    assert x.model.drop_path_rate == 0.1
 
 
 def test_bfloat16_keeps_parameters_and_loss_in_float32(fake_data):

@@ -1,0 +1,55 @@
+"""What recipes for ImageNet-1k share, whichever the model: no experiment of its own.
+
+`timm_recipe` is that of timm's training loop, which T2T-ViT and LV-ViT use: AdamW for
+300 epochs and 10 more at the lowest rate, the rate set once an epoch.
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def start(
+    name: str, model: str, arg: str, **args: str | float
+) -> tuple[ml_collections.ConfigDict, ml_collections.ConfigDict]:
+    """A config and its arguments: data, epochs, batch_size and further `args`."""
+    args = common.parse_arg(arg, data="tfds:imagenet2012", **args)
+    c = common.get_config()
+    c.name = name
+    c.epochs = args.epochs
+    c.batch_size = args.batch_size
+    c.model = ml_collections.ConfigDict(dict(name=model, drop_path_rate=0.1))
+    scenes = args.data == "digit_scenes"
+    c.data.name = "digit_scenes/224" if scenes else args.data
+    if not scenes:
+        c.data.resize = "pil_bicubic"
+    if args.data.startswith("tfds:imagenet2012"):
+        c.data.test_split = "validation"
+    c.augment.flip = not scenes  # a mirrored digit is another shape
+    c.loss.classification.smoothing = 0.1
+    c.optimizer.name = "adamw"
+    c.optimizer.weight_decay = 0.05
+    c.schedule.min_lr = 1e-5
+    c.schedule.warmup_lr = 1e-6
+    c.eval.epochs = 1.0
+    c.eval.batch_size = args.batch_size
+    return c, args
+
+
+def timm_recipe(
+    name: str, model: str, arg: str, *, batch_size: int, lr: float, warmup: float
+) -> ml_collections.ConfigDict:
+    """The schedule of 300 + 10 epochs for a `lr` at its own `batch_size`.
+
+    Arguments: data, epochs (310, of which the last 31st is the cool-down), batch_size
+    (the rate follows in proportion).
+    """
+    c, args = start(name, model, arg, epochs=310.0, batch_size=batch_size)
+    c.data.crop_pct = 0.9
+    c.schedule.name = "cosine_timm"
+    c.schedule.per_epoch = True
+    c.schedule.lr = lr
+    c.schedule.lr_per = batch_size
+    c.schedule.warmup_epochs = min(warmup, args.epochs / 4)
+    c.schedule.cooldown_epochs = args.epochs / 31
+    return c
