@@ -10,9 +10,12 @@ from configs import common
 
 
 def start(
-    name: str, model: str, arg: str, **args: str | float
+    name: str, model: str, arg: str, *, crop_pct: float = 0.875, **args: str | float
 ) -> tuple[ml_collections.ConfigDict, ml_collections.ConfigDict]:
-    """A config and its arguments: data, epochs, batch_size and further `args`."""
+    """A config and its arguments: data, epochs, batch_size and further `args`.
+
+    `crop_pct` is the share of the short side that evaluation sees, for photographs.
+    """
     args = common.parse_arg(arg, data="tfds:imagenet2012", **args)
     c = common.get_config()
     c.name = name
@@ -23,6 +26,7 @@ def start(
     c.data.name = "digit_scenes/224" if scenes else args.data
     if not scenes:
         c.data.resize = "pil_bicubic"
+        c.data.crop_pct = crop_pct
     if args.data.startswith("tfds:imagenet2012"):
         c.data.test_split = "validation"
     c.augment.flip = not scenes  # a mirrored digit is another shape
@@ -44,8 +48,7 @@ def timm_recipe(
     Arguments: data, epochs (310, of which the last 31st is the cool-down), batch_size
     (the rate follows in proportion).
     """
-    c, args = start(name, model, arg, epochs=310.0, batch_size=batch_size)
-    c.data.crop_pct = 0.9
+    c, args = start(name, model, arg, crop_pct=0.9, epochs=310.0, batch_size=batch_size)
     c.schedule.name = "cosine_timm"
     c.schedule.per_epoch = True
     c.schedule.lr = lr
