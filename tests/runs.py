@@ -5,8 +5,10 @@ import hashlib
 import io
 import json
 import shlex
+import shutil
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import jax
@@ -103,6 +105,16 @@ def leaves(workdir: Path, step: int) -> dict[str, list]:
     """Type and CRC-32 of every leaf of the state at `step`, as its checkpoint says."""
     meta = workdir / "checkpoints" / str(step) / "meta" / "metadata"
     return json.loads(meta.read_text())["leaves"]
+
+
+def crc(leaf) -> int:
+    """The CRC-32 that a checkpoint keeps of a leaf."""
+    return zlib.crc32(np.ascontiguousarray(leaf).tobytes())
+
+
+def copied(workdir: Path, folder: Path) -> Path:
+    """A copy of a run, to be changed."""
+    return Path(shutil.copytree(workdir, folder / "copy"))
 
 
 def pictures(root: Path, classes: tuple[str, ...] = ("a", "b", "c"), count=16) -> Path:

@@ -3,6 +3,7 @@
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -32,7 +33,11 @@ def read(path: Path) -> dict[str, np.ndarray]:
     return {name: _numbers(path, name, array) for name, array in arrays.items()}
 
 
-def _numbers(path: Path, name: str, array: np.ndarray) -> np.ndarray:
+def _numbers(path: Path, name: str, array: Any) -> np.ndarray:
+    if not isinstance(array, np.ndarray):  # NumPy gives other files as bytes
+        raise UserError(
+            f"{path} is not a complete .npz file ({name} is no array); copy it again."
+        )
     if array.dtype == np.dtype("V2"):  # how NumPy stores what it has no name for
         return array.view(ml_dtypes.bfloat16)
     if array.dtype.kind not in "fiub":
