@@ -36,6 +36,7 @@ NO_DECAY = frozenset(
 _NO_DECAY_MODULES = frozenset({"cpb_mlp"})  # SwinV2's position network
 _STEM = re.compile(r"(patch_embed|stem|\w*pos_embed|\w+_token|norm_pre)(/|$)")
 _BLOCK = re.compile(r"(?:(?:layers|stages)_(\d+)/)?blocks_(\d+)(?:/|$)")
+_TOKEN_BLOCK = re.compile(r"blocks_token_only_(\d+)(?:/|$)")  # CaiT's last ones
 _DOWNSAMPLE = re.compile(r"(?:layers|stages)_(\d+)/downsample(?:/|$)")
 _RULE_KEYS = ("lr_mult", "wd_mult", "freeze")
 
@@ -61,7 +62,9 @@ class Parameter:
     @property
     def hidden_matrix(self) -> bool:
         """A kernel inside a block: neither embedding nor classifier."""
-        return bool(self.outputs) and _BLOCK.match(self.names[0]) is not None
+        name = self.names[0]
+        in_block = _BLOCK.match(name) or _TOKEN_BLOCK.match(name)
+        return bool(self.outputs) and in_block is not None
 
 
 class Row(NamedTuple):
@@ -112,7 +115,8 @@ def _decays(name: str, ndim: int) -> bool:
 def _layer_scales(names: Sequence[str], layer_decay: float) -> dict[str, float]:
     """layer_decay^(L + 1 - id): stem 0, blocks 1..L, norm L, head L + 1.
 
-    Equivalent to timm's param_groups_layer_decay for ViT, DeiT and Swin (tested).
+    CaiT's class-attention blocks count as the last of the others. Equivalent to timm's
+    param_groups_layer_decay for ViT, DeiT and Swin (tested).
     """
     if not 0 < layer_decay <= 1:
         raise UserError(f"layer_decay={layer_decay} must be over 0 and at most 1.")
@@ -122,10 +126,14 @@ def _layer_scales(names: Sequence[str], layer_decay: float) -> dict[str, float]:
     if not order:
         raise UserError("layer_decay needs a model with blocks (blocks_0, ...).")
     last = len(order)
+    tokens = {name: int(m[1]) for name in names if (m := _TOKEN_BLOCK.match(name))}
+    before_tokens = last - len(set(tokens.values()))
 
     def layer(name: str) -> int:
         if name in blocks:
             return order[blocks[name]]
+        if name in tokens:  # as the last of the other blocks
+            return before_tokens + 1 + tokens[name]
         if down := _DOWNSAMPLE.match(name):
             return order.get((int(down[1]), 0), last)
         if _STEM.match(name):

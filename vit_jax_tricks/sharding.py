@@ -23,7 +23,7 @@ BATCH = ("data", "fsdp")  # the mesh axes that split the batch
 # column-then-row split (Shoeybi et al., 2019, arXiv:1909.08053). The same pattern finds
 # the optimiser's moments and the moving average, whose paths end alike.
 TENSOR_RULES = (
-    (r"attn\w*/qkv/(kernel|bias)$", -2),  # [d, 3, g, h], [3, g, h]: heads
+    (r"attn\w*/(q|k|v|qk|kv|qkv)/(kernel|bias)$", -2),  # [d, 3, g, h], [g, h]: heads
     (r"attn\w*/proj/kernel$", -3),  # [g, h, d]: heads
     (r"mlp\w*/fc1/(kernel|bias)$", -1),  # [d, m], [m]: hidden units
     (r"mlp\w*/fc2/kernel$", -2),  # [m, d]: hidden units

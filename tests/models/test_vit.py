@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from model_goldens import jit_once
+from small_models import apply, fill
 
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import create_model, stack_blocks, unstack_blocks
@@ -27,25 +28,6 @@ def images():
 @pytest.fixture(scope="module")
 def model():
     return create_model("deit_tiny_distilled_patch16_224", 10, **SMALL)
-
-
-def fill(model, images):
-    """Variables of the right shapes, filled quickly and far from zero."""
-    rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(model.init, KEY, images)
-
-    def value(path, leaf):
-        noise = 0.1 * rng.standard_normal(leaf.shape, np.float32)
-        return jnp.asarray(noise + (path[-1].key in ("scale", "var", "gamma")))
-
-    return jax.tree_util.tree_map_with_path(value, shapes)
-
-
-def apply(model, variables, images, **kwargs):
-    """`model.apply`, compiled in little time, with a dropout key."""
-    key = kwargs.pop("key", KEY)
-    run = partial(model.apply, rngs={"dropout": key}, **kwargs)
-    return jit_once(run)(variables, images)
 
 
 @pytest.fixture(scope="module")
