@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from vit_jax_tricks import config, data, experiment
+from vit_jax_tricks.data.views import View
 from vit_jax_tricks.sharding import make_mesh
 
 
@@ -16,6 +17,7 @@ FILES = sorted(p for p in Path("configs").glob("*.py") if not p.stem.endswith("c
 VARIANTS = [
     "configs/deit_s.py:recipe=source",
     "configs/deit_s.py:data=digit_scenes,epochs=5",
+    "configs/convit_s.py:data=digit_scenes,epochs=5",
     "configs/digit_scenes.py:size=32",
     "configs/lvvit_s.py:data=digit_scenes,epochs=5",
     "configs/t2t_vit_14.py:data=digit_scenes,epochs=5",
@@ -42,6 +44,7 @@ def fake_data(monkeypatch):
             num_train=train,
             num_test=100,
             in_memory=True,
+            view=View(shape[:2], shape[2], "whole", 0.875, "area"),
             _train=lambda *a: iter(()),
             _test=lambda *a: iter(()),
         )
@@ -108,6 +111,17 @@ def test_recipes_of_300_and_10_epochs_are_the_published_ones(
     assert float(x.lr(150 * steps)) == pytest.approx((lr + 1e-5) / 2, rel=1e-3)
     assert float(x.lr(300 * steps)) == pytest.approx(1e-5, rel=1e-4)
     assert x.model.drop_path_rate == 0.1
+
+
+def test_convit_recipe_is_deit_s_without_a_moving_average():
+    convit = config.load("configs/convit_s.py").to_dict()
+    deit = config.load("configs/deit_s.py").to_dict()
+    assert convit["ema"].pop("decay") is None
+    assert deit["ema"].pop("decay") == 0.99996
+    assert convit["model"].pop("name") == "convit_small"
+    assert (convit.pop("name"), deit.pop("name")) == ("convit_s", "deit_s")
+    assert deit["model"].pop("name") == "deit_small_patch16_224"
+    assert convit == deit
 
 
 def test_bfloat16_keeps_parameters_and_loss_in_float32(fake_data):
