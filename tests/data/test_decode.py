@@ -6,6 +6,8 @@ import pathlib
 import numpy as np
 import PIL.Image
 import pytest
+import weight_files
+from goldens import load_golden
 
 from vit_jax_tricks.data import decode
 from vit_jax_tricks.errors import UserError
@@ -171,3 +173,19 @@ def test_area_averages_when_shrinking_and_interpolates_when_growing():
 def test_an_unknown_resize_is_named():
     with pytest.raises(UserError, match='Did you mean "area"'):
         decode.resize(np.zeros((4, 4, 3), np.uint8), (2, 2), "aera")
+
+
+CASES, VIEWS = load_golden("pretrained/views")
+
+
+@pytest.mark.parametrize("case", CASES["cases"])
+@pytest.mark.parametrize("shape", ["45x70", "61x40"])
+def test_evaluation_views_are_timm_s_to_the_bit(case, shape):
+    options = CASES["cases"][case]
+    size = options["img_size"]
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    image = weight_files.smooth_image(*map(int, shape.split("x")))
+    squash = options.get("crop_mode") == "squash"
+    crop = decode.squash_crop if squash else decode.center_crop
+    pixels = crop(image, size, options["crop_pct"], "pil_bicubic")
+    np.testing.assert_array_equal(pixels, VIEWS[f"{case}:{shape}"])

@@ -122,6 +122,13 @@ def test_fixed_size_data_is_resized_once(data_dir, size):
     assert take(data, 1)[0]["image"].shape == (8, size, size, 1)
 
 
+def test_training_examples_as_evaluation_sees_them(data):
+    with data.test_batches(7, split="train") as batches:
+        seen = list(batches)
+    index = np.concatenate([batch["index"][batch["mask"] == 1] for batch in seen])
+    np.testing.assert_array_equal(index, np.arange(data.num_train))
+
+
 def test_both_readers_show_the_same_test_set(data_dir, digits):
     stream = build("digits", data_dir=data_dir, in_memory=False)
     assert not stream.in_memory

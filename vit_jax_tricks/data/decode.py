@@ -166,21 +166,47 @@ def crop(image: UInt8[np.ndarray, "h w c"], box: Box) -> UInt8[np.ndarray, "p q 
 
 def center_crop(
     image: UInt8[np.ndarray, "h w c"],
-    size: int,
+    size: int | tuple[int, int],
     crop_pct: float = 0.875,
     how: str = "area",
-) -> UInt8[np.ndarray, "s s c"]:
+) -> UInt8[np.ndarray, "s t c"]:
     """Evaluation's view: the short side to floor(size / crop_pct), then the centre.
 
     The long side truncates and the offset rounds half to even, as timm's evaluation
-    transform does (torchvision's Resize and CenterCrop).
+    transform does (torchvision's Resize and CenterCrop). For a size that is no square
+    the picture just covers floor(size / crop_pct), rounded (timm's ResizeKeepRatio).
     """
-    short = int(size / crop_pct)
+    size = (size, size) if isinstance(size, int) else size
     height, width = image.shape[:2]
-    if height <= width:
-        target = short, int(short * width / height)
+    rows, columns = (int(side / crop_pct) for side in size)
+    if rows != columns:
+        ratio = min(height / rows, width / columns)
+        target = round(height / ratio), round(width / ratio)
+    elif height <= width:
+        target = rows, int(rows * width / height)
     else:
-        target = int(short * height / width), short
-    image = resize(image, target, how)
-    top, left = (round((side - size) / 2) for side in target)
-    return image[top : top + size, left : left + size]
+        target = int(rows * height / width), rows
+    return _middle(resize(image, target, how), size)
+
+
+def squash_crop(
+    image: UInt8[np.ndarray, "h w c"],
+    size: tuple[int, int],
+    crop_pct: float = 1.0,
+    how: str = "area",
+) -> UInt8[np.ndarray, "s t c"]:
+    """Both sides to floor(size / crop_pct), whatever their ratio, then the centre.
+
+    timm's evaluation transform with `crop_mode="squash"`.
+    """
+    target = int(size[0] / crop_pct), int(size[1] / crop_pct)
+    return _middle(resize(image, target, how), size)
+
+
+def _middle(
+    image: UInt8[np.ndarray, "h w c"], size: tuple[int, int]
+) -> UInt8[np.ndarray, "s t c"]:
+    top, left = (
+        round((side - new) / 2) for side, new in zip(image.shape[:2], size, strict=True)
+    )
+    return crop(image, (top, left, *size))

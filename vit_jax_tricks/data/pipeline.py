@@ -35,8 +35,9 @@ class Data:
     num_train: int
     num_test: int
     in_memory: bool
+    view: views.View
     _train: Callable[[int, int, int], Iterator[Batch]] = dataclasses.field(repr=False)
-    _test: Callable[[int], Iterator[Batch]] = dataclasses.field(repr=False)
+    _test: Callable[[int, str], Iterator[Batch]] = dataclasses.field(repr=False)
 
     @property
     def num_classes(self) -> int:
@@ -68,13 +69,15 @@ class Data:
             raise UserError(f"seed={seed}; 0 to {2**32 - 1} is expected.")
         return Prefetch(self._train(batch_size, seed, start_step))
 
-    def test_batches(self, batch_size: int) -> Prefetch:
-        """Every test example once, in order; the last batch is padded.
+    def test_batches(self, batch_size: int, split: str = "test") -> Prefetch:
+        """Every example of a split once, in order; the last batch is padded.
 
-        Batches carry `mask` float32 [b] besides: 1 for an example, 0 for padding.
+        `split="train"` gives the training examples as evaluation sees them. Batches
+        carry `mask` float32 [b] besides: 1 for an example, 0 for padding.
         """
         _check_batch(batch_size)
-        return Prefetch(_padded(batch, batch_size) for batch in self._test(batch_size))
+        batches = self._test(batch_size, split)
+        return Prefetch(_padded(batch, batch_size) for batch in batches)
 
 
 def build(
@@ -107,8 +110,9 @@ def build(
       in_memory: Keep all pictures decoded; `auto` does below 1 GiB if no random crop
         is drawn on the host.
       workers: Processes that decode and crop what is not in memory; 0 uses threads.
-      train_crop: `random_resized`, `center` (evaluation's view) or `whole` (resized to
-        a square); `whole` where all pictures have one size, else `random_resized`.
+      train_crop: `random_resized`, or evaluation's view: `center`, `squash` (the same,
+        but the ratio of the sides is not kept) or `whole` (all of it, resized to a
+        square); `whole` where all pictures have one size, else `random_resized`.
       crop_scale, crop_ratio: Share of the area and w/h of `random_resized`.
       crop_pct: Share of the short side that evaluation sees.
       resize: `area` or `pil_bicubic`.
@@ -144,10 +148,9 @@ def build(
             )
         rows = np.random.default_rng(0).permutation(len(train))[:examples]
         train = Subset(train, np.sort(rows))
+    parts = {"train": train, "test": source.test}
     load = functools.cache(
-        lambda part: memory.load(
-            {"train": train, "test": source.test}[part], view.test, f"{name} {part}"
-        )
+        lambda part: memory.load(parts[part], view.test, f"{name} {part}")
     )
 
     def train_part(batch_size: int, seed: int, start_step: int) -> Iterator[Batch]:
@@ -157,10 +160,10 @@ def build(
             train, view.train, batch_size, seed, start_step, workers
         )
 
-    def test_part(batch_size: int) -> Iterator[Batch]:
+    def test_part(batch_size: int, part: str) -> Iterator[Batch]:
         if resident:
-            return memory.test_batches(load("test"), batch_size)
-        return stream.test_batches(source.test, view.test, batch_size)
+            return memory.test_batches(load(part), batch_size)
+        return stream.test_batches(parts[part], view.test, batch_size)
 
     return Data(
         name=name,
@@ -169,6 +172,7 @@ def build(
         num_train=len(train),
         num_test=counts[1],
         in_memory=resident,
+        view=view,
         _train=train_part,
         _test=test_part,
     )
@@ -250,7 +254,7 @@ def _refuse_idle(
         "crop_ratio": (random, "only with train_crop=random_resized"),
         "crop_pct": (
             view.train_crop != "whole",
-            "with train_crop=random_resized or center",
+            "with train_crop=random_resized, center or squash",
         ),
         "resize": (source.size != view.size or random, "only where sizes change"),
     }

@@ -9,7 +9,7 @@ from vit_jax_tricks.errors import UserError, nearest
 from vit_jax_tricks.typing import UInt8
 
 
-CROPS = ("random_resized", "center", "whole")
+CROPS = ("random_resized", "center", "squash", "whole")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,10 +19,10 @@ class View:
     size: tuple[int, int]
     channels: int
     train_crop: str
-    crop_scale: tuple[float, float]
-    crop_ratio: tuple[float, float]
     crop_pct: float
     resize: str
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
 
     def __post_init__(self):
         (low, high), (narrow, wide) = self.crop_scale, self.crop_ratio
@@ -60,4 +60,5 @@ class View:
         image = decode.decode(data, self.channels)
         if self.train_crop == "whole":
             return decode.resize(image, self.size, self.resize)
-        return decode.center_crop(image, self.size[0], self.crop_pct, self.resize)
+        crop = decode.squash_crop if self.train_crop == "squash" else decode.center_crop
+        return crop(image, self.size, self.crop_pct, self.resize)
