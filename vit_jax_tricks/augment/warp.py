@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from vit_jax_tricks.errors import UserError, nearest
 from vit_jax_tricks.typing import Array, Float, Int, Num
@@ -79,38 +80,47 @@ def affine_warp(
     Raises:
       UserError: An unknown interpolation.
     """
-    _, h, w, _ = images.shape
-    entries = [entry[:, None, None] for entry in jnp.moveaxis(matrix, -1, 0)]
-    x = _positions(entries[:3], h, w)
-    y = _positions(entries[3:], h, w)
-    if not (isinstance(interpolation, str) and interpolation != "nearest"):
-        stepped = (entries[1] != 0) | (entries[3] != 0)
+    size = images.shape[1], images.shape[2]
+    y, x = affine_positions(matrix, size)
+    if not isinstance(interpolation, str) or interpolation == "nearest":
+        # Pillow takes whole steps only where rows and columns are mixed.
+        stepped = (matrix[:, 1] != 0) | (matrix[:, 3] != 0)
         if not isinstance(interpolation, str):
-            stepped &= (interpolation == 0)[:, None, None]
-        x = jnp.where(stepped, _stepped(entries[:3], h, w), x)
-        y = jnp.where(stepped, _stepped(entries[3:], h, w), y)
+            stepped &= interpolation == 0
+        stepped = stepped[:, None, None]
+        y = jnp.where(stepped, _stepped(matrix[:, 3:], size), y)
+        x = jnp.where(stepped, _stepped(matrix[:, :3], size), x)
     return sample(images, y, x, fill=fill, interpolation=interpolation)
 
 
-def _positions(entries: list[jax.Array], h: int, w: int) -> Float[Array, "b h w"]:
-    per_x, per_y, start = entries
-    x = (jnp.arange(w, dtype=start.dtype) + 0.5)[None, None]
-    y = (jnp.arange(h, dtype=start.dtype) + 0.5)[None, :, None]
-    return per_x * x + per_y * y + start
+def affine_positions(
+    matrix: Float[Array, "b 6"],
+    size: tuple[int, int],
+    origin: tuple[float, float] = (0.0, 0.0),
+) -> tuple[Float[Array, "b h w"], Float[Array, "b h w"]]:
+    """Where each output pixel looks, y and x, from the top left corner in pixels.
+
+    The matrix acts on places relative to `origin` (y, x).
+    """
+    oy, ox = origin
+    x = (jnp.arange(size[1], dtype=matrix.dtype) + (0.5 - ox))[None, None]
+    y = (jnp.arange(size[0], dtype=matrix.dtype) + (0.5 - oy))[None, :, None]
+    a, b, c, d, e, f = (matrix[:, i, None, None] for i in range(6))
+    return d * x + e * y + (f + oy), a * x + b * y + (c + ox)
 
 
-def _stepped(entries: list[jax.Array], h: int, w: int) -> Float[Array, "b h w"]:
-    """The centre of the pixel that steps of 1/65536 pixels lead to."""
+def _stepped(row: Float[Array, "b 3"], size: tuple[int, int]) -> Float[Array, "b h w"]:
+    """The middle of the pixel that steps of 1/65536 pixels lead to, on one axis."""
 
-    def fixed(value: jax.Array) -> jax.Array:
-        return jnp.floor(value * 65536 + 0.5).astype(jnp.int32)
+    def fixed(value: Array) -> jax.Array:
+        steps = jnp.floor(value * 65536 + 0.5).astype(jnp.int32)
+        return steps[:, None, None]
 
-    per_x, per_y, start = entries
-    x = jnp.arange(w, dtype=jnp.int32)[None, None]
-    y = jnp.arange(h, dtype=jnp.int32)[None, :, None]
-    place = fixed(per_x) * x + fixed(per_y) * y
-    place += fixed(start + per_x * 0.5 + per_y * 0.5)
-    return (place >> 16).astype(start.dtype) + 0.5
+    x = jnp.arange(size[1], dtype=jnp.int32)[None, None]
+    y = jnp.arange(size[0], dtype=jnp.int32)[None, :, None]
+    start = fixed(row[:, 2] + row[:, 0] * 0.5 + row[:, 1] * 0.5)
+    place = fixed(row[:, 0]) * x + fixed(row[:, 1]) * y + start
+    return (place >> 16).astype(row.dtype) + 0.5
 
 
 def sample(
@@ -121,60 +131,66 @@ def sample(
     fill: Fill,
     interpolation: Interpolation,
 ) -> Num[Array, "b h2 w2 c"]:
-    """Values at real positions (1/2 is the centre of the first pixel); see above."""
+    """Reads images at real positions (1/2 is the middle of the first pixel).
+
+    See `affine_warp`. Nearest takes numbers of any type, such as class ids.
+    """
     b, h, w, c = images.shape
+    shift, taps = _stencil(interpolation, x.dtype)
     inside = (x >= 0) & (x < w) & (y >= 0) & (y < h)
-    # Far outside, where a position may not fit an integer, any pixel will do.
-    x, y = jnp.where(inside, x, 0), jnp.where(inside, y, 0)
-    if isinstance(interpolation, str):
-        if interpolation not in INTERPOLATIONS:
-            raise UserError(
-                f'interpolation="{interpolation}" is unknown.'
-                f"{nearest(interpolation, INTERPOLATIONS)}"
-            )
-        kind = INTERPOLATIONS.index(interpolation)
-        shift = 0.5 if kind else 0.0
-        taps = ((0,), (0, 1), (-1, 0, 1, 2))[kind]
-    else:
-        kind = interpolation[:, None, None]
-        shift = jnp.where(kind == 0, 0.0, 0.5).astype(x.dtype)
-        taps = (-1, 0, 1, 2)
-    x0, y0 = jnp.floor(x - shift), jnp.floor(y - shift)
-    dx, dy = (x - shift - x0)[..., None], (y - shift - y0)[..., None]
-    x0, y0 = x0.astype(jnp.int32), y0.astype(jnp.int32)
-    rows = images.reshape(b, h * w, c)
+    # Outside, where a position may be too large for an integer, any pixel will do.
+    y, x = jnp.where(inside, y, 0) - shift, jnp.where(inside, x, 0) - shift
+    y0, x0 = jnp.floor(y), jnp.floor(x)
+    dy, dx = (y - y0)[..., None], (x - x0)[..., None]
+    row, column = y0.astype(jnp.int32), x0.astype(jnp.int32)
+    pixels = jnp.reshape(images, (b, h * w, c))
     take = jax.vmap(lambda image, i: jnp.take(image, i, axis=0, mode="clip"))
 
     def tap(j: int, i: int) -> jax.Array:
-        place = jnp.clip(y0 + j, 0, h - 1) * w + jnp.clip(x0 + i, 0, w - 1)
-        return take(rows, place).astype(x.dtype)
+        place = jnp.clip(row + j, 0, h - 1) * w + jnp.clip(column + i, 0, w - 1)
+        return take(pixels, place)
 
-    values = [_between([tap(j, i) for i in taps], dx, kind) for j in taps]
-    out = _between(values, dy, kind)
-    if jnp.issubdtype(images.dtype, jnp.integer):
-        out = jnp.clip(out, 0, 255)
-    elif not isinstance(kind, int) or kind == 2:
-        out = jnp.clip(out, 0, 1)
-    fill = jnp.broadcast_to(jnp.asarray(fill, images.dtype), c)
-    return jnp.where(
-        inside[..., None], out.astype(images.dtype), fill[None, None, None]
-    )
+    if len(taps) == 1:
+        out = tap(0, 0)
+    else:
+        curves = [
+            _curve([tap(j, i).astype(x.dtype) for i in taps], dx, interpolation)
+            for j in taps
+        ]
+        out = _curve(curves, dy, interpolation)
+        if len(taps) == 4:
+            out = jnp.clip(out, 0, 255 if images.dtype == jnp.uint8 else 1)
+    outside = jnp.broadcast_to(jnp.asarray(fill, images.dtype), c)[None, None, None]
+    return jnp.where(inside[..., None], out.astype(images.dtype), outside)
 
 
-def _between(values, at, kind):
-    """The curve through the middle two of 4 values (or of 2, or just 1)."""
-    if len(values) == 1:
-        return values[0]
+def _stencil(
+    interpolation: Interpolation, dtype: DTypeLike
+) -> tuple[jax.Array, tuple[int, ...]]:
+    """What to take from a position before rounding it down, and the pixels around."""
+    if not isinstance(interpolation, str):
+        shift = jnp.where(interpolation == 0, 0.0, 0.5).astype(dtype)
+        return shift[:, None, None], (-1, 0, 1, 2)
+    if interpolation not in INTERPOLATIONS:
+        raise UserError(
+            f'interpolation="{interpolation}" is unknown.'
+            f"{nearest(interpolation, INTERPOLATIONS)}"
+        )
+    kind = INTERPOLATIONS.index(interpolation)
+    shift = jnp.asarray(0.5 if kind else 0.0, dtype)[None, None, None]
+    return shift, ((0,), (0, 1), (-1, 0, 1, 2))[kind]
+
+
+def _curve(
+    values: list[jax.Array], at: jax.Array, interpolation: Interpolation
+) -> jax.Array:
+    """The polynomial between the two values in the middle, 0 <= at < 1."""
     if len(values) == 2:
         return values[0] + (values[1] - values[0]) * at
     v1, v2, v3, v4 = values
-    p = [v2, v3 - v1, 2 * (v1 - v2) + v3 - v4, v2 - v1 + v4 - v3]
-    if not isinstance(kind, int):
-        cubic = (kind == 2)[..., None]
-        slope = jnp.where((kind == 1)[..., None], v3 - v2, 0)
-        p[1:] = (
-            jnp.where(cubic, p[1], slope),
-            jnp.where(cubic, p[2], 0),
-            jnp.where(cubic, p[3], 0),
-        )
-    return p[0] + at * (p[1] + at * (p[2] + at * p[3]))
+    slope, square, cube = v3 - v1, 2 * (v1 - v2) + v3 - v4, v2 - v1 + v4 - v3
+    if not isinstance(interpolation, str):
+        kind = interpolation[:, None, None, None]
+        slope = jnp.where(kind == 2, slope, jnp.where(kind == 1, v3 - v2, 0))
+        square, cube = jnp.where(kind == 2, square, 0), jnp.where(kind == 2, cube, 0)
+    return v2 + at * (slope + at * (square + at * cube))
