@@ -40,7 +40,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.test_fraction = 0.2  # folder: and how many
     c.data.examples = config_dict.placeholder(int)  # train on so many only
     c.data.workers = 0  # processes that decode; 0 decodes in threads
-    c.data.train_crop = config_dict.placeholder(str)  # a name in data/views.py
+    c.data.train_crop = config_dict.placeholder(str)  # random_resized, center, ...
     c.data.crop_scale = (0.08, 1.0)  # random_resized: share of the area
     c.data.crop_ratio = (3 / 4, 4 / 3)  # random_resized: width over height
     c.data.crop_pct = 0.875  # share of the short side that evaluation sees
