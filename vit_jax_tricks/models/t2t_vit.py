@@ -72,13 +72,19 @@ class T2TViT(nn.Module):
         return h // STRIDE, w // STRIDE
 
     @property
+    def sinusoids(self) -> Float[np.ndarray, "1 m d"]:
+        """The position table of `pos_img_size`, or of this size; class token first."""
+        h, w = self.grid
+        n = h * w if self.pos_img_size is None else (self.pos_img_size // STRIDE) ** 2
+        return sinusoid_positions(1 + n, self.embed_dim)
+
+    @property
     def positions(self) -> Float[np.ndarray, "1 n d"]:
-        """The position table, class token first."""
+        """The sinusoids, resampled where they are those of another size."""
+        table = self.sinusoids
         if self.pos_img_size is None:
-            h, w = self.grid
-            return sinusoid_positions(1 + h * w, self.embed_dim)
+            return table
         side = self.pos_img_size // STRIDE
-        table = sinusoid_positions(1 + side**2, self.embed_dim)
         body = resize_bicubic(table[0, 1:].reshape(side, side, -1), self.grid)
         body = body.reshape(1, -1, self.embed_dim)
         return np.concatenate([table[:, :1], body], axis=1)

@@ -11,9 +11,9 @@ from vit_jax_tricks.pretrained import (
     clip_rules,
     convit_rules,
     lv_vit_rules,
+    relatives_rules,
     swin_rules,
     t2t_vit_rules,
-    vit_rules,
 )
 from vit_jax_tricks.pretrained.rules import Rule, find_path
 
@@ -25,8 +25,12 @@ DIALECTS: dict[str, dict[str, list[Rule]]] = {
     "SwinTransformerV2": swin_rules.DIALECTS_V2,
     "T2TViT": t2t_vit_rules.DIALECTS,
     "LVViT": lv_vit_rules.DIALECTS,
-    "VisionTransformer": vit_rules.DIALECTS | clip_rules.DIALECTS,
+    "VisionTransformer": relatives_rules.DIALECTS_VIT | clip_rules.DIALECTS,
+    "VisionTransformerRelPos": relatives_rules.DIALECTS_VIT,
+    "Eva": relatives_rules.DIALECTS_EVA,
 }
+# Entries that a model computes: functions of source, array and model check them.
+CONSTANTS = {"T2TViT": t2t_vit_rules.CONSTANTS}
 # Entries of a reference file that carry no information for a model.
 IGNORED = (
     r"(.*\.)?(num_batches_tracked|relative_position_index|relative_coords_table"

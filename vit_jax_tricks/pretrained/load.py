@@ -17,6 +17,7 @@ from vit_jax_tricks.console import say
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models.stacking import stack_blocks
 from vit_jax_tricks.pretrained.dialects import (
+    CONSTANTS,
     DIALECTS,
     ELSEWHERE,
     IGNORED,
@@ -104,8 +105,13 @@ def load_weights(
     found, loaded, resized, unused, heads = {}, [], [], list(weights.unneeded), {}
     unexpected = []
     headless = model.num_classes == 0
+    constants = CONSTANTS.get(family, {})
     fit = _Fit(model, source, old_grid=grid, bilinear=weights.bilinear)
     for name, array, match in _matches(weights, family, wanted):
+        if name in constants:
+            constants[name](source, array, model)
+            loaded.append(name)
+            continue
         if match is None or match[0] not in wanted:
             if re.fullmatch(IGNORED, name):
                 continue

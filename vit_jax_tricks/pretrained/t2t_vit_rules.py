@@ -1,5 +1,12 @@
 """Key names of T2T-ViT, as in yitu-opensource/T2T-ViT."""
 
+import math
+from typing import Any
+
+import numpy as np
+
+from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.models.t2t_vit import STRIDE
 from vit_jax_tricks.pretrained.rules import (
     CONV,
     LINEAR,
@@ -43,6 +50,25 @@ def _token_layer(name: str) -> list[Rule]:
     ]
 
 
+def check_positions(source: str, array: np.ndarray, model: Any) -> None:
+    """Raises UserError unless a table is one that the model computes, or starts from.
+
+    The 1e-3 leaves room for files in half precision.
+    """
+    table = array.astype(np.float32)
+    for computed in (model.positions, model.sinusoids):
+        if table.shape == computed.shape and np.abs(table - computed).max() < 1e-3:
+            return
+    size = math.isqrt(max(array.shape[1] - 1, 0)) * STRIDE if array.ndim == 3 else 0
+    raise UserError(
+        f"{source}: pos_embed {array.shape} is not the {model.positions.shape} that "
+        f"the model computes; create it with img_size={size}, or pos_img_size={size} "
+        "to resample the sinusoids of that size."
+    )
+
+
+# Entries that the model computes: a file's must be the same.
+CONSTANTS = {"pos_embed": check_positions}
 DIALECTS = {
     "t2t": [
         Rule("cls_token", "params/cls_token"),
