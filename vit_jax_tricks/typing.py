@@ -15,17 +15,17 @@ Array: TypeAlias = jax.Array | np.ndarray
 Params: TypeAlias = dict[str, Any]
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int, Num, PRNGKeyArray, Shaped, UInt8
+    from jaxtyping import Bool, Float, Int, Num, PRNGKeyArray, Shaped, UInt8, UInt32
 else:
     try:
-        from jaxtyping import Bool, Float, Int, Num, PRNGKeyArray, Shaped, UInt8
+        from jaxtyping import Bool, Float, Int, Num, PRNGKeyArray, Shaped, UInt8, UInt32
     except ImportError:
 
         class _Untyped:
             def __class_getitem__(cls, item):
                 return item[0]
 
-        Bool = Float = Int = Num = Shaped = UInt8 = _Untyped
+        Bool = Float = Int = Num = Shaped = UInt8 = UInt32 = _Untyped
         PRNGKeyArray = jax.Array
 
 __all__ = [
@@ -38,4 +38,5 @@ __all__ = [
     "Params",
     "Shaped",
     "UInt8",
+    "UInt32",
 ]

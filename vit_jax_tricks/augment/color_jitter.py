@@ -1,0 +1,71 @@
+"""Random brightness, contrast, saturation and hue, in random order."""
+
+import jax
+import jax.numpy as jnp
+
+from vit_jax_tricks.augment.operations import apply_operations, code
+from vit_jax_tricks.augment.pixels import from_uint8, to_uint8
+from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.random import example_keys
+from vit_jax_tricks.typing import Array, Int, Num, PRNGKeyArray
+
+
+def color_jitter(
+    key: PRNGKeyArray,
+    images: Num[Array, "b h w c"],
+    index: Int[Array, "b"],
+    *,
+    brightness: float = 0.4,
+    contrast: float = 0.4,
+    saturation: float = 0.4,
+    hue: float = 0.1,
+    prob: float = 0.8,
+) -> Num[Array, "b h w c"]:
+    """With probability `prob`, four adjustments in an order drawn for each image.
+
+    Brightness, contrast and saturation by factors uniform in max(0, 1 - x)..1 + x, the
+    hue by a share of its circle uniform in -hue..hue; 0 leaves one out. An image's draw
+    depends on (key, its index) alone. Floats in [0, 1] are rounded to 255 grey levels,
+    and no gradient passes.
+
+    Raises: UserError for a negative strength, a hue over 1/2 or a bad probability.
+    Equivalent in law to torchvision's ColorJitter on Pillow images, in RandomApply.
+    """
+    strengths = {
+        "brightness": brightness,
+        "contrast": contrast,
+        "saturation": saturation,
+        "hue": hue,
+    }
+    for name, value in strengths.items():
+        if value < 0 or (name == "hue" and value > 0.5):
+            most = "0 to 0.5" if name == "hue" else "0 or more"
+            raise UserError(f"color_jitter: {name}={value}, expected {most}.")
+    if not 0 <= prob <= 1:
+        raise UserError(f"color_jitter: prob={prob} is a probability: give 0 to 1.")
+    strengths = {name: value for name, value in strengths.items() if value}
+    names, n = tuple(strengths), len(strengths)
+    if not n or not prob:
+        return images
+    codes = jnp.asarray([code(name) for name in names], jnp.int32)
+    low, high = (
+        jnp.asarray(
+            [
+                sign * x if name == "hue" else max(0.0, 1 + sign * x)
+                for name, x in strengths.items()
+            ],
+            jnp.float32,
+        )
+        for sign in (-1, 1)
+    )
+
+    def one(k: PRNGKeyArray) -> tuple[Array, Array]:
+        order_key, amount_key, apply_key = jax.random.split(k, 3)
+        order = jax.random.permutation(order_key, n)
+        amount = jax.random.uniform(amount_key, (n,), jnp.float32, low, high)
+        applied = jax.random.bernoulli(apply_key, prob)
+        return jnp.where(applied, codes[order], 0), amount[order]
+
+    op, amount = jax.vmap(one)(example_keys(key, index))
+    levels = apply_operations(to_uint8(images), op, amount, among=names)
+    return from_uint8(levels, images)

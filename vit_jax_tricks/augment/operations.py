@@ -1,0 +1,187 @@
+"""The operations of the policies: for each image its own, with its own amount.
+
+Each is an affine warp, a table of what every grey level becomes, a blend with a
+degenerate image (or that image itself), or a turn of the hue. A slot runs each of these
+kinds once, on those images that drew such an operation.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vit_jax_tricks.augment import tone, warp
+from vit_jax_tricks.augment.blur import gaussian_blur
+from vit_jax_tricks.augment.enhance import blend_with, smooth
+from vit_jax_tricks.augment.hue import adjust_hue
+from vit_jax_tricks.augment.pixels import luma
+from vit_jax_tricks.augment.subset import apply_where
+from vit_jax_tricks.errors import UserError, nearest
+from vit_jax_tricks.typing import Array, Bool, Float, Int, UInt8
+
+
+WARPS = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
+TABLES = ("invert", "solarize", "solarize_add", "posterize", "brightness")
+MEASURED = ("contrast", "auto_contrast", "equalize")  # tables that need the image
+BLENDS = ("saturation", "sharpness")
+# What `op` counts; the first changes nothing.
+OPERATIONS = ("identity", *WARPS, *TABLES, *MEASURED, *BLENDS, "gaussian_blur", "hue")
+
+
+def code(name: str) -> int:
+    """The place of an operation in OPERATIONS.
+
+    Raises: UserError for an unknown one.
+    """
+    if name not in OPERATIONS:
+        hint = nearest(name, OPERATIONS)
+        raise UserError(f'operation "{name}" is unknown.{hint}')
+    return OPERATIONS.index(name)
+
+
+def is_one_of(op: Int[Array, "b"], names: Sequence[str]) -> Bool[Array, "b"]:
+    """Which of the operations are among `names`."""
+    chosen = jnp.asarray([code(name) for name in names], op.dtype)
+    return jnp.any(op[:, None] == chosen[None], axis=1)
+
+
+def operation_matrix(
+    op: Int[Array, "b"], amount: Float[Array, "b"], size: tuple[int, int]
+) -> Float[Array, "b 6"]:
+    """The affine matrix of each image's operation (see `affine_warp`), else identity.
+
+    With it the same draw moves dense labels, boxes and masks.
+    """
+
+    def only(name: str) -> Array:
+        return jnp.where(op == code(name), amount, 0)
+
+    matrix = warp.translate_matrix(only("translate_x"), only("translate_y"))
+    for name, make in (
+        ("shear_x", warp.shear_x_matrix),
+        ("shear_y", warp.shear_y_matrix),
+        ("rotate", lambda degrees: warp.rotate_matrix(degrees, size)),
+    ):
+        chosen = (op == code(name))[:, None]
+        matrix = jnp.where(chosen, make(only(name)), matrix)
+    return matrix
+
+
+def _tables(op: Int[Array, "b"], amount: Float[Array, "b"]) -> UInt8[Array, "b 1 256"]:
+    """The curves that need no image, one after another; only one changes anything."""
+
+    def given(name: str, neutral: float) -> Array:
+        return jnp.where(op == code(name), amount, neutral)[:, None, None]
+
+    levels = jnp.arange(256, dtype=jnp.int32)[None, None]
+    inverted = (op == code("invert"))[:, None, None]
+    threshold = jnp.where(inverted, 0, given("solarize", 256))
+    levels = tone.solarize_levels(levels, threshold)
+    levels = tone.solarize_add_levels(levels, given("solarize_add", 0))
+    levels = tone.posterize_levels(levels, given("posterize", 8))
+    black = jnp.zeros_like(levels)
+    levels = tone.fade_levels(levels, given("brightness", 1), black)
+    return levels.astype(jnp.uint8)
+
+
+def _measured_tables(
+    images: UInt8[Array, "b h w c"], op: Int[Array, "b"], amount: Float[Array, "b"]
+) -> UInt8[Array, "b c 256"]:
+    """The curves of contrast, auto_contrast and equalize."""
+
+    def chosen(name: str) -> Array:
+        return (op == code(name))[:, None, None]
+
+    counts = tone.histogram(images)
+    levels = jnp.arange(256, dtype=jnp.int32)[None, None]
+    mean = tone.mean_luma(images)[:, None, None]
+    faded = tone.fade_levels(levels, amount[:, None, None], mean).astype(jnp.uint8)
+    stretched, spread = tone.auto_contrast_table(counts), tone.equalize_table(counts)
+    table = jnp.where(chosen("auto_contrast"), stretched, spread)
+    return jnp.where(chosen("contrast"), faded, table)
+
+
+def _blended(
+    images: UInt8[Array, "b h w c"], op: Int[Array, "b"], amount: Float[Array, "b"]
+) -> UInt8[Array, "b h w c"]:
+    sharper = (op == code("sharpness"))[:, None, None, None]
+    under = jnp.where(sharper, smooth(images), luma(images).astype(jnp.uint8))
+    return blend_with(under, images, amount)
+
+
+def apply_operation(
+    images: UInt8[Array, "b h w c"],
+    op: Int[Array, "b"],
+    amount: Float[Array, "b"],
+    *,
+    among: Sequence[str] = OPERATIONS,
+    fill: warp.Fill = 0.0,
+    interpolation: str | Int[Array, "b"] = "bicubic",
+    largest_blur: float = 2.0,
+) -> UInt8[Array, "b h w c"]:
+    """One operation for each image, bit for bit as Pillow does it (but see the warps).
+
+    Args:
+      images: grey or RGB.
+      op: which, a place in OPERATIONS.
+      amount: shear (pixels a pixel), shift left or up (pixels), degrees
+        counter-clockwise, threshold, levels to add, bits to keep, blending factor,
+        sigma of the blur (pixels), or share of a turn of the hue.
+      among: the only operations that occur in `op`; the others cost nothing then.
+      fill, interpolation: of the warps, see `affine_warp`.
+      largest_blur: a larger sigma is cut down to it.
+
+    Raises: UserError for an unknown operation in `among`.
+    """
+    among = tuple(OPERATIONS[code(name)] for name in among)
+    amount = amount.astype(jnp.float32)
+    each_its_own = () if isinstance(interpolation, str) else (interpolation,)
+
+    def warped(images, op, amount, *chosen):
+        matrix = operation_matrix(op, amount, images.shape[1:3])
+        how = chosen[0] if chosen else interpolation
+        return warp.affine_warp(images, matrix, fill=fill, interpolation=how)
+
+    def stage(names: Sequence[str], fn: Callable[..., Array], x, *parameters):
+        here = [name for name in names if name in among]
+        return apply_where(is_one_of(op, here), fn, x, *parameters) if here else x
+
+    images = stage(WARPS, warped, images, op, amount, *each_its_own)
+    if any(name in among for name in (*TABLES, *MEASURED)):
+        tables = _tables(op, amount)
+        if any(name in among for name in MEASURED):
+            shape = (*tables.shape[:1], images.shape[-1], 256)
+            tables = jnp.broadcast_to(tables, shape)
+
+            def measure(_, *x):
+                return _measured_tables(*x)
+
+            tables = stage(MEASURED, measure, tables, images, op, amount)
+        images = stage((*TABLES, *MEASURED), tone.apply_table, images, tables)
+    images = stage(BLENDS, _blended, images, op, amount)
+
+    def blurred(images, sigma):
+        return gaussian_blur(images, sigma, largest=largest_blur)
+
+    images = stage(("gaussian_blur",), blurred, images, amount)
+    return stage(("hue",), adjust_hue, images, amount)
+
+
+def apply_operations(
+    images: UInt8[Array, "b h w c"],
+    op: Int[Array, "b n"],
+    amount: Float[Array, "b n"],
+    *,
+    interpolation: str | Int[Array, "b n"] = "bicubic",
+    **options: Any,
+) -> UInt8[Array, "b h w c"]:
+    """n operations for each image, one after another; see `apply_operation`."""
+    each_its_own = {} if isinstance(interpolation, str) else {"how": interpolation.T}
+
+    def body(images: Array, slot: dict[str, Array]) -> tuple[Array, None]:
+        how = slot.pop("how", interpolation)
+        return apply_operation(images, **slot, interpolation=how, **options), None
+
+    slots = {"op": op.T, "amount": amount.T, **each_its_own}
+    return jax.lax.scan(body, images, slots)[0]

@@ -1,0 +1,181 @@
+"""What a policy is, how operations are drawn from it, and how they are applied."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vit_jax_tricks.augment.levels import Draw, Family
+from vit_jax_tricks.augment.operations import apply_operations, code
+from vit_jax_tricks.augment.pixels import from_uint8, to_uint8
+from vit_jax_tricks.random import example_keys
+from vit_jax_tricks.typing import Array, Float, Int, Num, PRNGKeyArray
+
+
+IMAGENET_MEAN = (124, 116, 104)  # grey levels
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "random")
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """An operation of a family, the probability to apply it, and its level."""
+
+    name: str
+    prob: float
+    level: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """A law of operations.
+
+    Attributes:
+      family: what names and levels mean.
+      rows: sub-policies, all of one length; the steps of one are taken in order.
+      rounds: how many rows an image draws.
+      weights: of the rows, which are then drawn without replacement; None is uniform
+        and with replacement.
+      std: standard deviation of the level; infinite means uniform from 0 to the level.
+      highest: levels are kept in 0..highest.
+      bins: where given, levels are drawn from the whole numbers below instead.
+    """
+
+    family: Family
+    rows: tuple[tuple[Step, ...], ...]
+    rounds: int = 1
+    weights: tuple[float, ...] | None = None
+    std: float = 0.0
+    highest: float = 10.0
+    bins: int | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the family that occur."""
+        return tuple(sorted({step.name for row in self.rows for step in row}))
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        """The operations that occur."""
+        return tuple(sorted({self.family[name][0] for name in self.names}))
+
+    @property
+    def slots(self) -> int:
+        """How many operations an image passes."""
+        return self.rounds * len(self.rows[0])
+
+
+def _rows(policy: Policy, key: PRNGKeyArray) -> Int[Array, "r"]:
+    if policy.weights is None:
+        return jax.random.randint(key, (policy.rounds,), 0, len(policy.rows))
+    # The largest of log weights plus Gumbel noise: drawing without replacement.
+    noise = jax.random.gumbel(key, (len(policy.rows),))
+    scores = noise + jnp.log(jnp.asarray(policy.weights, noise.dtype))
+    return jax.lax.top_k(scores, policy.rounds)[1].astype(jnp.int32)
+
+
+def draw(
+    policy: Policy, keys: PRNGKeyArray, size: tuple[int, int]
+) -> tuple[Int[Array, "b n"], Float[Array, "b n"]]:
+    """Draws the operation (see OPERATIONS) and the amount of every slot.
+
+    Args:
+      policy: the law.
+      keys: one key for each image, [b].
+      size: of the images (h, w).
+    """
+    names = policy.names
+    shape = (policy.rounds, len(policy.rows[0]))
+
+    def one(key: PRNGKeyArray) -> tuple[Array, Array, Array]:
+        row_key, step_key, noise_key = jax.random.split(key, 3)
+        uniform = jax.random.uniform(step_key, (4, *shape), jnp.float32)
+        noise = jax.random.normal(noise_key, shape, jnp.float32)
+        return _rows(policy, row_key), uniform, noise
+
+    row, uniform, noise = jax.vmap(one)(keys)
+    name, prob, level = (
+        jnp.asarray(np.array([[of(step) for step in r] for r in policy.rows], kind))[
+            row
+        ]
+        for of, kind in (
+            (lambda step: names.index(step.name), np.int32),
+            (lambda step: step.prob, np.float32),
+            (lambda step: step.level, np.float32),
+        )
+    )
+    share, sign, place, other = jnp.moveaxis(uniform, 1, 0)
+    if policy.bins is not None:
+        level = jnp.floor(place * policy.bins)
+    elif math.isinf(policy.std):
+        level = place * level
+    elif policy.std:
+        level = level + policy.std * noise
+    level = jnp.clip(level, 0, policy.highest)
+    flat = (-1,)
+    drawn = Draw(
+        level.reshape(flat),
+        jnp.where(sign < 0.5, -1.0, 1.0).reshape(flat).astype(jnp.float32),
+        other.reshape(flat),
+        size,
+    )
+    amounts = jnp.stack([policy.family[n][1](drawn) for n in names])
+    amount = jnp.take_along_axis(amounts, name.reshape(1, -1), axis=0)[0]
+    codes = jnp.asarray([code(policy.family[n][0]) for n in names], jnp.int32)
+    op = jnp.where(share < prob, codes[name], 0)
+    b = op.shape[0]
+    return op.reshape(b, policy.slots), amount.reshape(b, policy.slots)
+
+
+def apply_policy(
+    key: PRNGKeyArray,
+    images: Num[Array, "b h w c"],
+    index: Int[Array, "b"],
+    policy: Policy,
+    *,
+    fill: float | Sequence[float] = IMAGENET_MEAN,
+    interpolation: str = "bicubic",
+) -> Num[Array, "b h w c"]:
+    """Draws from the policy and applies it; a draw depends on (key, index) alone.
+
+    Args:
+      key, images, index: as everywhere; floats in [0, 1] are rounded to 255 levels.
+      policy: the law.
+      fill: grey levels outside a warped image; the mean of three for grey images.
+      interpolation: of warps: nearest, bilinear, bicubic, or random: bilinear or
+        bicubic by chance, for each operation.
+    """
+    keys = example_keys(key, index)
+    _, h, w, c = images.shape
+    op, amount = draw(policy, keys, (h, w))
+    how = pick_interpolation(interpolation, keys, policy.slots)
+    levels = apply_operations(
+        to_uint8(images),
+        op,
+        amount,
+        among=policy.operations,
+        fill=fill_for(c, fill),
+        interpolation=how,
+    )
+    return from_uint8(levels, images)
+
+
+def fill_for(channels: int, fill: float | Sequence[float]) -> float | Sequence[float]:
+    """The fill of grey images is the rounded mean of one for RGB."""
+    if channels == 1 and isinstance(fill, Sequence):
+        return round(sum(fill) / len(fill))
+    return fill
+
+
+def pick_interpolation(
+    interpolation: str, keys: PRNGKeyArray, slots: int
+) -> str | Int[Array, "b n"]:
+    """The name itself, or for "random" a place in affine_warp's list for each slot."""
+    if interpolation != "random":
+        return interpolation
+    pick = jax.vmap(
+        lambda key: jax.random.randint(jax.random.fold_in(key, 0), (slots,), 1, 3)
+    )
+    return pick(keys).astype(jnp.int32)
