@@ -1,17 +1,42 @@
 """Image augmentation on the device: batched, pure, one draw an image."""
 
-from vit_jax_tricks.augment.affine import bilinear_sample, random_affine
+from vit_jax_tricks.augment.affine import (
+    bilinear_sample,
+    random_affine,
+    random_affine_matrix,
+)
 from vit_jax_tricks.augment.crop import random_pad_crop
-from vit_jax_tricks.augment.flip import random_flip
+from vit_jax_tricks.augment.erase import (
+    erase_boxes,
+    random_erasing,
+    random_erasing_boxes,
+)
+from vit_jax_tricks.augment.flip import random_flip, random_flips
+from vit_jax_tricks.augment.geometry import (
+    Geometry,
+    apply_to_boxes,
+    apply_to_dense,
+    identity_geometry,
+)
 from vit_jax_tricks.augment.mix import (
     blend,
     cutmix,
-    cutmix_box,
     cutmix_with,
     mix_weights,
+    mix_with,
     mixup,
     mixup_or_cutmix,
     mixup_with,
+)
+from vit_jax_tricks.augment.mix_draw import MixDraw, cutmix_box, draw_mix
+from vit_jax_tricks.augment.multi_scale import training_size
+from vit_jax_tricks.augment.resample import crop_and_resize
+from vit_jax_tricks.augment.resized_crop import (
+    random_or_center_crop,
+    random_resized_box,
+    random_resized_crop,
+    resize_center_crop,
+    simple_random_crop,
 )
 from vit_jax_tricks.augment.stack import from_config
 from vit_jax_tricks.augment.warp import (
@@ -24,22 +49,41 @@ from vit_jax_tricks.augment.warp import (
 
 
 __all__ = [
+    "Geometry",
+    "MixDraw",
     "affine_warp",
+    "apply_to_boxes",
+    "apply_to_dense",
     "bilinear_sample",
     "blend",
+    "crop_and_resize",
     "cutmix",
     "cutmix_box",
     "cutmix_with",
+    "draw_mix",
+    "erase_boxes",
     "from_config",
+    "identity_geometry",
     "mix_weights",
+    "mix_with",
     "mixup",
     "mixup_or_cutmix",
     "mixup_with",
     "random_affine",
+    "random_affine_matrix",
+    "random_erasing",
+    "random_erasing_boxes",
     "random_flip",
+    "random_flips",
+    "random_or_center_crop",
     "random_pad_crop",
+    "random_resized_box",
+    "random_resized_crop",
+    "resize_center_crop",
     "rotate_matrix",
     "shear_x_matrix",
     "shear_y_matrix",
+    "simple_random_crop",
+    "training_size",
     "translate_matrix",
 ]

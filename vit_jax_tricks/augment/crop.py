@@ -5,17 +5,17 @@ import jax.numpy as jnp
 
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.random import example_keys
-from vit_jax_tricks.typing import Array, Float, Int, PRNGKeyArray
+from vit_jax_tricks.typing import Array, Int, Num, PRNGKeyArray
 
 
 def random_pad_crop(
     key: PRNGKeyArray,
-    images: Float[Array, "b h w c"],
+    images: Num[Array, "b h w c"],
     index: Int[Array, "b"],
     *,
     pad: int,
     mode: str = "constant",
-) -> Float[Array, "b h w c"]:
+) -> Num[Array, "b h w c"]:
     """Shifts each image by -pad..pad pixels on each axis, uniformly.
 
     The border is black (`mode="constant"`) or mirrored without repeating the edge

@@ -4,20 +4,27 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax_tricks.random import example_keys
-from vit_jax_tricks.typing import Array, Float, Int, PRNGKeyArray
+from vit_jax_tricks.typing import Array, Bool, Int, Num, PRNGKeyArray
+
+
+def random_flips(
+    key: PRNGKeyArray, index: Int[Array, "b"], *, prob: float = 0.5
+) -> Bool[Array, "b"]:
+    """Draws which images `random_flip` mirrors."""
+    keys = example_keys(key, index)
+    return jax.vmap(lambda k: jax.random.bernoulli(k, prob))(keys)
 
 
 def random_flip(
     key: PRNGKeyArray,
-    images: Float[Array, "b h w c"],
+    images: Num[Array, "b h w c"],
     index: Int[Array, "b"],
     *,
     prob: float = 0.5,
-) -> Float[Array, "b h w c"]:
+) -> Num[Array, "b h w c"]:
     """Mirrors each image left-right with probability `prob`.
 
     An image's draw depends on (key, its index) alone.
     """
-    keys = example_keys(key, index)
-    flipped = jax.vmap(lambda k: jax.random.bernoulli(k, prob))(keys)
+    flipped = random_flips(key, index, prob=prob)
     return jnp.where(flipped[:, None, None, None], images[:, :, ::-1], images)

@@ -7,7 +7,7 @@ batch. Source: Jiang et al. 2021 (LV-ViT), arXiv 2104.10858.
 import jax
 import jax.numpy as jnp
 
-from vit_jax_tricks.augment.mix import outside_box
+from vit_jax_tricks.augment.mix_draw import outside_box
 from vit_jax_tricks.typing import Array, Float, Int, PRNGKeyArray
 
 

@@ -122,7 +122,7 @@ def _weights(
     return shapes[interpolation](distance)
 
 
-def resample(
+def crop_and_resize(
     images: Num[Array, "b h w c"],
     box: Int[Array, "b 4"],
     *,

@@ -1,0 +1,151 @@
+"""Random erasing: boxes of an image are filled with noise or a constant.
+
+Source: Zhong et al. 2017, arXiv 1708.04896; timm's RandomErasing, whose law it has.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from vit_jax_tricks.errors import UserError, nearest
+from vit_jax_tricks.random import example_keys, fold_in_str
+from vit_jax_tricks.typing import Array, Int, Num, PRNGKeyArray
+
+
+MODES = ("const", "rand", "pixel")
+ATTEMPTS = 10
+Level = float | tuple[float, ...]
+
+
+def erase_boxes(
+    images: Num[Array, "b h w c"],
+    boxes: Int[Array, "b m 4"],
+    noise: Num[Array, "#b #m #h #w #c"],
+) -> Num[Array, "b h w c"]:
+    """Fills boxes (y0, y1, x0, x1), one after another, with their noise.
+
+    Equivalent to timm's RandomErasing once boxes and noise are drawn (tested).
+    """
+    _, h, w, _ = images.shape
+    noise = jnp.broadcast_to(
+        noise, (noise.shape[0], boxes.shape[1], *noise.shape[2:])
+    ).astype(images.dtype)
+    y, x = jnp.arange(h)[None, :, None], jnp.arange(w)[None, None]
+    for m in range(boxes.shape[1]):
+        y0, y1, x0, x1 = (boxes[:, m, i, None, None] for i in range(4))
+        inside = (y >= y0) & (y < y1) & (x >= x0) & (x < x1)
+        images = jnp.where(inside[..., None], noise[:, m], images)
+    return jnp.asarray(images)
+
+
+def random_erasing_boxes(
+    key: PRNGKeyArray,
+    size: tuple[int, int],
+    *,
+    count: tuple[int, int] = (1, 1),
+    scale: tuple[float, float] = (0.02, 1 / 3),
+    ratio: tuple[float, float] = (0.3, 1 / 0.3),
+) -> Int[Array, "m 4"]:
+    """Draws boxes (y0, y1, x0, x1) in an image of `size`; those left out are empty.
+
+    There are `count[0]` to `count[1]`, uniformly. Each has ten tries of area ~ U(scale)
+    h w / count and h/w = exp(U(log ratio)); the first that is smaller than the image in
+    both directions goes to a uniform place. Sides round half to even.
+    """
+    number_key, *box_keys = jax.random.split(key, count[1] + 1)
+    number = jax.random.randint(number_key, (), count[0], count[1] + 1)
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+
+    def box(k: PRNGKeyArray) -> jax.Array:
+        area_key, ratio_key, place_key = jax.random.split(k, 3)
+        tries = (ATTEMPTS,)
+        area = jax.random.uniform(area_key, tries, minval=scale[0], maxval=scale[1])
+        area = area * size[0] * size[1] / number.astype(area.dtype)
+        aspect = jnp.exp(jax.random.uniform(ratio_key, tries, minval=low, maxval=high))
+        sides = jnp.round(jnp.sqrt(jnp.stack([area * aspect, area / aspect], axis=1)))
+        sides = sides.astype(jnp.int32)
+        fits = jnp.all(sides < jnp.array(size, jnp.int32)[None], axis=1)
+        first = jnp.argmax(fits)
+        side = jnp.where(fits[first], sides[first], 0)
+        free = jnp.array(size, jnp.int32) - side
+        start = jax.random.randint(place_key, (2,), 0, free + 1, jnp.int32)
+        return jnp.stack([start, start + side], axis=1).reshape(4)
+
+    boxes = jax.vmap(box)(jnp.stack(box_keys))
+    return jnp.where((jnp.arange(count[1]) < number)[:, None], boxes, 0)
+
+
+def random_erasing(
+    key: PRNGKeyArray,
+    images: Num[Array, "b h w c"],
+    index: Int[Array, "b"],
+    *,
+    prob: float = 0.25,
+    mode: str = "pixel",
+    count: tuple[int, int] = (1, 1),
+    scale: tuple[float, float] = (0.02, 1 / 3),
+    ratio: tuple[float, float] = (0.3, 1 / 0.3),
+    mean: Level = 0.0,
+    std: Level = 1.0,
+) -> Num[Array, "b h w c"]:
+    """Erases boxes of each image with probability `prob`; see `random_erasing_boxes`.
+
+    `mode` "pixel" writes normal noise, "rand" one normal colour for each box,
+    "const" 0, times `std` plus `mean`: the defaults are for normalised images, those
+    of the data set for images before that. uint8 is rounded and kept within 0..255.
+
+    An image's draw depends on (key, its index) alone; the pixel noise is a stretch of
+    one long sequence, which `key` draws, from a place that the image draws.
+
+    Raises: UserError for an unknown mode or a value outside its range.
+    """
+    _check(prob, mode, count, scale, ratio)
+    b, h, w, c = images.shape
+    keys = example_keys(fold_in_str(key, "erase"), index)
+    apply_keys, box_keys, noise_keys = jax.vmap(lambda k: jax.random.split(k, 3))(
+        keys
+    ).T
+    boxes = jax.vmap(
+        lambda k: random_erasing_boxes(k, (h, w), count=count, scale=scale, ratio=ratio)
+    )(box_keys)
+    applied = jax.vmap(lambda k: jax.random.bernoulli(k, prob))(apply_keys)
+    boxes = jnp.where(applied[:, None, None], boxes, 0)
+    if mode == "pixel":
+        pixels = h * w * c
+        sequence = jax.random.normal(fold_in_str(key, "noise"), (2 * pixels,))
+
+        def stretch(k: PRNGKeyArray) -> jax.Array:
+            start = jax.random.randint(k, (), 0, pixels + 1)
+            return jax.lax.dynamic_slice(sequence, (start,), (pixels,))
+
+        noise = jax.vmap(stretch)(noise_keys).reshape(b, 1, h, w, c)
+    elif mode == "rand":
+        colours = jax.vmap(lambda k: jax.random.normal(k, (count[1], 1, 1, c)))
+        noise = colours(noise_keys)
+    else:
+        noise = jnp.zeros((1, 1, 1, 1, c))
+    level, spread = (
+        jnp.broadcast_to(jnp.asarray(v, noise.dtype), (c,)).reshape(1, 1, 1, 1, c)
+        for v in (mean, std)
+    )
+    noise = noise * spread + level
+    if images.dtype == jnp.uint8:
+        noise = jnp.clip(jnp.round(noise), 0, 255)
+    return erase_boxes(images, boxes, noise)
+
+
+def _check(
+    prob: float,
+    mode: str,
+    count: tuple[int, int],
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> None:
+    if mode not in MODES:
+        raise UserError(f'mode="{mode}" is unknown.{nearest(mode, MODES)}')
+    if not 0 <= prob <= 1:
+        raise UserError(f"prob={prob} is a probability: give 0 to 1.")
+    for name, (low, high) in (("count", count), ("scale", scale), ("ratio", ratio)):
+        if not 0 < low <= high:
+            raise UserError(f"{name}=({low}, {high}): expected 0 < low <= high.")

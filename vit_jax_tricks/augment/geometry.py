@@ -1,0 +1,167 @@
+"""Where the pixels of an augmented image come from, as data: labels move along.
+
+Places are (y, x) in pixels from the top left corner, so the middle of the first pixel
+is (1/2, 1/2).
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from vit_jax_tricks.augment.warp import Fill, Interpolation, sample
+from vit_jax_tricks.typing import Array, Bool, Float, Num
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """The moves of a batch, in the order in which they happen.
+
+    Attributes:
+      box: int32 [b, 4], (top, left, height, width) that is cut out of the source.
+      resized: int32 [b, 2], the (height, width) that the box is resized to.
+      offset: int32 [b, 2], the (y, x) in the resized box where the image starts; what
+        lies beyond its edges is its mirror image.
+      flip: bool [b], mirrored left-right then.
+      affine: float [b, 6], from the warped image to this one, as in `affine_warp`.
+      cut: int32 [b, 4], the box (y0, y1, x0, x1) of CutMix that shows image b-1-i.
+      source: (height, width) of the images before.
+      size: (height, width) of the images after.
+    """
+
+    box: Any
+    resized: Any
+    offset: Any
+    flip: Any
+    affine: Any
+    cut: Any
+    source: tuple[int, int] = dataclasses.field(metadata={"static": True})
+    size: tuple[int, int] = dataclasses.field(metadata={"static": True})
+
+    def replace(self, **changes: Any) -> "Geometry":
+        """The same with other draws, such as `replace(flip=random_flips(...))`."""
+        return dataclasses.replace(self, **changes)
+
+
+def identity_geometry(
+    batch: int, source: tuple[int, int], size: tuple[int, int] | None = None
+) -> Geometry:
+    """Whole images, resized to `size`, and nothing else."""
+    size = source if size is None else size
+
+    def rows(*values: float, dtype: Any = jnp.int32) -> jax.Array:
+        return jnp.broadcast_to(jnp.array(values, dtype), (batch, len(values)))
+
+    return Geometry(
+        box=rows(0, 0, *source),
+        resized=rows(*size),
+        offset=rows(0, 0),
+        flip=jnp.zeros(batch, bool),
+        affine=rows(1, 0, 0, 0, 1, 0, dtype=jnp.result_type(float)),
+        cut=rows(0, 0, 0, 0),
+        source=source,
+        size=size,
+    )
+
+
+def source_positions(
+    geometry: Geometry, size: tuple[int, int]
+) -> tuple[Float[Array, "b h w"], Float[Array, "b h w"], Bool[Array, "b h w"]]:
+    """Where in the source the cells of a grid over the image are: y, x, and whether.
+
+    Cells that a warp brought in from outside have no place; CutMix is left out.
+    """
+    a, b, c, d, e, f = (geometry.affine[:, i, None, None] for i in range(6))
+    height, width = geometry.size
+    x = (jnp.arange(size[1], dtype=a.dtype) + 0.5)[None, None] * (width / size[1])
+    y = (jnp.arange(size[0], dtype=a.dtype) + 0.5)[None, :, None] * (height / size[0])
+    x, y = a * x + b * y + c, d * x + e * y + f
+    known = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    x = jnp.where(geometry.flip[:, None, None], width - x, x)
+
+    def unresized(place: Array, axis: int) -> jax.Array:
+        start, length, resized, offset = _along(geometry, axis, place.dtype)
+        place = place + offset
+        place = jnp.where(place < 0, 1 - place, place)
+        place = jnp.where(place >= resized, 2 * resized - 1 - place, place)
+        return start + place * length / resized
+
+    return unresized(y, 0), unresized(x, 1), known
+
+
+def _along(geometry: Geometry, axis: int, dtype: DTypeLike) -> list[jax.Array]:
+    """Start and length of the box, its resized length and the offset, on one axis."""
+    values = (
+        geometry.box[:, axis],
+        geometry.box[:, 2 + axis],
+        geometry.resized[:, axis],
+        geometry.offset[:, axis],
+    )
+    return [value.astype(dtype)[:, None, None] for value in values]
+
+
+def apply_to_dense(
+    geometry: Geometry,
+    maps: Num[Array, "b p q k"],
+    *,
+    size: tuple[int, int] | None = None,
+    interpolation: Interpolation = "bilinear",
+    fill: Fill = 0.0,
+) -> Num[Array, "b h w k"]:
+    """Moves label maps or masks over the source images as the images moved.
+
+    Each cell of the output reads the maps at one place: it does not average where the
+    output is much coarser.
+
+    Args:
+      geometry: What moved the images.
+      maps: They cover the source images, at any resolution; class ids, of any number
+        type, need `interpolation="nearest"`.
+      size: Of the output, which covers the new images; their own by default.
+      fill: For cells that show nothing of the source.
+    """
+    size = geometry.size if size is None else size
+    y, x, known = source_positions(geometry, size)
+    y = jnp.where(known, y * (maps.shape[1] / geometry.source[0]), -1)
+    x = jnp.where(known, x * (maps.shape[2] / geometry.source[1]), -1)
+    out = sample(maps, y, x, fill=fill, interpolation=interpolation)
+    return jnp.where(_cut_out(geometry, size)[..., None], out[::-1], out)
+
+
+def _cut_out(geometry: Geometry, size: tuple[int, int]) -> Bool[Array, "b h w"]:
+    """The cells whose middle CutMix covers."""
+    y0, y1, x0, x1 = (geometry.cut[:, i, None, None] for i in range(4))
+    y = jnp.arange(size[0], dtype=jnp.int32)[None, :, None]
+    x = jnp.arange(size[1], dtype=jnp.int32)[None, None]
+    y, x = (2 * y + 1) * geometry.size[0], (2 * x + 1) * geometry.size[1]
+    rows = (y >= 2 * size[0] * y0) & (y < 2 * size[0] * y1)
+    return rows & (x >= 2 * size[1] * x0) & (x < 2 * size[1] * x1)
+
+
+def apply_to_boxes(
+    geometry: Geometry, boxes: Float[Array, "b m 4"]
+) -> Float[Array, "b m 4"]:
+    """Moves boxes (top, left, bottom, right), in pixels, from the source to the image.
+
+    Each becomes the upright box about its four moved corners, clipped to the image, and
+    has no area where nothing of it is left. Mirrored borders and CutMix add no boxes.
+    """
+    y, x = boxes[..., jnp.array([0, 0, 2, 2])], boxes[..., jnp.array([1, 3, 1, 3])]
+
+    def moved(place: Array, axis: int) -> jax.Array:
+        start, length, resized, offset = _along(geometry, axis, place.dtype)
+        return (jnp.asarray(place) - start) * resized / length - offset
+
+    height, width = geometry.size
+    y, x = moved(y, 0), moved(x, 1)
+    x = jnp.where(geometry.flip[:, None, None], width - x, x)
+    affine = geometry.affine.astype(boxes.dtype)
+    a, b, c, d, e, f = (affine[:, i, None, None] for i in range(6))
+    y, x = y - f, x - c
+    area = a * e - b * d
+    y, x = (a * y - d * x) / area, (e * x - b * y) / area
+    y, x = jnp.clip(y, 0, height), jnp.clip(x, 0, width)
+    return jnp.stack([y.min(-1), x.min(-1), y.max(-1), x.max(-1)], axis=-1)

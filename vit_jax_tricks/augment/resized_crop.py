@@ -1,0 +1,229 @@
+"""Random and central crops, resized: each image with a box of its own.
+
+Every function returns the new images and the `Geometry` that made them.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from vit_jax_tricks.augment.geometry import Geometry, identity_geometry
+from vit_jax_tricks.augment.resample import crop_and_resize
+from vit_jax_tricks.augment.warp import INTERPOLATIONS, Interpolation
+from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.random import example_keys, fold_in_str
+from vit_jax_tricks.typing import Array, Int, Num, PRNGKeyArray
+
+
+Cropped = tuple[Num[Array, "b h w c"], Geometry]
+ATTEMPTS = 10
+
+
+def random_resized_box(
+    key: PRNGKeyArray,
+    source: tuple[int, int] | Int[Array, "2"],
+    *,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Int[Array, "4"]:
+    """Draws a crop box (top, left, height, width) in an image of `source` (h, w).
+
+    Ten tries of area ~ U(scale) h w and w/h = exp(U(log ratio)), the first that fits
+    goes to a uniform place; if none does, the central crop with the nearest allowed
+    ratio. Sides round half to even. Equivalent in law to torchvision's
+    RandomResizedCrop.get_params (tested).
+    """
+    height, width = jnp.asarray(source, jnp.int32)
+    area_key, ratio_key, place_key = jax.random.split(key, 3)
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    area = jax.random.uniform(area_key, (ATTEMPTS,), minval=scale[0], maxval=scale[1])
+    area = area * (height * width).astype(area.dtype)
+    aspect = jnp.exp(
+        jax.random.uniform(ratio_key, (ATTEMPTS,), minval=low, maxval=high)
+    )
+
+    def whole(side: jax.Array) -> jax.Array:
+        return jnp.round(side).astype(jnp.int32)
+
+    widths, heights = whole(jnp.sqrt(area * aspect)), whole(jnp.sqrt(area / aspect))
+    fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
+    first = jnp.argmax(fits)
+    across, down = width.astype(area.dtype), height.astype(area.dtype)
+    central = jnp.stack(
+        [
+            jnp.minimum(height, whole(across / ratio[0])),
+            jnp.minimum(width, whole(down * ratio[1])),
+        ]
+    )
+    drawn = jnp.stack([heights[first], widths[first]])
+    sides = jnp.where(fits[first], drawn, central)
+    free = jnp.stack([height, width]) - sides
+    place = jax.random.randint(place_key, (2,), 0, free + 1, jnp.int32)
+    return jnp.concatenate([jnp.where(fits[first], place, free // 2), sides])
+
+
+def random_resized_crop(
+    key: PRNGKeyArray,
+    images: Num[Array, "b h w c"],
+    index: Int[Array, "b"],
+    *,
+    size: tuple[int, int],
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    interpolation: Interpolation = "bicubic",
+) -> Cropped:
+    """A `random_resized_box` of each image, resized to `size`.
+
+    `interpolation="random"` draws bilinear or bicubic for each image, as timm does. An
+    image's draw depends on (key, its index) alone.
+
+    Raises: UserError for a scale or ratio that is no range of positive numbers.
+    Source: Szegedy et al. 2014, arXiv 1409.4842; as in torchvision and timm.
+    """
+    geometry = _random_resized(key, images, index, size, scale, ratio)
+    kind = _interpolation(key, index, interpolation)
+    return crop_and_resize(
+        images, geometry.box, size=size, interpolation=kind
+    ), geometry
+
+
+def _random_resized(
+    key: PRNGKeyArray,
+    images: Num[Array, "b h w c"],
+    index: Int[Array, "b"],
+    size: tuple[int, int],
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> Geometry:
+    for name, (low, high) in (("scale", scale), ("ratio", ratio)):
+        if not 0 < low <= high:
+            raise UserError(f"{name}=({low}, {high}): expected 0 < low <= high.")
+    source = images.shape[1], images.shape[2]
+    geometry = identity_geometry(len(index), source, size)
+    keys = example_keys(fold_in_str(key, "box"), index)
+    box = jax.vmap(lambda k: random_resized_box(k, source, scale=scale, ratio=ratio))
+    return geometry.replace(box=box(keys))
+
+
+def _interpolation(
+    key: PRNGKeyArray, index: Int[Array, "b"], interpolation: Interpolation
+) -> Interpolation:
+    if not (isinstance(interpolation, str) and interpolation == "random"):
+        return interpolation
+    keys = example_keys(fold_in_str(key, "interpolation"), index)
+    options = [INTERPOLATIONS.index(name) for name in ("bilinear", "bicubic")]
+    return jax.vmap(lambda k: jax.random.choice(k, jnp.array(options)))(keys)
+
+
+def _resized_whole(images: Num[Array, "b h w c"], short: int) -> tuple[int, int]:
+    """The short side becomes `short`, the long one is cut off to a whole number."""
+    h, w = images.shape[1], images.shape[2]
+    return (short, int(short * w / h)) if h <= w else (int(short * h / w), short)
+
+
+def _central(images: Num[Array, "b h w c"], size: int, crop_pct: float) -> Geometry:
+    if not 0 < crop_pct <= 1:
+        raise UserError(f"crop_pct={crop_pct}: expected 0 < crop_pct <= 1.")
+    resized = _resized_whole(images, int(size / crop_pct))
+    start = [round((side - size) / 2) for side in resized]
+    return _part(images, resized, size, jnp.array([start] * len(images), jnp.int32))
+
+
+def _part(
+    images: Num[Array, "b h w c"],
+    resized: tuple[int, int],
+    size: int,
+    offset: Int[Array, "b 2"],
+) -> Geometry:
+    """A square of the whole image, resized."""
+    source = images.shape[1], images.shape[2]
+    geometry = identity_geometry(len(images), source, resized)
+    return geometry.replace(offset=offset, size=(size, size))
+
+
+def _crop(
+    images: Num[Array, "b h w c"], geometry: Geometry, interpolation: Interpolation
+) -> Cropped:
+    cropped = crop_and_resize(
+        images,
+        geometry.box,
+        size=geometry.size,
+        resized=geometry.resized,
+        offset=geometry.offset,
+        interpolation=interpolation,
+    )
+    return cropped, geometry
+
+
+def resize_center_crop(
+    images: Num[Array, "b h w c"],
+    *,
+    size: int,
+    crop_pct: float = 0.875,
+    interpolation: Interpolation = "bicubic",
+) -> Cropped:
+    """The short side to floor(size / crop_pct), then the square in the middle.
+
+    Raises: UserError for a `crop_pct` outside 0..1.
+    Equivalent to torchvision's Resize and CenterCrop on Pillow images (tested).
+    """
+    return _crop(images, _central(images, size, crop_pct), interpolation)
+
+
+def random_or_center_crop(
+    key: PRNGKeyArray,
+    images: Num[Array, "b h w c"],
+    index: Int[Array, "b"],
+    *,
+    size: int,
+    prob: float = 0.5,
+    scale: tuple[float, float] = (0.2, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    crop_pct: float = 0.875,
+    interpolation: Interpolation = "bicubic",
+) -> Cropped:
+    """`random_resized_crop` with probability `prob`, else `resize_center_crop`.
+
+    Both are one resampling, so the choice costs nothing. An image's draw depends on
+    (key, its index) alone. Raises: as those two.
+    """
+    shape = (size, size)
+    drawn = _random_resized(key, images, index, shape, scale, ratio)
+    keys = example_keys(fold_in_str(key, "choice"), index)
+    chosen = jax.vmap(lambda k: jax.random.bernoulli(k, prob))(keys)
+
+    def choose(one: jax.Array, other: jax.Array) -> jax.Array:
+        return jnp.where(chosen.reshape(-1, *[1] * (one.ndim - 1)), one, other)
+
+    geometry = jax.tree.map(choose, drawn, _central(images, size, crop_pct))
+    return _crop(images, geometry, _interpolation(key, index, interpolation))
+
+
+def simple_random_crop(
+    key: PRNGKeyArray,
+    images: Num[Array, "b h w c"],
+    index: Int[Array, "b"],
+    *,
+    size: int,
+    pad: int = 4,
+    interpolation: Interpolation = "bicubic",
+) -> Cropped:
+    """The short side to `size`, `pad` mirrored pixels around, then a random square.
+
+    An image's draw depends on (key, its index) alone.
+    Raises: UserError for a `pad` that is negative or no mirror of the image.
+    Source: Touvron et al. 2022 (DeiT III), arXiv 2204.07118, section 4: "simple random
+    crop"; Resize and RandomCrop(size, padding=4, padding_mode="reflect").
+    """
+    if not 0 <= pad < size:
+        raise UserError(f"pad={pad}: expected 0 to {size - 1}, below the size.")
+    resized = _resized_whole(images, size)
+    free = jnp.array(resized, jnp.int32) + 2 * pad - size
+
+    def place(k: PRNGKeyArray) -> jax.Array:
+        return jax.random.randint(k, (2,), 0, free + 1, jnp.int32) - pad
+
+    keys = example_keys(fold_in_str(key, "place"), index)
+    geometry = _part(images, resized, size, jax.vmap(place)(keys))
+    return _crop(images, geometry, _interpolation(key, index, interpolation))
