@@ -5,6 +5,12 @@ from vit_jax_tricks.losses.classification import (
     smooth_labels,
     softmax_cross_entropy,
 )
+from vit_jax_tricks.losses.jensen_shannon import jensen_shannon
 
 
-__all__ = ["sigmoid_binary_cross_entropy", "smooth_labels", "softmax_cross_entropy"]
+__all__ = [
+    "jensen_shannon",
+    "sigmoid_binary_cross_entropy",
+    "smooth_labels",
+    "softmax_cross_entropy",
+]
