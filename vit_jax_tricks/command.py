@@ -10,6 +10,19 @@ if TYPE_CHECKING:
     from vit_jax_tricks.stop import Stop
 
 
+# Flags of the commands that take a trained model; `model_flags` reads them.
+MODEL_VALUES = ("workdir", "model", "weights", "num_classes", "ema", "resize")
+MODEL_USAGE = """\
+  --workdir=DIR          a run: its model, newest checkpoint, classes, preprocessing
+  --model=NAME           or a name of list_models(), with
+  --weights=SOURCE       a .safetensors, .npz or .pth file, a workdir, hub:owner/name
+  --num_classes=K        classes of the head; as in the weights when left out
+  --model.KEY=VALUE      an override of the model, such as --model.img_size=384
+  --ema=true|false       averaged or plain weights; averaged where there are any
+  --resize=HOW           area, fast, or pil_bicubic, to the bit as the references
+"""
+
+
 @dataclasses.dataclass(frozen=True)
 class Arguments:
     """A command line, split.

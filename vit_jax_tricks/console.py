@@ -28,7 +28,7 @@ PLAIN_EVERY_S = 5.0  # without a terminal: seconds between progress lines
 
 def say(message: str) -> None:
     """One line for the user."""
-    console.print(message, markup=False)
+    console.print(message, markup=False, emoji=False)
 
 
 def fail(message: str) -> None:
@@ -46,6 +46,16 @@ def muted() -> Iterator[None]:
         yield
     finally:
         logger.disabled, sys.unraisablehook = before, hook
+
+
+@contextmanager
+def elsewhere(wanted: bool = True) -> Iterator[None]:
+    """Sends everything for people to standard error, if wanted."""
+    before, console.stderr = console.stderr, wanted or console.stderr
+    try:
+        yield
+    finally:
+        console.stderr = before
 
 
 def banner(title: str, rows: dict[str, Any]) -> None:
@@ -76,8 +86,8 @@ def duration(seconds: float | int) -> str:
 class Bar:
     """A progress bar with ETA on a terminal, a line now and then elsewhere."""
 
-    def __init__(self, total: int, start: int):
-        self._total, self._start = total, start
+    def __init__(self, total: int, start: int, unit: str = "step"):
+        self._total, self._start, self._unit = total, start, unit
         self._began = time.monotonic()
         self._last = self._began
         self._rich: Progress | None = None
@@ -103,7 +113,7 @@ class Bar:
             self._last = now
             pace = (now - self._began) / max(step - self._start, 1)
             eta = duration(pace * (self._total - step))
-            say(f"step {step}/{self._total}  {text}  ETA {eta}")
+            say(f"{self._unit} {step}/{self._total}  {text}  ETA {eta}")
 
     def close(self) -> None:
         if self._rich is not None:

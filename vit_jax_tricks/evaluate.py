@@ -1,15 +1,53 @@
-"""Evaluation: every example of the test split counted once, on any batch or mesh."""
+"""Measures a model: `python -m vit_jax_tricks.evaluate --workdir=DIR`.
 
-from collections.abc import Callable
+Accuracy, top-5 accuracy and loss, every example counted once, on any batch or mesh. A
+run is measured on its own data, as it was in training; other weights on --data, with
+the model's own crop and normalisation.
+"""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import jax
 
-from vit_jax_tricks.experiment import Experiment
+from vit_jax_tricks import command
 from vit_jax_tricks.typing import Params
 
 
+if TYPE_CHECKING:
+    from vit_jax_tricks.stop import Stop
+
+USAGE = f"""{(__doc__ or "").strip()}
+
+{command.MODEL_USAGE}\
+  --data=SPEC            digits, digit_scenes/64, folder:PATH or tfds:NAME
+  --data.KEY=VALUE       one key of a config's data section
+  --split=test           or train, or all: both one after the other
+  --batch_size=256       examples at once
+  --json                 one JSON line on standard output, the rest on standard error
+  --help                 this text
+"""
+
+
+LAG = 4  # batches that may be on the device at once
+
+
+@runtime_checkable
+class Evaluated(Protocol):
+    """What `evaluate` needs; an `Experiment` has it."""
+
+    @property
+    def data(self) -> Any: ...
+
+    @property
+    def eval_batch_size(self) -> int: ...
+
+    def put(self, batch: dict[str, Any]) -> dict[str, jax.Array]: ...
+
+
 def evaluate(
-    experiment: Experiment,
+    experiment: Evaluated,
     eval_step: Callable,
     variables: dict[str, Params],
     *,
@@ -27,22 +65,78 @@ def evaluate(
       accuracy, accuracy_top5 (for more than 5 classes) and loss, each with its suffix,
       in 0..1 and nats.
     """
+    totals = tally(experiment, eval_step, variables, ("test",), lambda done: check())
+    return means(totals, experiment.data.num_classes)
+
+
+def tally(
+    experiment: Evaluated,
+    eval_step: Callable,
+    variables: dict[str, Params],
+    splits: Sequence[str],
+    progress: Callable[[int], None],
+) -> dict[str, dict[str, float]]:
+    """The sums of `step.eval_step` over whole splits, by suffix.
+
+    `progress` gets the number of batches done, before each batch.
+    """
     totals: dict[str, dict[str, float]] = {}
     sums = []
-    for batch in experiment.data.test_batches(experiment.eval_batch_size):
-        check()
-        placed = experiment.put(batch)
-        sums.append({s: eval_step(v, placed) for s, v in variables.items()})
+    for split in splits:
+        batches = experiment.data.test_batches(experiment.eval_batch_size, split)
+        for batch in batches:
+            progress(len(sums))
+            placed = experiment.put(batch)
+            sums.append({s: eval_step(v, placed) for s, v in variables.items()})
+            if len(sums) > LAG:
+                jax.block_until_ready(sums[-LAG])
     for batch_sums in jax.device_get(sums):
         for suffix, values in batch_sums.items():
             total = totals.setdefault(suffix, dict.fromkeys(values, 0.0))
             for name, value in values.items():
                 total[name] += float(value)
+    return totals
+
+
+def means(
+    totals: Mapping[str, Mapping[str, float]], num_classes: int
+) -> dict[str, float]:
+    """Metrics from sums, each with its suffix."""
     out = {}
     for suffix, total in totals.items():
         count = total["count"]
         out[f"accuracy{suffix}"] = total["correct"] / count
         out[f"loss{suffix}"] = total["loss"] / count
-        if experiment.data.num_classes > 5:
+        if num_classes > 5:
             out[f"accuracy_top5{suffix}"] = total["correct5"] / count
     return out
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command and returns its exit status; errors are one line."""
+    return command.run(_evaluate, argv, USAGE)
+
+
+def _evaluate(argv: list[str], stop: "Stop") -> None:
+    import json
+
+    from vit_jax_tricks import console, evaluation
+
+    given = command.parse(
+        argv,
+        values=(*command.MODEL_VALUES, "data", "split", "batch_size"),
+        switches=("json",),
+        sections=("model", "data"),
+    )
+    as_json = given.get("json") is not None
+    with console.elsewhere(as_json):
+        result = evaluation.measure(given)
+        for name, value in result.items():
+            shown = f"{value:.4f}" if isinstance(value, float) else value
+            console.say(f"{name:18} {shown}")
+    if as_json:
+        print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -51,9 +51,12 @@ def check_workdir(
         _check_same_run(workdir, config, class_names)
 
 
-def record(workdir: Path, config: Section, class_names: list[str]) -> None:
-    """Writes `config.json` and `classes.json`."""
-    for name, value in ("config", config.to_dict()), ("classes", class_names):
+def record(
+    workdir: Path, config: Section, class_names: list[str], model: dict[str, Any]
+) -> None:
+    """Writes `config.json`, `classes.json` and `model.json`."""
+    files = {"config": config.to_dict(), "classes": class_names, "model": model}
+    for name, value in files.items():
         part = workdir / f".{name}.json"
         part.write_text(json.dumps(value, indent=2) + "\n")
         part.replace(workdir / f"{name}.json")

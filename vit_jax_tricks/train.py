@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from vit_jax_tricks import banner, report
+from vit_jax_tricks import banner, model_spec, report
 from vit_jax_tricks.checkpoint import Checkpointer
 from vit_jax_tricks.config import Section
 from vit_jax_tricks.console import Bar, say
@@ -113,7 +113,8 @@ class Loop:
             offset=self.clock.metrics_offset,
             step=self.start,
         )
-        record(workdir, config, class_names)
+        spec = model_spec.of_run(experiment)
+        record(workdir, config, class_names, spec.to_json())
         self.pending: deque[tuple[int, Any, Any]] = deque()
         self.began = time.monotonic()
 

@@ -20,6 +20,7 @@ class Weights:
       source: what messages call it.
       arrays: by key, in the reference's layouts.
       native: keys and layouts are our own: `params/blocks_0/attn/qkv/kernel`.
+      averaged: these are moving averages, and there are plain weights too.
       unneeded: keys left out on purpose; listed as unused, never refused.
       bilinear: position tables and patches are resampled bilinearly, without
         antialiasing, as timm does for `.npz` files.
@@ -29,6 +30,7 @@ class Weights:
     source: str
     arrays: Mapping[str, np.ndarray]
     native: bool = False
+    averaged: bool = False
     unneeded: tuple[str, ...] = ()
     bilinear: bool = False
     act_layer: str | None = None

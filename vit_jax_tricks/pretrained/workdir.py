@@ -33,7 +33,7 @@ def read_workdir(path: Path, *, ema: bool | None = None) -> Weights:
     chosen = averages if averages is not None and averaged else parts
     arrays = {name: np.asarray(array) for name, array in flatten(chosen).items()}
     what = f"{path}, step {step}{', averaged' if averaged else ''}"
-    return Weights(what, arrays, native=True)
+    return Weights(what, arrays, native=True, averaged=averaged)
 
 
 def newest(path: Path) -> tuple[int, dict]:

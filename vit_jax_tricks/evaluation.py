@@ -1,0 +1,163 @@
+"""What the command `evaluate` does: any trained model on any data."""
+
+import functools
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from vit_jax_tricks import config, data, sharding, step
+from vit_jax_tricks.command import Arguments
+from vit_jax_tricks.console import Bar
+from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.evaluate import means, tally
+from vit_jax_tricks.model_flags import Trained, load
+
+
+SPLITS = {"test": ("test",), "train": ("train",), "all": ("train", "test")}
+Pairs = list[tuple[str, str]]  # keys of a config's data section, as typed
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Data on a mesh of all devices."""
+
+    data: data.Data
+    mesh: Mesh
+    eval_batch_size: int
+
+    def put(self, batch: dict[str, Any]) -> dict[str, jax.Array]:
+        """A host batch onto the mesh."""
+        return jax.device_put(batch, sharding.batch_sharding(self.mesh))
+
+    def batches(self, split: str) -> int:
+        count = self.data.num_train if split == "train" else self.data.num_test
+        return -(-count // self.eval_batch_size)
+
+
+def measure(given: Arguments) -> dict[str, Any]:
+    """What a command line asks for: its facts, then the metrics of `evaluate`.
+
+    Raises:
+      UserError: flags that contradict one another, data of other classes, and as
+        `load_pretrained` and `data.build`.
+    """
+    splits = SPLITS[given.choice("split", tuple(SPLITS), "test")]
+    if given.get("workdir") is None and given.get("data") is None:
+        raise UserError(
+            "give --data=SPEC: digits, digit_scenes/64, folder:PATH or tfds:NAME."
+        )
+    trained = load(given, resize="area", both=True)
+    mesh = sharding.make_mesh()
+    batch_size = given.whole("batch_size", 256) or 256
+    pieces = sharding.batch_divisor(mesh)
+    evaluation = Evaluation(
+        data=_data(trained, given),
+        mesh=mesh,
+        eval_batch_size=-(-batch_size // pieces) * pieces,
+    )
+    _check_classes(evaluation.data, trained)
+    totals = _totals(evaluation, trained, splits)
+    return {
+        "weights": trained.source,
+        "data": evaluation.data.name,
+        "count": int(next(iter(totals.values()))["count"]),
+        **means(totals, evaluation.data.num_classes),
+    }
+
+
+def _data(trained: Trained, given: Arguments) -> data.Data:
+    """The run's own data, or --data as the model's preprocessing shows it."""
+    workdir, name = given.get("workdir"), given.get("data")
+    pairs = _run_pairs(Path(workdir)) if name is None else _pairs(trained, name)
+    if name is None and given.get("resize"):
+        pairs.append(("resize", given.get("resize")))
+    pairs += given.sections["data"]
+    own = str(config.config_dir() / "digits.py")
+    section = config.load(own, [(f"data.{key}", text) for key, text in pairs])
+    return data.build(**section.data)
+
+
+def _run_pairs(workdir: Path) -> Pairs:
+    """The data section of a run's config, as it would be typed."""
+    try:
+        section = json.loads((workdir / "config.json").read_text())["data"]
+        return [(key, _typed(value)) for key, value in section.items()]
+    except (OSError, ValueError, LookupError, AttributeError) as error:
+        raise UserError(
+            f"{workdir} holds no readable config.json; give --data=SPEC."
+        ) from error
+
+
+def _typed(value: Any) -> str:
+    return str(tuple(value) if isinstance(value, list) else value)
+
+
+def _pairs(trained: Trained, name: str) -> Pairs:
+    view = trained.spec.view
+    h, w = view.size
+    if h != w:
+        raise UserError(
+            f"the model takes {h}x{w} images, and data is read in squares; give "
+            f"--model.img_size={max(h, w)}."
+        )
+    crop = "center" if view.train_crop == "random_resized" else view.train_crop
+    pairs = [("name", name), ("image_size", str(h)), ("train_crop", crop)]
+    if crop != "whole":
+        pairs.append(("crop_pct", str(view.crop_pct)))
+    return [*pairs, ("resize", view.resize)]
+
+
+def _check_classes(source: data.Data, trained: Trained) -> None:
+    classes = trained.spec.fields["num_classes"]
+    if source.num_classes != classes:
+        raise UserError(
+            f"{source.name} has {source.num_classes} classes, and the model tells "
+            f"{classes} apart; give the data that it was trained on."
+        )
+    known = trained.spec.class_names
+    if known is not None and tuple(source.class_names) != known:
+        raise UserError(
+            f"{source.name} has other classes than the run was trained on; give data "
+            f"with {', '.join(known[:3])}, ..."
+        )
+    channels = trained.spec.view.channels
+    if source.channels != channels:
+        raise UserError(
+            f"{source.name} has {source.channels} channel(s), and the model takes "
+            f"{channels}; give --model.in_chans={source.channels}."
+        )
+
+
+def _totals(
+    evaluation: Evaluation, trained: Trained, splits: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    whole = NamedSharding(evaluation.mesh, PartitionSpec())
+    variables = jax.device_put(trained.variables, whole)
+    spec = trained.spec
+    function = functools.partial(
+        step.eval_step, model=trained.model, mean=spec.mean, std=spec.std
+    )
+    total = sum(map(evaluation.batches, splits))
+    bar = Bar(total, 0, "batch")
+    began = [0.0]
+
+    def progress(done: int) -> None:
+        if done <= 1:  # the first batch compiles
+            began.append(time.monotonic())
+        images = max(done - 1, 0) * evaluation.eval_batch_size
+        rate = images / max(time.monotonic() - began[-1], 1e-9)
+        bar.update(done, f"{rate:.0f} img/s" if images else "")
+
+    try:
+        with jax.set_mesh(evaluation.mesh):
+            totals = tally(evaluation, jax.jit(function), variables, splits, progress)
+        progress(total)
+        return totals
+    finally:
+        bar.close()

@@ -1,0 +1,105 @@
+"""The trained model that a command line names, with its weights.
+
+Either --workdir=DIR, a run of ours, or --model=NAME with --weights=SOURCE.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+
+from vit_jax_tricks import model_spec
+from vit_jax_tricks.command import Arguments
+from vit_jax_tricks.console import say
+from vit_jax_tricks.data.decode import RESIZES
+from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.model_spec import ModelSpec
+from vit_jax_tricks.models.registry import lookup
+from vit_jax_tricks.pretrained.load import load_weights
+from vit_jax_tricks.pretrained.sources import classes_of, read_source
+from vit_jax_tricks.pretrained.weights import Weights
+from vit_jax_tricks.typing import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A model ready for pictures.
+
+    `variables` are by suffix of their metrics: "" and, where a run keeps averages and
+    both are wanted, "_ema".
+    """
+
+    spec: ModelSpec
+    model: nn.Module
+    variables: dict[str, Params]
+    source: str
+
+
+def load(given: Arguments, *, resize: str | None, both: bool = False) -> Trained:
+    """Builds the model and loads its weights, printing the report.
+
+    Args:
+      given: flags `command.MODEL_VALUES` and the section `model`.
+      resize: how pictures are resampled unless --resize says; None is the reference's
+        way, or the run's own.
+      both: of a run with averages, load the plain weights too.
+
+    Raises:
+      UserError: flags that contradict one another, and as `load_pretrained`.
+    """
+    resize = given.choice("resize", RESIZES, resize)
+    ema = given.choice("ema", ("true", "false"))
+    ema = None if ema is None else ema == "true"
+    name, source = given.get("model"), given.get("weights")
+    workdir = given.get("workdir")
+    if workdir is not None:
+        clash = [f"--{f}" for f in ("model", "weights", "num_classes") if given.get(f)]
+        if clash:
+            raise UserError(
+                f"--workdir has its own model and weights; leave {clash[0]} out."
+            )
+        return _of_workdir(given, Path(workdir), ema, both)
+    if name is None or source is None:
+        raise UserError(
+            "give --workdir=DIR, or --model=NAME with --weights=SOURCE (see --help)."
+        )
+    family = lookup(name).family.__name__
+    weights = read_source(source, family, ema=ema)
+    classes = given.whole("num_classes", classes_of(weights, family))
+    if classes is None:
+        raise UserError(f"{source} has no head, so there are no classes to tell.")
+    fields = given.literals("model")
+    if "num_classes" in fields:
+        raise UserError("--model.num_classes: type --num_classes=K.")
+    spec = model_spec.named(name, resize=resize, num_classes=classes, **fields)
+    model = spec.create()
+    return Trained(spec, model, {"": _load(model, weights)}, weights.source)
+
+
+def _of_workdir(
+    given: Arguments, workdir: Path, ema: bool | None, both: bool
+) -> Trained:
+    spec = model_spec.read(workdir).override(**given.literals("model"))
+    if resize := given.get("resize"):
+        view = dataclasses.replace(spec.view, resize=resize)
+        spec = dataclasses.replace(spec, view=view)
+    model = spec.create()
+    family = type(model).__name__
+    weights = read_source(workdir, family, ema=ema)
+    variables = {"": _load(model, weights)}
+    if both and ema is None and weights.averaged:
+        weights = read_source(workdir, family, ema=False)
+        variables = {"": _load(model, weights), "_ema": variables[""]}
+    return Trained(spec, model, variables, weights.source)
+
+
+def _load(model: Any, weights: Weights) -> Params:
+    variables, report = load_weights(model, weights)
+    say(str(report))
+    if report.reset:
+        raise UserError(
+            f"{weights.source}: {report.unused[-1]}, and a head that was not trained "
+            "tells nothing; leave --num_classes out."
+        )
+    return variables

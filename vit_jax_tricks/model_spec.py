@@ -1,0 +1,142 @@
+"""A model with everything that its numbers depend on: `model.json` of a workdir.
+
+Fields (LayerNorm's epsilon and the activation among them), normalisation, crop and
+resampling travel together, so that a run predicts as it was evaluated.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from vit_jax_tricks.data.views import View
+from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.experiment import Experiment, channel_statistics
+from vit_jax_tricks.models import create_model, preprocessing
+
+
+FILE = "model.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
+    """What to build, and how its pictures are prepared.
+
+    Attributes:
+      name: of `list_models()`.
+      fields: overrides of `create_model`, `num_classes` among them.
+      mean, std: by channel, of pixels in [0, 1].
+      view: from the bytes of a file to uint8 pixels.
+      class_names: in the order of the logits, where they are known.
+    """
+
+    name: str
+    fields: Mapping[str, Any]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    view: View
+    class_names: tuple[str, ...] | None = None
+
+    def create(self) -> nn.Module:
+        return create_model(self.name, **self.fields)
+
+    def override(self, **fields: Any) -> "ModelSpec":
+        """Other fields; pictures get the size that they ask for."""
+        new = dataclasses.replace(self, fields={**self.fields, **fields})
+        model: Any = new.create()
+        h, w, channels = model.image_shape
+        if channels != self.view.channels:
+            raise UserError(
+                f"in_chans={channels}: the model was trained on {self.view.channels} "
+                "channel(s), and its pictures are read so; leave it out."
+            )
+        return dataclasses.replace(
+            new, view=dataclasses.replace(self.view, size=(h, w))
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the class names, which are `classes.json`."""
+        out = dataclasses.asdict(self)
+        del out["class_names"]
+        return out
+
+
+def named(name: str, *, resize: str | None = None, **fields: Any) -> ModelSpec:
+    """A model by name, with its own preprocessing.
+
+    Args:
+      name: of `list_models()`.
+      resize: of `data.build`; by default what the reference uses.
+      fields: overrides of `create_model`.
+    """
+    model: Any = create_model(name, **fields)
+    h, w, channels = model.image_shape
+    if channels not in (1, 3):
+        raise UserError(
+            f"in_chans={channels}: pictures are read in 1 or 3 channels only."
+        )
+    prep = preprocessing(name)
+    mean, std = channel_statistics(name, channels)
+    view = View(
+        size=(h, w),
+        channels=channels,
+        train_crop=prep.crop_mode,
+        crop_pct=prep.crop_pct,
+        resize=resize or f"pil_{prep.interpolation}",
+    )
+    return ModelSpec(name, fields, mean, std, view)
+
+
+def of_run(experiment: Experiment) -> ModelSpec:
+    """The model of a run, every field of it, prepared as the run evaluates."""
+    model, prepared = experiment.model, experiment.eval_step.keywords
+    return ModelSpec(
+        name=experiment.config.to_dict()["model"]["name"],
+        fields={
+            field.name: _plain(field.name, getattr(model, field.name))
+            for field in dataclasses.fields(model)
+            if field.name not in ("parent", "name")
+        },
+        mean=tuple(prepared["mean"]),
+        std=tuple(prepared["std"]),
+        view=experiment.data.view,
+        class_names=tuple(experiment.data.class_names),
+    )
+
+
+def read(workdir: Path) -> ModelSpec:
+    """The model of the run in a workdir.
+
+    Raises:
+      UserError: there is none, or its files are unreadable.
+    """
+    if not workdir.is_dir():
+        raise UserError(f"--workdir {workdir} does not exist; give that of a run.")
+    try:
+        spec = _tuples(json.loads((workdir / FILE).read_text()))
+        names = _tuples(json.loads((workdir / "classes.json").read_text()))
+        return ModelSpec(**spec | {"view": View(**spec["view"]), "class_names": names})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"{workdir} holds no run with a readable {FILE} and classes.json; start "
+            "the training command of the run again, which writes them."
+        ) from error
+
+
+def _plain(name: str, value: Any) -> Any:
+    return jnp.dtype(value).name if name in ("dtype", "param_dtype") else value
+
+
+def _tuples(value: Any) -> Any:
+    """JSON's lists as tuples."""
+    if isinstance(value, list):
+        return tuple(map(_tuples, value))
+    if isinstance(value, dict):
+        return {key: _tuples(inner) for key, inner in value.items()}
+    return value
