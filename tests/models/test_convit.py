@@ -25,9 +25,9 @@ TINY = {
     "img_size": 32,
     "patch_size": 8,
     "embed_dim": 8,
-    "depth": 3,
+    "depth": 2,
     "num_heads": 4,
-    "local_up_to_layer": 2,
+    "local_up_to_layer": 1,
 }
 KEY = jax.random.key(0)
 
@@ -71,7 +71,8 @@ def test_heads_start_as_the_reference_s(start, heads, strength):
 
 def test_heads_beyond_a_square_number_start_at_random():
     layer = GatedPositionalAttention(5, 8, (2, 2))
-    params = layer.init(KEY, jnp.zeros((1, 4, 40)), train=False)["params"]
+    x = jnp.zeros((1, 4, 40))
+    params = jit_once(partial(layer.init, train=False))(KEY, x)["params"]
     kernel = params["pos_proj"]["kernel"]
     np.testing.assert_array_equal(kernel[:, :4], functional.local_kernel(4, 1.0))
     assert 0 < jnp.abs(kernel[:, 4]).max() < 0.1
@@ -79,7 +80,7 @@ def test_heads_beyond_a_square_number_start_at_random():
 
 def test_rest_starts_as_the_reference_s(images):
     params = jit_once(make(embed_dim=32, patch_size=16).init)(KEY, images)["params"]
-    plain = params["blocks_2"]["attn"]["qkv"]["kernel"]
+    plain = params["blocks_1"]["attn"]["qkv"]["kernel"]
     for leaf in (plain, params["pos_embed"], params["cls_token"]):
         assert leaf.std() == pytest.approx(0.02, rel=0.2)
     assert params["blocks_0"]["attn"]["qk"].keys() == {"kernel"}
@@ -125,7 +126,7 @@ def test_gates_choose_between_content_and_position():
 
 @pytest.mark.parametrize("first", [0, 2])
 def test_scan_equals_the_unrolled_model(first, images):
-    model = make(local_up_to_layer=first)
+    model = make(depth=3, local_up_to_layer=first)
     variables = fill(model, images)
     scanned = model.clone(scan=True)
     params = stack_blocks(variables["params"])
@@ -177,14 +178,14 @@ def test_a_mesh_changes_neither_values_nor_drops(images):
     "rate", ["drop_rate", "pos_drop_rate", "proj_drop_rate", "attn_drop_rate"]
 )
 def test_every_dropout_acts_in_training(rate, images):
-    model = make(scan=True, depth=2, local_up_to_layer=1, **{rate: 0.5})
+    model = make(scan=True, **{rate: 0.5})
     variables = fill(model, images)
     first, second = (apply(model, variables, images, s, train=True)[0] for s in (0, 1))
     assert jnp.abs(first - second).max() > 1e-4
 
 
 def test_options_change_what_they_should(images):
-    model = make(depth=2, local_up_to_layer=1)
+    model = make()
     params = fill(model, images)["params"]
     logits, aux = apply(model, {"params": params}, images)
     assert aux["tokens"].shape == (4, 17, 32)
@@ -193,8 +194,6 @@ def test_options_change_what_they_should(images):
         averaged["features"], aux["tokens"][:, 1:].mean(1), atol=1e-6
     )
     assert jnp.abs(mean - logits).max() > 1e-3
-    same = apply(model.clone(qk_scale=8**-0.5), {"params": params}, images)[0]
-    chex.assert_trees_all_close(same, logits, atol=1e-6)
     sharper = apply(model.clone(qk_scale=2.0), {"params": params}, images)[0]
     assert jnp.abs(sharper - logits).max() > 1e-4
     rest = {k: v for k, v in params.items() if k != "pos_embed"}
@@ -216,7 +215,7 @@ def test_rectangular_images():
 def test_another_image_size_resamples_the_positions():
     case = SMALL[1]
     state = reference_state(load_golden(case.golden)[0])
-    model = make(depth=4, img_size=48)
+    model = make(depth=4, local_up_to_layer=2, img_size=48)
     variables, report = load_arrays(model, state)
     assert report.resized == ("pos_embed (1, 16, 32) -> (1, 36, 32)",)
     expected = resize_positions(jnp.asarray(state["pos_embed"]), (6, 6), prefix=0)
@@ -226,7 +225,7 @@ def test_another_image_size_resamples_the_positions():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"local_up_to_layer": 3}, "no block for the class token; use less than"),
+        ({"local_up_to_layer": 2}, "no block for the class token; use less than"),
         ({"local_up_to_layer": -1}, "local_up_to_layer=-1 is too small"),
         ({"locality_strength": 0.0}, "locality_strength=0.0 must be over 0"),
         ({"embed_dim": 0}, "embed_dim=0 is too small"),
