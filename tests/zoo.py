@@ -4,6 +4,7 @@ import cait_goldens
 import clip_goldens
 import convit_goldens
 import lvvit_goldens
+import relatives_goldens
 import swin_goldens
 import t2t_goldens
 import vit_goldens
@@ -20,6 +21,7 @@ FAMILIES = [
     t2t_goldens,
     lvvit_goldens,
     vit_goldens,
+    relatives_goldens,
 ]
 SMALL: list[Case] = [case for family in FAMILIES for case in family.SMALL]
 FULL: list[Case] = [case for family in FAMILIES for case in family.FULL]

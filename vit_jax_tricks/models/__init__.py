@@ -4,9 +4,12 @@ from vit_jax_tricks.models import (
     cait_variants,
     clip_variants,
     convit_variants,
+    eva_variants,
     lv_vit_variants,
     swin_variants,
     t2t_vit_variants,
+    vit_relatives,
+    vit_relpos_variants,
     vit_variants,
 )
 from vit_jax_tricks.models.registry import create_model, list_models, preprocessing
@@ -18,6 +21,7 @@ __all__ = [
     "clip_variants",
     "convit_variants",
     "create_model",
+    "eva_variants",
     "list_models",
     "lv_vit_variants",
     "preprocessing",
@@ -25,5 +29,7 @@ __all__ = [
     "swin_variants",
     "t2t_vit_variants",
     "unstack_blocks",
+    "vit_relatives",
+    "vit_relpos_variants",
     "vit_variants",
 ]

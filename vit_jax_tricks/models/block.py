@@ -28,7 +28,8 @@ class Block(nn.Module):
     same fields num_heads, head_dim, qkv_bias, attn_drop, proj_drop and dtypes,
     `mlp_layer` another than `Mlp`, of the fields hidden, act, drop and dtypes.
     `post_norm` moves each norm behind its branch, as timm's `ResPostBlock`; then
-    `init_values` is the norm's initial scale. `bias` and `rope` go to the attention.
+    `init_values` is the norm's initial scale. `bias` and `rope` go to the attention,
+    `out_gain` multiplies the initial kernel at the end of either branch.
     Sources: Dosovitskiy et al. 2020, arXiv 2010.11929; parallel branches Touvron et al.
     2022, arXiv 2203.09795 (`Layer_scale_init_Block_paralx2` of facebookresearch/deit).
     """
@@ -62,6 +63,7 @@ class Block(nn.Module):
         train: bool,
         bias: Float[Array, "#b #g n n"] | None = None,
         rope: Float[Array, "#b n #g e"] | None = None,
+        out_gain: Float[Array, ""] | float | None = None,
     ) -> Float[Array, "b n d"]:
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         attn_layer = self.attn_layer or partial(
@@ -88,8 +90,9 @@ class Block(nn.Module):
         )
         norm = partial(NORMS[self.norm_layer], self.norm_eps, **dtypes)
         start = 1.0 if self.init_values is None else self.init_values
+        gain = {} if out_gain is None else {"out_gain": out_gain}
         given = {"bias": bias, "rope": rope}
-        given = {key: value for key, value in given.items() if value is not None}
+        given = gain | {key: y for key, y in given.items() if y is not None}
         parts = {"mha": [(1, attn, "attn")], "ffn": [(2, mlp, "mlp")]}
         parts["tr"] = parts["mha"] + parts["ffn"]
         for part, layer, name in parts[self.kind]:
@@ -99,7 +102,7 @@ class Block(nn.Module):
                 y = x if self.kind == "tr" else x * self.skip_lam
                 if not self.post_norm:
                     y = norm(name=f"norm{part}{end}")(y)
-                extra = given if name == "attn" else {}
+                extra = given if name == "attn" else gain
                 y = layer(name=f"{name}{end}")(y, train, **extra)
                 if self.post_norm:
                     y = norm(name=f"norm{part}{end}", start=start)(y)
@@ -122,6 +125,7 @@ def run_blocks(
     block_type: type[nn.Module] = Block,
     bias: Float[Array, "#b #g n n"] | None = None,
     rope: Float[Array, "..."] | None = None,
+    shrink: bool = False,
 ) -> Float[Array, "b n d"]:
     """Applies a `Block` with each layer's fields and drop path rate in turn.
 
@@ -129,7 +133,9 @@ def run_blocks(
     once, their parameters stacked under `blocks`; the others are `blocks_0`, ..., the
     numbers beginning at `start` (only a stack from 0 is scanned). `remat` recomputes
     each block in the backward pass. `bias` and `rope` [#b, n, #g, e] go to every block;
-    of a `rope` with one more axis in front, for the blocks, each gets its own.
+    of a `rope` with one more axis in front, for the blocks, each gets its own. With
+    `shrink` the initial kernels at the end of the branches of block i are divided by
+    sqrt(2 (i + 1)).
     """
     block = block_type
     if remat:
@@ -138,26 +144,30 @@ def run_blocks(
     if rope is not None and rope.ndim == 5:
         rope, ropes = None, rope
     drops = train and any(rates)
+    gains = [(2 * (start + i + 1)) ** -0.5 for i in range(len(layers))]
     run = 0
     if scan and layers and not start:
         run = next((i for i, f in enumerate(layers) if f != layers[0]), len(layers))
 
-        def body(module, x, rate, own, bias, rope):
-            return module(x, rate, train, bias, rope if own is None else own), None
+        def body(module, x, rate, own, gain, bias, rope):
+            rope = rope if own is None else own
+            return module(x, rate, train, bias, rope, gain), None
 
         scanned = nn.scan(
             body,
             variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=(0, 0, nn.broadcast, nn.broadcast),
+            in_axes=(0, 0, 0, nn.broadcast, nn.broadcast),
             length=run,
         )
         stacked = jnp.asarray(rates[:run], jnp.float32) if drops else None
         own = None if ropes is None else ropes[:run]
-        x = scanned(block(name="blocks", **layers[0]), x, stacked, own, bias, rope)[0]
+        gain = jnp.asarray(gains[:run], jnp.float32) if shrink else None
+        module = block(name="blocks", **layers[0])
+        x = scanned(module, x, stacked, own, gain, bias, rope)[0]
     for i in range(run, len(layers)):
         rate = rates[i] if drops else None
         own = rope if ropes is None else ropes[i]
         module = block(name=f"blocks_{start + i}", **layers[i])
-        x = module(x, rate, train, bias, own)
+        x = module(x, rate, train, bias, own, gains[i] if shrink else None)
     return x

@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from vit_jax_tricks.models.layers import functional
+from vit_jax_tricks.models.layers import functional, initializers
 from vit_jax_tricks.models.layers.drop import DropPath
 from vit_jax_tricks.models.layers.norm import NORMS, LayerScale
 from vit_jax_tricks.sharding import constrain
@@ -17,7 +17,8 @@ class ParallelScalingBlock(nn.Module):
     """x + drop(gamma * (proj_a(attention(q, k, v)) + proj_m(act(m)))) from one product.
 
     (m, q, k, v) = in_proj(in_norm(x)); without `qkv_bias` m alone has a bias,
-    `mlp_bias`. `in_proj/kernel` is [d, m + 3d]. `gamma` exists with `init_values`.
+    `mlp_bias`. `in_proj/kernel` is [d, m + 3d]. `gamma` exists with `init_values`;
+    `out_gain` multiplies the initial kernels at the end.
     Source: Dehghani et al. 2023 (ViT-22B), arXiv 2302.05442. Equivalent to timm's
     `ParallelScalingBlock`.
     """
@@ -45,18 +46,18 @@ class ParallelScalingBlock(nn.Module):
         train: bool,
         bias: Float[Array, "#b #g n n"] | None = None,
         rope: Float[Array, "#b n #g e"] | None = None,
+        out_gain: Float[Array, ""] | float | None = None,
     ) -> Float[Array, "b n d"]:
         b, n, d = x.shape
         m, heads = self.mlp_hidden, (self.num_heads, self.head_dim)
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         norm = partial(NORMS[self.norm_layer], self.norm_eps, **dtypes)
-        dense = partial(
-            nn.DenseGeneral, kernel_init=nn.initializers.normal(0.02), **dtypes
-        )
+        dense = partial(nn.DenseGeneral, **dtypes)
         drop = partial(nn.Dropout, deterministic=not train)
         width = m + 3 * self.num_heads * self.head_dim
         y = norm(name="in_norm")(x)
-        y = dense(width, use_bias=self.qkv_bias, name="in_proj")(y)
+        inits = initializers.vit(d)
+        y = dense(width, use_bias=self.qkv_bias, name="in_proj", **inits)(y)
         y, qkv = y[..., :m], y[..., m:].reshape(b, n, 3, *heads)
         if not self.qkv_bias:
             zeros = nn.initializers.zeros
@@ -70,7 +71,8 @@ class ParallelScalingBlock(nn.Module):
         weights = drop(self.attn_drop_rate)
         z = functional.attention(q, k, v, bias=bias, drop=weights)
         y = drop(self.proj_drop_rate)(functional.ACTIVATIONS[self.act_layer](y))
-        project = partial(dense, d, use_bias=self.proj_bias)
+        inits = initializers.scaled(initializers.vit(d), out_gain)
+        project = partial(dense, d, use_bias=self.proj_bias, **inits)
         y = project(axis=(-2, -1), name="attn_out_proj")(z) + project(
             name="mlp_out_proj"
         )(y)

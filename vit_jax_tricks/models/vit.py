@@ -6,19 +6,16 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.models import checks
-from vit_jax_tricks.models.block import run_blocks
-from vit_jax_tricks.models.layers import functional
+from vit_jax_tricks.models import checks, vit_blocks, vit_check, vit_embed
+from vit_jax_tricks.models.layers import initializers
 from vit_jax_tricks.models.layers.head import Classifier
-from vit_jax_tricks.models.layers.norm import LayerNorm
-from vit_jax_tricks.models.layers.patch_embed import HierarchicalStem, PatchEmbed
-from vit_jax_tricks.sharding import constrain
+from vit_jax_tricks.models.layers.norm import NORMS
+from vit_jax_tricks.models.positions import parse
 from vit_jax_tricks.typing import Array, Float, Num
 
 
 class VisionTransformer(nn.Module):
-    """Patches + positions -> pre-norm blocks -> norm -> class token or mean -> linear.
+    """Patches + positions -> transformer blocks -> norm -> pooled tokens -> linear.
 
     Returns `(logits, aux)`; `aux` holds `tokens` [b, n, d] after the last norm, prefix
     tokens first, and `features` [b, d], the classifier's input. A distilled model adds
@@ -26,10 +23,14 @@ class VisionTransformer(nn.Module):
     training and the mean of both heads in evaluation. `num_classes=0` makes the
     features the logits.
 
-    Field names and meanings are those of timm's `VisionTransformer`. Additions:
-    `distilled` (timm's `VisionTransformerDistilled`), `act_layer` and `norm_eps` by
-    value, `head_bias` (CLIP's projection has none), `drop_path_decay` ("linear" or
-    "constant"), `parallel` and `stem="hmlp"`
+    Field names and meanings are those of timm's `VisionTransformer`; `pos_embed` takes
+    any encoding of `models.positions`. Additions: `distilled` (timm's
+    `VisionTransformerDistilled`); layers by name, namely `act_layer`, `norm_layer` with
+    `norm_eps`, `mlp_layer` and `block_fn` (`models.vit_blocks`), `qkv`
+    (`layers.attention.QKV`) and `weight_init` (`layers.initializers.VIT`);
+    `rel_pos_dim` and `shared_rel_pos` (timm's `VisionTransformerRelPos`), `rope_...`
+    and `ref_feat_shape` (timm's `Eva`), `irpe_ratio`; `head_bias` (CLIP's projection
+    has none), `drop_path_decay` ("linear" or "constant"), `parallel` and `stem="hmlp"`
     (Touvron et al. 2022, arXiv 2203.09795), `scan` (one traced block, parameters
     stacked under `blocks`), `remat` (recompute each block in the backward pass).
     Sources: Dosovitskiy et al. 2020, arXiv 2010.11929; Touvron et al. 2020 (DeiT),
@@ -47,13 +48,19 @@ class VisionTransformer(nn.Module):
     mlp_ratio: float = 4.0
     qkv_bias: bool = True
     qk_norm: bool = False
+    scale_attn_norm: bool = False
+    scale_mlp_norm: bool = False
+    proj_bias: bool = True
     init_values: float | None = None
     class_token: bool = True
     distilled: bool = False
+    pos_embed: str = "learn"
     no_embed_class: bool = False
     reg_tokens: int = 0
     pre_norm: bool = False
+    final_norm: bool = True
     fc_norm: bool | None = None
+    pool_include_prefix: bool = False
     head_bias: bool = True
     drop_rate: float = 0.0
     pos_drop_rate: float = 0.0
@@ -62,8 +69,20 @@ class VisionTransformer(nn.Module):
     attn_drop_rate: float = 0.0
     drop_path_rate: float = 0.0
     drop_path_decay: str = "linear"
+    weight_init: str = ""
     act_layer: str = "gelu"
+    norm_layer: str = "layernorm"
     norm_eps: float = 1e-6
+    mlp_layer: str = "mlp"
+    block_fn: str = "pre_norm"
+    qkv: str = "fused"
+    rel_pos_dim: int | None = None
+    shared_rel_pos: bool = False
+    irpe_ratio: float | None = None
+    rope_temperature: float | None = None
+    rope_grid_indexing: str = "ij"
+    rope_grid_offset: float = 0.0
+    ref_feat_shape: int | tuple[int, int] | None = None
     parallel: int = 1
     stem: str = "patch"
     scan: bool = False
@@ -96,121 +115,30 @@ class VisionTransformer(nn.Module):
 
     def check(self) -> None:
         """Raises UserError where the fields contradict one another."""
-        sizes = ("patch_size", "in_chans", "embed_dim", "num_heads", "parallel")
-        checks.check_least(self, {**dict.fromkeys(sizes, 1), "depth": 0})
-        checks.check_rates(self)
-        p = self.patch_size
-        if self.embed_dim * self.mlp_ratio < 1:
-            raise UserError(f"mlp_ratio={self.mlp_ratio} leaves no hidden units.")
-        checks.check_heads(self)
-        checks.check_patches(self)
-        choices = {
-            "global_pool": ("token", "avg"),
-            "drop_path_decay": ("linear", "constant"),
-            "stem": ("patch", "hmlp"),
-            "act_layer": tuple(functional.ACTIVATIONS),
-        }
-        checks.check_choices(self, choices)
-        if not self.class_token and (self.global_pool == "token" or self.distilled):
-            raise UserError(
-                'class_token=False needs global_pool="avg" and distilled=False, since '
-                "there is no token to classify from."
-            )
-        if self.distilled and self.global_pool != "token":
-            raise UserError('distilled=True needs global_pool="token".')
-        if self.stem == "hmlp" and (p != 16 or self.embed_dim % 4):
-            raise UserError(
-                'stem="hmlp" needs patch_size=16 and an embed_dim divisible by 4; got '
-                f"patch_size={p}, embed_dim={self.embed_dim}."
-            )
+        vit_check.check(self)
 
     @nn.compact
     def __call__(
         self, images: Num[Array, "b h w c"], train: bool = False
     ) -> tuple[Float[Array, "b k"], dict[str, Array]]:
         checks.check_images(self, images)
-        norm = partial(LayerNorm, self.norm_eps, self.dtype, self.param_dtype)
-        x = constrain(self._embed(images, train))
+        norm = partial(
+            NORMS[self.norm_layer], self.norm_eps, self.dtype, self.param_dtype
+        )
+        positions = parse(self.pos_embed)
+        x, kept = vit_embed.embed(self, images, positions, train)
+        rope = vit_embed.rotary(self, positions, kept)
         if self.pre_norm:
             x = norm(name="norm_pre")(x)
-        x = self._blocks(x, train)
-        fc_norm = self.global_pool == "avg" if self.fc_norm is None else self.fc_norm
-        if not fc_norm:
+        x = vit_blocks.run(self, x, positions, rope, train)
+        mean = self.global_pool in ("avg", "avgmax", "max")
+        fc_norm = mean if self.fc_norm is None else self.fc_norm
+        if self.final_norm and not fc_norm:
             x = norm(name="norm")(x)
-        if self.global_pool == "avg":
-            features = x[:, self.prefix_tokens :].mean(1)
-        else:
-            features = x[:, 0]
-        if fc_norm:
+        features = vit_blocks.pool(self, x, train)
+        if self.final_norm and fc_norm:
             features = norm(name="fc_norm")(features)
         return self._heads(x, features, train)
-
-    def _embed(
-        self, images: Float[Array, "b h w c"], train: bool
-    ) -> Float[Array, "b n d"]:
-        """Patch tokens with positions, prefix tokens first."""
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        if self.stem == "hmlp":
-            stem = HierarchicalStem(self.embed_dim, name="patch_embed", **dtypes)
-        else:
-            stem = PatchEmbed(
-                self.embed_dim,
-                self.patch_size,
-                use_bias=not self.pre_norm,
-                name="patch_embed",
-                **dtypes,
-            )
-        x = stem(images, train)
-        b, n, d = x.shape
-
-        def param(name: str, rows: int, std: float) -> Float[Array, "1 r d"]:
-            init = nn.initializers.normal(std)
-            value = self.param(name, init, (1, rows, d), self.param_dtype)
-            return value.astype(self.dtype)
-
-        prefix = []
-        if self.class_token:
-            prefix.append(param("cls_token", 1, 1e-6))
-        if self.distilled:
-            prefix.append(param("dist_token", 1, 0.02))
-        if self.reg_tokens:
-            prefix.append(param("reg_token", self.reg_tokens, 1e-6))
-        prefix = [jnp.broadcast_to(p, (b, *p.shape[1:])) for p in prefix]
-        positions = param("pos_embed", n + self.position_prefix, 0.02)
-        if self.no_embed_class:
-            x = jnp.concatenate([*prefix, x + positions], axis=1)
-        else:
-            x = jnp.concatenate([*prefix, x], axis=1) + positions
-        x = nn.Dropout(self.pos_drop_rate, deterministic=not train)(x)
-        if train and self.patch_drop_rate > 0:
-            key = self.make_rng("dropout")
-            x = functional.patch_dropout(
-                key, x, self.patch_drop_rate, prefix=self.prefix_tokens
-            )
-        return x
-
-    def _blocks(self, x: Float[Array, "b n d"], train: bool) -> Float[Array, "b n d"]:
-        """All transformer blocks."""
-        fields = dict(
-            num_heads=self.num_heads,
-            head_dim=self.embed_dim // self.num_heads,
-            mlp_hidden=int(self.embed_dim * self.mlp_ratio),
-            qkv_bias=self.qkv_bias,
-            qk_norm=self.qk_norm,
-            init_values=self.init_values,
-            proj_drop_rate=self.proj_drop_rate,
-            attn_drop_rate=self.attn_drop_rate,
-            act_layer=self.act_layer,
-            norm_eps=self.norm_eps,
-            parallel=self.parallel,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-        )
-        rates = functional.drop_path_rates(
-            self.drop_path_rate, self.depth, decay=self.drop_path_decay
-        )
-        layers = [fields] * self.depth
-        return run_blocks(layers, x, rates, train, scan=self.scan, remat=self.remat)
 
     def _heads(
         self,
@@ -226,6 +154,7 @@ class VisionTransformer(nn.Module):
             self.head_bias,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
+            inits=initializers.VIT_HEAD.get(self.weight_init, initializers.vit),
         )
         logits = head(name="head")(features, train)
         aux = {"tokens": tokens, "features": features}

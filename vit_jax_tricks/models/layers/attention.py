@@ -28,7 +28,9 @@ class Attention(nn.Module):
     `EvaAttention`.
 
     `rel_pos` makes a module that gives a bias of the logits for (q, k, scale, train),
-    `rel_values` one that adds to the output for (weights).
+    `rel_values` one that gives what to add to the output for the weights; `bias` comes
+    on top. `rope` is `functional.rotary_table` of all tokens; `out_gain` multiplies
+    proj's initial kernel. `features` is the output's width where it is not the input's.
     """
 
     num_heads: int
@@ -49,6 +51,7 @@ class Attention(nn.Module):
     rel_pos: Callable[..., nn.Module] | None = None
     rel_values: Callable[..., nn.Module] | None = None
     inits: Callable[[int], initializers.Inits] = initializers.vit
+    features: int | None = None
 
     @nn.compact
     def __call__(
@@ -57,10 +60,11 @@ class Attention(nn.Module):
         train: bool,
         bias: Float[Array, "#b #g n n"] | None = None,
         rope: Float[Array, "#b n #g e"] | None = None,
-    ) -> Float[Array, "b n d"]:
+        out_gain: Float[Array, ""] | float | None = None,
+    ) -> Float[Array, "b n f"]:
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         norm = partial(NORMS[self.norm_layer], self.norm_eps, **dtypes)
-        heads = {"num_heads": self.num_heads, "head_dim": self.head_dim}
+        heads = {"num_heads": self.num_heads, **dtypes}
         q, k, v = self._project(x)
         if self.qk_norm:
             q, k = norm(name="q_norm")(q), norm(name="k_norm")(k)
@@ -69,7 +73,7 @@ class Attention(nn.Module):
             q, k = rotate(q, rope), rotate(k, rope)
         scale = self.head_dim**-0.5 if self.scale is None else self.scale
         if self.rel_pos is not None:
-            rel_pos = self.rel_pos(**heads, name="rel_pos", **dtypes)
+            rel_pos = self.rel_pos(name="rel_pos", **heads)
             own = rel_pos(q, k, scale, train)
             bias = own if bias is None else bias + own
         drop = nn.Dropout(self.attn_drop, deterministic=not train)
@@ -78,16 +82,18 @@ class Attention(nn.Module):
         else:
             weights = drop(functional.attention_weights(q, k, scale=scale, bias=bias))
             weights = weights.astype(v.dtype)
-            rel_values = self.rel_values(**heads, name="rel_values", **dtypes)
+            rel_values = self.rel_values(
+                head_dim=self.head_dim, name="rel_values", **heads
+            )
             y = jnp.einsum("bgnm,bmgh->bngh", weights, v) + rel_values(weights)
         if self.scale_norm:
             y = norm(name="norm")(y.reshape(*x.shape[:2], -1)).reshape(y.shape)
         y = nn.DenseGeneral(
-            x.shape[-1],
+            self.features or x.shape[-1],
             axis=(-2, -1),
             use_bias=self.proj_bias,
             name="proj",
-            **self.inits(self.num_heads * self.head_dim),
+            **initializers.scaled(self.inits(y.shape[-2] * y.shape[-1]), out_gain),
             **dtypes,
         )(y)
         return nn.Dropout(self.proj_drop, deterministic=not train)(y)

@@ -17,7 +17,8 @@ class GatedPositionalAttention(nn.Module):
     `qk/kernel` [d, 2, g, h], `v/kernel` [d, g, h], `proj/kernel` [g, h, d];
     `pos_proj/kernel` [3, g] scores the offsets on `grid`, `gating_param` [g] is the
     gate before its sigmoid. At first v is the identity, every gate 1, and each head
-    looks at one neighbour, the more narrowly the larger `locality_strength`.
+    looks at one neighbour, the more narrowly the larger `locality_strength`. `prefix`
+    tokens in front do not lie on the grid.
     Source: d'Ascoli et al. 2021 (ConViT), arXiv 2103.10697; `GPSA` of
     facebookresearch/convit.
     """
@@ -32,6 +33,7 @@ class GatedPositionalAttention(nn.Module):
     proj_drop: float = 0.0
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    prefix: int = 0
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"], train: bool) -> Float[Array, "b n d"]:
@@ -56,7 +58,12 @@ class GatedPositionalAttention(nn.Module):
         ones = nn.initializers.ones
         gate = self.param("gating_param", ones, heads[:1], self.param_dtype)
         weights = functional.gated_position_weights(
-            qk[:, :, 0], qk[:, :, 1], scores, gate, scale=self.scale
+            qk[:, :, 0],
+            qk[:, :, 1],
+            scores,
+            gate,
+            scale=self.scale,
+            prefix=self.prefix,
         )
         weights = nn.Dropout(self.attn_drop, deterministic=not train)(weights)
         y = jnp.einsum("bgnm,bmgh->bngh", weights.astype(v.dtype), v)

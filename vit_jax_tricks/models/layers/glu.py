@@ -15,7 +15,8 @@ class GatedMlp(nn.Module):
     """fc2(norm(act(g) * y)), (g, y) = (fc1_g(x), fc1_x(x)); dropout before and after.
 
     SwiGLU with `act="silu"`. `packed` has one layer `fc1` of twice the width for both,
-    the gates first; `norm` makes the norm. Source: Shazeer 2020, arXiv 2002.05202.
+    the gates first; `norm` makes the norm, `out_gain` multiplies fc2's initial kernel.
+    Source: Shazeer 2020, arXiv 2002.05202.
     Equivalent to timm's `SwiGLU` and `SwiGLUPacked`.
     """
 
@@ -30,7 +31,12 @@ class GatedMlp(nn.Module):
     inits: Callable[[int], initializers.Inits] = initializers.vit
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*s d"], train: bool) -> Float[Array, "*s d"]:
+    def __call__(
+        self,
+        x: Float[Array, "*s d"],
+        train: bool,
+        out_gain: Float[Array, ""] | float | None = None,
+    ) -> Float[Array, "*s d"]:
         d = x.shape[-1]
         dense = partial(
             nn.Dense,
@@ -48,4 +54,5 @@ class GatedMlp(nn.Module):
         y = drop()(functional.ACTIVATIONS[self.act](gate) * y)
         if self.norm is not None:
             y = self.norm(name="norm")(y)
-        return drop()(dense(d, name="fc2", **self.inits(self.hidden))(y))
+        inits = initializers.scaled(self.inits(self.hidden), out_gain)
+        return drop()(dense(d, name="fc2", **inits)(y))

@@ -1,11 +1,12 @@
 """The linear classifier."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from vit_jax_tricks.models.layers import functional
+from vit_jax_tricks.models.layers import functional, initializers
 from vit_jax_tricks.typing import Array, Float
 
 
@@ -20,6 +21,7 @@ class Classifier(nn.Module):
     use_bias: bool = True
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    inits: Callable[[int], initializers.Inits] = initializers.vit
 
     @nn.compact
     def __call__(self, x: Float[Array, "b d"], train: bool) -> Float[Array, "b k"]:
@@ -28,12 +30,11 @@ class Classifier(nn.Module):
         if not self.num_classes:
             return x.astype(wide)
         shape = (x.shape[-1], self.num_classes)
-        init = nn.initializers.normal(0.02)
-        kernel = self.param("kernel", init, shape, self.param_dtype)
+        inits = self.inits(x.shape[-1])
+        kernel = self.param("kernel", inits["kernel_init"], shape, self.param_dtype)
         logits = x.astype(self.dtype) @ kernel.astype(self.dtype)
         if self.use_bias:
-            bias = self.param(
-                "bias", nn.initializers.zeros, shape[1:], self.param_dtype
-            )
+            bias_init = inits["bias_init"]
+            bias = self.param("bias", bias_init, shape[1:], self.param_dtype)
             logits = logits + bias.astype(self.dtype)[None]
         return logits.astype(wide)

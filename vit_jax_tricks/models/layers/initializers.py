@@ -5,11 +5,15 @@ Each gives the keyword arguments `kernel_init` and `bias_init` of a Flax layer w
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import TypedDict
 
 import flax.linen as nn
+import jax.numpy as jnp
 
 from vit_jax_tricks.models.layers.patch_embed import torch_uniform
+from vit_jax_tricks.typing import Array, Float
 
 
 class Inits(TypedDict):
@@ -79,3 +83,29 @@ def _common(scheme: str, fan_in: int) -> Inits:
         "xavier_normal": xavier,
     }
     return Inits(kernel_init=kernels[scheme], bias_init=nn.initializers.zeros)
+
+
+def scaled(inits: Inits, gain: Float[Array, ""] | float | None) -> Inits:
+    """The same with the kernel multiplied by `gain`, where there is one."""
+    if gain is None:
+        return inits
+
+    def kernel_init(key, shape, dtype=float):
+        return inits["kernel_init"](key, shape, dtype) * jnp.asarray(gain, dtype)
+
+    return Inits(kernel_init=kernel_init, bias_init=inits["bias_init"])
+
+
+def _eva_head(fan_in: int) -> Inits:
+    return scaled(vit(fan_in), 0.001)
+
+
+# timm's weight_init of ViTs: "" is its default, "reset" PyTorch's. "eva" is that of
+# timm's `Eva`: also a small head, tokens as large as positions, and kernels that end a
+# residual branch of block i divided by sqrt(2 (i + 1)).
+VIT: dict[str, Callable[[int], Inits]] = {
+    "": vit,
+    "reset": partial(linear, ""),
+    "eva": vit,
+}
+VIT_HEAD = VIT | {"eva": _eva_head}

@@ -78,7 +78,6 @@ class IrpeScores(nn.Module):
 
     irpe: Irpe
     num_heads: int
-    head_dim: int
     on: str
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
@@ -98,7 +97,7 @@ class IrpeScores(nn.Module):
                 bias = IrpeTable(
                     self.irpe,
                     self.num_heads,
-                    self.head_dim,
+                    q.shape[-1],
                     param_dtype=self.param_dtype,
                     name=f"rpe_{name}",
                 )(x * scale)

@@ -15,8 +15,9 @@ class Mlp(nn.Module):
     """fc2(act(fc1(x))), dropout after the activation and after fc2, as timm's `Mlp`.
 
     `out_drop` is the second dropout's rate where it differs, `features` the output's
-    width where it is not the input's. `norm` makes a norm before fc2; `out_bias` is
-    whether fc2 has a bias where that differs.
+    width where it is not the input's. `norm` makes a norm before fc2, `out_bias` is
+    whether fc2 has a bias where that differs; `out_gain` multiplies fc2's initial
+    kernel.
     """
 
     hidden: int
@@ -32,7 +33,12 @@ class Mlp(nn.Module):
     out_bias: bool | None = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*s d"], train: bool) -> Float[Array, "*s f"]:
+    def __call__(
+        self,
+        x: Float[Array, "*s d"],
+        train: bool,
+        out_gain: Float[Array, ""] | float | None = None,
+    ) -> Float[Array, "*s f"]:
         dense = partial(nn.Dense, dtype=self.dtype, param_dtype=self.param_dtype)
         last = self.use_bias if self.out_bias is None else self.out_bias
         drop = partial(nn.Dropout, deterministic=not train)
@@ -42,6 +48,6 @@ class Mlp(nn.Module):
         y = drop(self.drop)(functional.ACTIVATIONS[self.act](y))
         if self.norm is not None:
             y = self.norm(name="norm")(y)
-        inits = self.inits(self.hidden)
+        inits = initializers.scaled(self.inits(self.hidden), out_gain)
         y = dense(features, use_bias=last, name="fc2", **inits)(y)
         return drop(self.drop if self.out_drop is None else self.out_drop)(y)

@@ -8,6 +8,7 @@ from vit_jax_tricks.models.layers.functional.attention import (
 from vit_jax_tricks.models.layers.functional.drop import (
     drop_path,
     drop_path_rates,
+    kept_tokens,
     patch_dropout,
     scale_kept,
 )
@@ -83,6 +84,7 @@ __all__ = [
     "irpe_buckets",
     "irpe_contextual",
     "irpe_values",
+    "kept_tokens",
     "l2_normalize",
     "layer_norm",
     "local_kernel",

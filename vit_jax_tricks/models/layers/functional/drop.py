@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vit_jax_tricks.typing import Array, Bool, Float, PRNGKeyArray
+from vit_jax_tricks.typing import Array, Bool, Float, Int, PRNGKeyArray
 
 
 def drop_path_rates(rate: float, depth: int, *, decay: str = "linear") -> list[float]:
@@ -41,18 +41,27 @@ def drop_path(
     return scale_kept(x, mask, keep)
 
 
+def kept_tokens(
+    key: PRNGKeyArray, shape: tuple[int, int], rate: float, *, prefix: int = 1
+) -> Int[Array, "b m"]:
+    """Indices of the tokens that patch dropout keeps, for `shape` (b, n) patch tokens.
+
+    A random max(1, int((1 - rate) n)) of the n patches of each sample, in random order
+    (positions are already added, so the network cannot see it), after the `prefix`
+    tokens, which always stay. Source: Li et al. 2022 (FLIP), arXiv 2212.00794; timm's
+    `PatchDropout`.
+    """
+    b, n = shape
+    order = jnp.argsort(jax.random.uniform(key, shape), axis=1)
+    kept = order[:, : max(1, int(n * (1 - rate)))] + prefix
+    head = jnp.broadcast_to(jnp.arange(prefix, dtype=kept.dtype), (b, prefix))
+    return jnp.concatenate([head, kept], axis=1)
+
+
 def patch_dropout(
     key: PRNGKeyArray, x: Float[Array, "b n d"], rate: float, *, prefix: int = 1
 ) -> Float[Array, "b m d"]:
-    """Keeps a random max(1, int((1 - rate) n)) of the n patch tokens of each sample.
-
-    The first `prefix` tokens always stay. The order of the kept tokens is random,
-    which the network cannot see, since positions are already added.
-    Source: Li et al. 2022 (FLIP), arXiv 2212.00794; timm's `PatchDropout`.
-    """
-    head, patches = x[:, :prefix], x[:, prefix:]
-    b, n, _ = patches.shape
-    order = jnp.argsort(jax.random.uniform(key, (b, n)), axis=1)
-    kept = order[:, : max(1, int(n * (1 - rate)))]
-    patches = jnp.take_along_axis(patches, kept[:, :, None], axis=1)
-    return jnp.concatenate([head, patches], axis=1)
+    """Leaves out patch tokens at random: the rows of x at `kept_tokens`."""
+    shape = (x.shape[0], x.shape[1] - prefix)
+    kept = kept_tokens(key, shape, rate, prefix=prefix)
+    return jnp.take_along_axis(x, kept[:, :, None], axis=1)

@@ -111,17 +111,26 @@ def rotary_table(
     """(sin | cos) of each feature, e = 4a, for `rotate`; `prefix` tokens do not turn.
 
     An angle belongs to two neighbouring features; with `half` to features i and i + a.
+    Constant angles are NumPy arrays and give a float32 one, correctly rounded.
     Equivalent to the tables of timm's `RotaryEmbeddingCat` and `RotaryEmbeddingDinoV3`.
     """
-    xp = np if isinstance(angles, np.ndarray) else jnp
-    if prefix:
-        pads = [(0, 0)] * (angles.ndim - 2) + [(prefix, 0), (0, 0)]
-        angles = xp.pad(angles, pads)
-    if half:
-        angles = xp.concatenate([angles, angles], axis=-1)
+    if isinstance(angles, np.ndarray):
+        xp, sin_cos = np, _rounded_sin_cos(angles)
     else:
-        angles = xp.repeat(angles, 2, axis=-1)
-    return xp.concatenate([xp.sin(angles), xp.cos(angles)], axis=-1)
+        xp, sin_cos = jnp, (jnp.sin(angles), jnp.cos(angles))
+    parts = []
+    for y, still in zip(sin_cos, (0, 1), strict=True):
+        pads = [(0, 0)] * (y.ndim - 2) + [(prefix, 0), (0, 0)]
+        y = xp.pad(y, pads, constant_values=still)
+        parts.append(xp.concatenate([y, y], -1) if half else xp.repeat(y, 2, axis=-1))
+    return xp.concatenate(parts, axis=-1)
+
+
+def _rounded_sin_cos(
+    angles: Float[np.ndarray, "n a"],
+) -> tuple[Float[np.ndarray, "n a"], Float[np.ndarray, "n a"]]:
+    exact = angles.astype(np.float64)
+    return np.sin(exact).astype(np.float32), np.cos(exact).astype(np.float32)
 
 
 def rotate(

@@ -1,0 +1,104 @@
+"""What a `VisionTransformer` checks about its fields: one clear line each."""
+
+from typing import Any
+
+from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.models import checks, vit_blocks
+from vit_jax_tricks.models.layers import functional, initializers
+from vit_jax_tricks.models.layers.attention import QKV
+from vit_jax_tricks.models.layers.norm import NORMS
+from vit_jax_tricks.models.positions import RELATIVE, Positions, parse
+
+
+def check(model: Any) -> None:
+    """Raises UserError where the fields contradict one another."""
+    sizes = ("patch_size", "in_chans", "embed_dim", "num_heads", "parallel")
+    checks.check_least(model, {**dict.fromkeys(sizes, 1), "depth": 0, "reg_tokens": 0})
+    checks.check_rates(model)
+    if model.embed_dim * model.mlp_ratio < 1:
+        raise UserError(f"mlp_ratio={model.mlp_ratio} leaves no hidden units.")
+    checks.check_heads(model)
+    checks.check_patches(model)
+    choices = {
+        "global_pool": vit_blocks.POOLS,
+        "drop_path_decay": ("linear", "constant"),
+        "stem": ("patch", "hmlp"),
+        "act_layer": tuple(functional.ACTIVATIONS),
+        "norm_layer": tuple(NORMS),
+        "mlp_layer": vit_blocks.MLPS,
+        "block_fn": vit_blocks.BLOCKS,
+        "qkv": QKV,
+        "weight_init": tuple(initializers.VIT),
+        "rope_grid_indexing": ("ij", "xy"),
+    }
+    checks.check_choices(model, choices)
+    _check_tokens(model)
+    if model.stem == "hmlp" and (model.patch_size != 16 or model.embed_dim % 4):
+        raise UserError(
+            'stem="hmlp" needs patch_size=16 and an embed_dim divisible by 4; got '
+            f"patch_size={model.patch_size}, embed_dim={model.embed_dim}."
+        )
+    positions = parse(model.pos_embed)
+    _check_positions(model, positions)
+    if model.block_fn == "parallel_scaling":
+        plain = {
+            "parallel": 1,
+            "mlp_layer": "mlp",
+            "qkv": "fused",
+            "scale_attn_norm": False,
+            "scale_mlp_norm": False,
+        }
+        for field, value in plain.items():
+            if getattr(model, field) != value:
+                raise UserError(
+                    f'block_fn="parallel_scaling" needs {field}={value!r}; got '
+                    f"{getattr(model, field)!r}."
+                )
+        if positions.relative is not None and not model.shared_rel_pos:
+            raise UserError(
+                f'block_fn="parallel_scaling" takes no "{positions.relative}" of each '
+                "block; use shared_rel_pos=True or another pos_embed."
+            )
+
+
+def _check_tokens(model: Any) -> None:
+    """The class token exists where something needs it."""
+    if not model.class_token and (model.global_pool == "token" or model.distilled):
+        raise UserError(
+            'class_token=False needs global_pool="avg" and distilled=False, since '
+            "there is no token to classify from."
+        )
+    if model.distilled and model.global_pool != "token":
+        raise UserError('distilled=True needs global_pool="token".')
+
+
+def _check_positions(model: Any, positions: Positions) -> None:
+    """The encodings fit the sizes and one another."""
+    name = positions.absolute or ""
+    if name.startswith("sincos") and model.embed_dim % 4:
+        raise UserError(
+            f'pos_embed="{name}" needs an embed_dim divisible by 4; got '
+            f"{model.embed_dim}."
+        )
+    head_dim = model.embed_dim // model.num_heads
+    if positions.rope is not None and head_dim % 4:
+        raise UserError(
+            f'pos_embed="{positions.rope}" needs embed_dim / num_heads divisible by 4; '
+            f"got {head_dim}."
+        )
+    if positions.relative is not None and model.patch_drop_rate > 0:
+        raise UserError(
+            f'pos_embed="{positions.relative}" has a bias for every pair of tokens; '
+            "use patch_drop_rate=0 or another encoding."
+        )
+    if model.shared_rel_pos and positions.relative not in RELATIVE:
+        raise UserError(
+            "shared_rel_pos=True needs a pos_embed that one bias can hold: "
+            f"{', '.join(RELATIVE)}."
+        )
+    if positions.relative == "convit":
+        for field in ("qk_norm", "scale_attn_norm"):
+            if getattr(model, field):
+                raise UserError(f'pos_embed="convit" needs {field}=False.')
+        if positions.rope is not None:
+            raise UserError(f'pos_embed="convit" does not go with {positions.rope}.')

@@ -1,0 +1,133 @@
+"""Key names of what ViT's relatives have beside the plain ViT: timm's, and iRPE's.
+
+Other positions, norms and projections of the attention, gated MLPs, attention pooling
+and the parallel scaling block; then the whole dialects of `Eva`.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.pretrained import vit_rules
+from vit_jax_tricks.pretrained.resize_relative import resize_relative_bias
+from vit_jax_tricks.pretrained.rules import (
+    PROJ,
+    QKV,
+    QKV_BIAS,
+    Rule,
+    linear,
+    mlp,
+    norm,
+)
+
+
+def bias_tables(
+    array: np.ndarray, expected: tuple[int, ...], model: Any, path: str
+) -> np.ndarray:
+    """The `Rule.resize` of bias tables of the whole grid, prefix rows at the end."""
+    del path
+    h, w = model.grid
+    rows = expected[0] - (2 * h - 1) * (2 * w - 1)
+    side = math.isqrt(max(len(array) - rows, 0))
+    if array.shape[1:] != expected[1:] or side**2 + rows != len(array):
+        raise UserError(f"it is not a table of {expected[1]} heads and a square grid.")
+    split = len(array) - rows
+    return np.concatenate([resize_relative_bias(array[:split], (h, w)), array[split:]])
+
+
+def _projection(key: str, path: str) -> list[Rule]:
+    """A projection of its own for queries, keys or values."""
+    return [
+        Rule(f"{key}.weight", f"params/{path}/kernel", QKV),
+        Rule(f"{key}.bias", f"params/{path}/bias", QKV_BIAS),
+    ]
+
+
+def _relative(key: str, path: str) -> list[Rule]:
+    """A relative position bias of timm."""
+    name = "relative_position_bias_table"
+    return [
+        Rule(f"{key}.{name}", f"params/{path}/{name}", resize=bias_tables),
+        *mlp(f"{key}.mlp", f"{path}/mlp"),
+    ]
+
+
+def _irpe(key: str, path: str) -> list[Rule]:
+    """The tables of iRPE; the cross method has two of each."""
+    places = {"q": "rel_pos", "k": "rel_pos", "v": "rel_values"}
+    return [
+        Rule(
+            f"{key}.rpe_{on}{of}.{table}", f"params/{path}/{place}/rpe_{on}{at}/{table}"
+        )
+        for on, place in places.items()
+        for of, at in (("", ""), (".rp_rows", "/rp_rows"), (".rp_cols", "/rp_cols"))
+        for table in ("lookup_table_weight", "lookup_table_bias")
+    ]
+
+
+_ATTN, _PATH = "blocks.{i}.attn", "blocks_{i}/attn"
+ATTENTION = [
+    *norm(f"{_ATTN}.norm", f"{_PATH}/norm"),
+    Rule(f"{_ATTN}.q_bias", f"params/{_PATH}/q_bias", QKV_BIAS),
+    Rule(f"{_ATTN}.v_bias", f"params/{_PATH}/v_bias", QKV_BIAS),
+    *_projection(f"{_ATTN}.q_proj", f"{_PATH}/q_proj"),
+    *_projection(f"{_ATTN}.k_proj", f"{_PATH}/k_proj"),
+    *_projection(f"{_ATTN}.v_proj", f"{_PATH}/v_proj"),
+    *_relative(f"{_ATTN}.rel_pos", f"{_PATH}/rel_pos"),
+    *_relative("shared_rel_pos", "shared_rel_pos"),
+    Rule("rope.freqs", "params/rope/freqs"),
+    *_irpe(_ATTN, _PATH),
+    Rule(f"{_ATTN}.gating_param", f"params/{_PATH}/gating_param"),
+    *linear(f"{_ATTN}.pos_proj", f"{_PATH}/pos_proj"),
+    *_projection(f"{_ATTN}.qk", f"{_PATH}/qk"),
+    *_projection(f"{_ATTN}.v", f"{_PATH}/v"),
+]
+MLP = [
+    *norm("blocks.{i}.mlp.norm", "blocks_{i}/mlp/norm"),
+    *linear("blocks.{i}.mlp.fc1_g", "blocks_{i}/mlp/fc1_g"),
+    *linear("blocks.{i}.mlp.fc1_x", "blocks_{i}/mlp/fc1_x"),
+]
+PARALLEL = [
+    *norm("blocks.{i}.in_norm", "blocks_{i}/in_norm"),
+    *linear("blocks.{i}.in_proj", "blocks_{i}/in_proj"),
+    Rule("blocks.{i}.mlp_bias", "params/blocks_{i}/mlp_bias"),
+    *norm("blocks.{i}.q_norm", "blocks_{i}/q_norm"),
+    *norm("blocks.{i}.k_norm", "blocks_{i}/k_norm"),
+    Rule(
+        "blocks.{i}.attn_out_proj.weight",
+        "params/blocks_{i}/attn_out_proj/kernel",
+        PROJ,
+    ),
+    Rule("blocks.{i}.attn_out_proj.bias", "params/blocks_{i}/attn_out_proj/bias"),
+    *linear("blocks.{i}.mlp_out_proj", "blocks_{i}/mlp_out_proj"),
+    Rule("blocks.{i}.ls.gamma", "params/blocks_{i}/ls/gamma"),
+]
+POOL = [
+    Rule("attn_pool.latent", "params/attn_pool/latent"),
+    *_projection("attn_pool.q", "attn_pool/q"),
+    *_projection("attn_pool.kv", "attn_pool/kv"),
+    Rule("attn_pool.proj.weight", "params/attn_pool/proj/kernel", PROJ),
+    Rule("attn_pool.proj.bias", "params/attn_pool/proj/bias"),
+    *norm("attn_pool.norm", "attn_pool/norm"),
+    *mlp("attn_pool.mlp", "attn_pool/mlp"),
+]
+# baaivision/EVA names these layers otherwise.
+EVA_OFFICIAL = [
+    *norm(f"{_ATTN}.inner_attn_ln", f"{_PATH}/norm"),
+    *norm("blocks.{i}.mlp.ffn_ln", "blocks_{i}/mlp/norm"),
+    *linear("blocks.{i}.mlp.w12", "blocks_{i}/mlp/fc1"),
+    *linear("blocks.{i}.mlp.w1", "blocks_{i}/mlp/fc1_g"),
+    *linear("blocks.{i}.mlp.w2", "blocks_{i}/mlp/fc1_x"),
+    *linear("blocks.{i}.mlp.w3", "blocks_{i}/mlp/fc2"),
+]
+DIALECTS_VIT = {
+    name: [*rules, *ATTENTION, *MLP, *PARALLEL, *POOL]
+    for name, rules in vit_rules.DIALECTS.items()
+}
+_EVA = [*vit_rules.EMBEDDING, *vit_rules.PLAIN_BLOCK, *vit_rules.DEIT_SCALE]
+DIALECTS_EVA = {
+    "timm": [*_EVA, *vit_rules.TOP, *ATTENTION, *MLP, *POOL],
+    "official": [*EVA_OFFICIAL, *_EVA, *vit_rules.TOP, *ATTENTION],
+}
