@@ -17,6 +17,7 @@ from vit_jax_tricks.models.checks import (
     check_rates,
 )
 from vit_jax_tricks.models.layers import functional
+from vit_jax_tricks.models.layers.functional.pooling import GLOBAL_POOLS
 from vit_jax_tricks.models.layers.head import Classifier
 from vit_jax_tricks.models.layers.norm import LayerNorm
 from vit_jax_tricks.models.swin_block import (
@@ -34,25 +35,26 @@ class WindowedTransformer(nn.Module):
     """What Swin and Swin V2 share: patches -> stages of blocks -> norm -> mean -> head.
 
     Returns `(logits, aux)`; `aux` holds `tokens` [b, n, d] after the last norm,
-    row-major, and `features` [b, d], their mean. `num_classes=0` makes the features the
+    row-major, and `features` [b, d], their mean or another `global_pool`. `num_classes=0` makes the features the
     logits.
 
     Field names and meanings are timm's: `window_size` is one number, (height, width),
     or one of either for each stage. Windows are fitted to the maps of `img_size`
-    (`functional.fit_window`) unless `always_partition`; maps of other sizes are padded
-    to whole windows. `strict_img_size=False` accepts images of any multiple of
-    `patch_size`, with the windows of `img_size`. From microsoft/Swin-Transformer:
-    `ape` (a learned absolute position table), `patch_norm`, and `square_windows`, which
-    fits both sides of a window to the shorter side of the map. Additions:
-    `pos_drop_rate`, `act_layer` and `norm_eps` by value, `scan` (one traced block for
-    each stage, parameters stacked under `blocks`), `remat` (recompute each block in the
-    backward pass).
+    (`functional.fit_window`) unless `always_partition`; maps that are no multiple of
+    them are padded. `dynamic_img_size`, or `strict_img_size=False`, accepts images of
+    any multiple of `patch_size`, with the windows of `img_size`. From
+    microsoft/Swin-Transformer: `ape` (a learned absolute position table), `patch_norm`,
+    and `square_windows`, which fits both sides of a window to the shorter side of the
+    map. Additions: `pos_drop_rate`, `act_layer` and `norm_eps` by value, `scan` (one
+    traced block for each stage, parameters stacked under `blocks`), `remat` (recompute
+    each block in the backward pass).
     """
 
     img_size: int | tuple[int, int] = 224
     patch_size: int = 4
     in_chans: int = 3
     num_classes: int = 1000
+    global_pool: str = "avg"
     embed_dim: int = 96
     depths: tuple[int, ...] = (2, 2, 6, 2)
     num_heads: tuple[int, ...] = (3, 6, 12, 24)
@@ -60,6 +62,7 @@ class WindowedTransformer(nn.Module):
     always_partition: bool = False
     square_windows: bool = False
     strict_img_size: bool = True
+    dynamic_img_size: bool = False
     mlp_ratio: float | tuple[float, ...] = 4.0
     qkv_bias: bool = True
     ape: bool = False
@@ -93,6 +96,11 @@ class WindowedTransformer(nn.Module):
         return h // self.patch_size, w // self.patch_size
 
     @property
+    def any_size(self) -> bool:
+        """Whether images need not have `img_size`."""
+        return self.dynamic_img_size or not self.strict_img_size
+
+    @property
     def position_prefix(self) -> int:
         """Rows of the absolute position table that belong to no patch."""
         return 0
@@ -102,7 +110,7 @@ class WindowedTransformer(nn.Module):
         h, w = _window_sizes(self.window_size, len(self.depths))[stage]
         if self.always_partition:
             return (h, w), (h // 2, w // 2)
-        size = self.grid[0] >> stage, self.grid[1] >> stage
+        size = -(-self.grid[0] >> stage), -(-self.grid[1] >> stage)
         return functional.fit_window((h, w), size, square=self.square_windows)
 
     def check(self) -> None:
@@ -110,7 +118,11 @@ class WindowedTransformer(nn.Module):
         check_least(self, {"patch_size": 1, "in_chans": 1, "embed_dim": 1})
         check_rates(self)
         check_patches(self)
-        check_choices(self, {"act_layer": tuple(functional.ACTIVATIONS)})
+        choices = {
+            "act_layer": tuple(functional.ACTIVATIONS),
+            "global_pool": tuple(GLOBAL_POOLS),
+        }
+        check_choices(self, choices)
         stages = len(self.depths)
         if not stages or min(self.depths) < 1:
             raise UserError(f"depths={self.depths} needs 1 or more blocks a stage.")
@@ -120,18 +132,10 @@ class WindowedTransformer(nn.Module):
         _check_each("window_size", sizes, stages)
         if min(map(min, sizes)) < 1 or min(self.num_heads) < 1:
             raise UserError("window_size and num_heads must be 1 or more.")
-        if min(self.grid) >> (stages - 1) < 1:
-            least = self.patch_size << (stages - 1)
-            raise UserError(
-                f"img_size={self.img_size} leaves no map for {stages} stages; use "
-                f"{least} or more, or fewer stages."
-            )
         if self.always_partition and self.square_windows:
             raise UserError("square_windows has no effect with always_partition=True.")
-        if self.ape and not self.strict_img_size:
-            raise UserError(
-                "ape=True needs strict_img_size=True: its table has one size."
-            )
+        if self.ape and self.any_size:
+            raise UserError("ape=True allows one image size: its table has one.")
 
     def attention(self, stage: int) -> Callable[..., nn.Module]:
         """What makes the attention layer of a stage's blocks."""
@@ -158,13 +162,13 @@ class WindowedTransformer(nn.Module):
         for stage, (start, end) in enumerate(pairwise(ends)):
             x = self._stage(stage, rates[start:end])(x, train)
         x = LayerNorm(self.norm_eps, name="norm", **dtypes)(x)
-        features = x.mean((1, 2))
+        features = GLOBAL_POOLS[self.global_pool](x)
         head = Classifier(self.num_classes, self.drop_rate, name="head", **dtypes)
         tokens = x.reshape(x.shape[0], -1, x.shape[-1])
         return head(features, train), {"tokens": tokens, "features": features}
 
     def _check_images(self, images: Array) -> None:
-        if self.strict_img_size:
+        if not self.any_size:
             check_images(self, images)
             return
         h, w, _ = images.shape[1:]

@@ -1,6 +1,6 @@
 """Pooling of feature maps, with PyTorch's conventions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import TypeAlias
 
 import jax
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vit_jax_tricks.models.layers.functional.precision import at_least_float32
-from vit_jax_tricks.typing import Array, Float
+from vit_jax_tricks.typing import Array, Float, Int
 
 
 # Rows above and below, columns left and right.
@@ -76,10 +76,18 @@ def downsample(
 
 DOWNSAMPLES = ("avg2", "avg", "max2", "max")
 
+# A whole map [b, h, w, d] to one vector for each image, by timm's names.
+GLOBAL_POOLS: dict[str, Callable] = {
+    "avg": lambda x: x.mean((1, 2)),
+    "max": lambda x: x.max((1, 2)),
+    "avgmax": lambda x: (x.mean((1, 2)) + x.max((1, 2))) / 2,
+    "catavgmax": lambda x: jnp.concatenate([x.mean((1, 2)), x.max((1, 2))], axis=1),
+}
+
 
 def _entries(
     length: int, outputs: int, size: int, stride: int, before: int
-) -> Sequence[int]:
+) -> Int[np.ndarray, "n"]:
     """How many entries of each window along one axis lie inside the map."""
     start = np.arange(outputs) * stride - before
     return np.minimum(start + size, length) - np.maximum(start, 0)

@@ -52,7 +52,9 @@ def log_spaced_coords(
     if mode == "cr":
         squeezed = [np.sign(d) * np.log1p(np.abs(d)) for d in axes]
     else:
-        reach = [max(p or n, 2) - 1 for p, n in zip(pretrained, window, strict=True)]
-        axes = [d / np.float32(r) * 8 for d, r in zip(axes, reach, strict=True)]
+        full = pretrained if pretrained[0] else window
+        axes = [
+            d / np.float32(max(n - 1, 1)) * 8 for d, n in zip(axes, full, strict=True)
+        ]
         squeezed = [np.sign(x) * np.log2(np.abs(x) + 1) / 3 for x in axes]
     return np.stack(np.meshgrid(*squeezed, indexing="ij"), axis=-1)

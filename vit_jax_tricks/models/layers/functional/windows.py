@@ -1,6 +1,7 @@
 """Windows of a feature map: cutting, cyclic shifts, masks, merging of neighbours."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 from einops import rearrange
@@ -89,19 +90,19 @@ def over_windows(
     joined, not the padding. `shifted` may be traced, so that a scan over blocks can
     alternate. Equivalent to timm's `SwinTransformerBlock._attn`.
     """
-    h, w = x.shape[1:3]
-    moves = any(shift) and shifted is not False
-    if moves and shifted is not True:
-        shift = tuple(jnp.where(shifted, s, 0) for s in shift)
-    if moves:
-        x = jnp.roll(x, [-s for s in shift], (1, 2))
-    down, right = -h % window[0], -w % window[1]
-    x = jnp.pad(x, ((0, 0), (0, down), (0, right), (0, 0)))
-    size = x.shape[1:3]
-    mask = shift_mask(size, window, shift) if moves else None
-    y = window_reverse(attend(window_partition(x, window), mask), window, size)
-    y = y[:, :h, :w]
-    return jnp.roll(y, shift, (1, 2)) if moves else y
+    _, h, w, _ = x.shape
+    size = -(-h // window[0]) * window[0], -(-w // window[1]) * window[1]
+    pads = ((0, 0), (0, size[0] - h), (0, size[1] - w), (0, 0))
+    if shifted is False or not any(shift):
+        windows = window_partition(jnp.pad(x, pads), window)
+        return window_reverse(attend(windows, None), window, size)[:, :h, :w]
+    moves: Any = shift
+    if shifted is not True:
+        moves = tuple(jnp.where(shifted, s, 0) for s in shift)
+    x = jnp.roll(x, [-s for s in moves], (1, 2))
+    windows = window_partition(jnp.pad(x, pads), window)
+    y = attend(windows, shift_mask(size, window, moves))
+    return jnp.roll(window_reverse(y, window, size)[:, :h, :w], moves, (1, 2))
 
 
 def merge_neighbours(x: Shaped[Array, "b h w c"]) -> Shaped[Array, "b i j f"]:
