@@ -4,6 +4,7 @@ Source: Zhong et al. 2017, arXiv 1708.04896; timm's RandomErasing, whose law it 
 """
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from vit_jax_tricks.typing import Array, Int, Num, PRNGKeyArray
 
 MODES = ("const", "rand", "pixel")
 ATTEMPTS = 10
-Level = float | tuple[float, ...]
+Level = float | int | Sequence[float | int]
 
 
 def erase_boxes(

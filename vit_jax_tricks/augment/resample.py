@@ -178,7 +178,8 @@ def crop_and_resize(
         return jnp.clip(x, 0, 1).astype(images.dtype)
     rows, columns = _fixed_point(rows), _fixed_point(columns)
     flat = _levels(scale_height(_levels(scale_width(x, columns)), rows))
-    lost = box[:, 2:] - (jnp.asarray(size)[None] if resized is None else resized)
+    target = jnp.asarray(size)[None] if resized is None else resized
+    lost = box[:, 2:].astype(jnp.int32) - target.astype(jnp.int32)
     tall_first = (lost[:, 0] > 0) & (lost[:, 0] > 2 * lost[:, 1])
     tall = _levels(scale_width(_levels(scale_height(x, rows)), columns))
     x = jnp.where(tall_first[:, None, None, None], tall, flat)

@@ -16,7 +16,7 @@ from vit_jax_tricks.typing import Array, Float, Int, Num
 
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
-Fill = float | Sequence[float] | Num[Array, "c"]
+Fill = float | int | Sequence[float | int] | Num[Array, "c"]
 Interpolation = str | Int[Array, "b"]
 
 

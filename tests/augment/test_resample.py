@@ -1,0 +1,176 @@
+"""Crop and resize against Pillow: stored results, and fresh pictures and boxes."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import PIL.Image
+import pytest
+from goldens import load_golden
+
+from vit_jax_tricks.augment import crop_and_resize
+from vit_jax_tricks.augment.resample import resampling_matrix
+from vit_jax_tricks.errors import UserError
+
+
+FILTERS = {
+    name: getattr(PIL.Image.Resampling, name.upper())
+    for name in ("nearest", "bilinear", "bicubic", "lanczos")
+}
+each_filter = pytest.mark.parametrize("kind", FILTERS)
+resize = jax.jit(crop_and_resize, static_argnames=("size", "interpolation"))
+
+
+def cut(picture, box):
+    top, left, height, width = box
+    return picture.crop((left, top, left + width, top + height))
+
+
+def differences(out, want):
+    return np.abs(np.asarray(out, int) - np.asarray(want, int))
+
+
+@each_filter
+def test_goldens_of_crops(kind):
+    manifest, arrays = load_golden("augment/crop_resize_photo")
+    boxes = manifest["boxes_top_left_h_w"]
+    known = [i for i in range(len(boxes)) if f"crop{i}_to24_{kind}" in arrays]
+    images = jnp.broadcast_to(arrays["input"], (len(known), 64, 64, 3))
+    box = jnp.array([boxes[i] for i in known])
+    out = resize(images, box, size=(24, 24), interpolation=kind)
+    wrong = differences(out, np.stack([arrays[f"crop{i}_to24_{kind}"] for i in known]))
+    assert out.dtype == jnp.uint8
+    assert wrong.max() <= (0 if kind == "nearest" else 1)
+    assert (wrong > 0).mean() < (0.02 if kind == "bilinear" else 1e-3)
+
+
+@pytest.mark.parametrize("kind", ["bilinear", "bicubic"])
+def test_goldens_of_whole_pictures(kind):
+    _, arrays = load_golden("augment/crop_resize_photo")
+    box = jnp.array([[0, 0, 64, 64]])
+    out = resize(arrays["input"][None], box, size=(40, 40), interpolation=kind)
+    wrong = differences(out[0], arrays[f"resize_short40_{kind}"])
+    assert wrong.max() <= 1
+    assert (wrong > 0).mean() < 0.02
+
+
+def boxes_in(h, w, count, seed=0):
+    rng = np.random.default_rng(seed)
+    tops, lefts = rng.integers(0, h - 8, count), rng.integers(0, w - 8, count)
+    heights = [rng.integers(3, h - t + 1) for t in tops]
+    widths = [rng.integers(3, w - x + 1) for x in lefts]
+    rows = list(zip(tops, lefts, heights, widths, strict=True))
+    # The whole, and two that lose far more in height: Pillow shrinks that first.
+    return np.array([(0, 0, h, w), (0, 0, h, 9), (3, 5, h - 3, 12), *rows], np.int32)
+
+
+def noise(h, w):
+    return np.random.default_rng(2).integers(0, 256, (h, w, 3), np.uint8)
+
+
+@each_filter
+@pytest.mark.parametrize("size", [(24, 24), (31, 17)], ids=str)
+@pytest.mark.usefixtures("x64")
+def test_other_pictures_to_the_bit(kind, size):
+    image = noise(93, 52)
+    boxes = boxes_in(93, 52, 6)
+    picture = PIL.Image.fromarray(image)
+    want = [cut(picture, box).resize(size[::-1], FILTERS[kind]) for box in boxes]
+    images = jnp.broadcast_to(image, (len(boxes), *image.shape))
+    out = resize(images, jnp.asarray(boxes), size=size, interpolation=kind)
+    np.testing.assert_array_equal(out, np.stack(want))
+
+
+@each_filter
+def test_float32_moves_few_values_by_one(kind):
+    image = noise(93, 52)
+    boxes = boxes_in(93, 52, 6)
+    picture = PIL.Image.fromarray(image)
+    want = [cut(picture, box).resize((17, 31), FILTERS[kind]) for box in boxes]
+    images = jnp.broadcast_to(image, (len(boxes), *image.shape))
+    out = resize(images, jnp.asarray(boxes), size=(31, 17), interpolation=kind)
+    wrong = differences(out, np.stack(want))
+    assert wrong.max() <= 1
+    assert (wrong > 0).mean() < (0.02 if kind == "bilinear" else 1e-3)
+
+
+@pytest.mark.parametrize("kind", ["bilinear", "bicubic", "lanczos"])
+def test_float_images_are_not_rounded(kind):
+    """Pillow's float pictures, one channel at a time; overshoot is cut off here."""
+    image = np.random.default_rng(3).random((30, 41, 3)).astype(np.float32)
+    boxes = boxes_in(30, 41, 5)
+    images = jnp.broadcast_to(image, (len(boxes), *image.shape))
+    out = resize(images, jnp.asarray(boxes), size=(16, 20), interpolation=kind)
+    for i, box in enumerate(boxes):
+        for c in range(3):
+            picture = PIL.Image.fromarray(image[..., c])
+            want = np.asarray(cut(picture, box).resize((20, 16), FILTERS[kind]))
+            np.testing.assert_allclose(out[i, ..., c], want.clip(0, 1), atol=2e-6)
+
+
+def test_part_of_the_resized_box_with_mirrored_border():
+    image = noise(40, 30)
+    picture = PIL.Image.fromarray(image)
+    box, resized = (3, 2, 35, 25), (21, 19)
+    whole = np.asarray(cut(picture, box).resize(resized[::-1], PIL.Image.BICUBIC))
+    padded = np.pad(whole, ((9, 9), (9, 9), (0, 0)), mode="reflect")
+    offsets = np.array([(0, 0), (5, 6), (-4, 3), (9, -3), (-9, 13)], np.int32)
+    n = len(offsets)
+    out = resize(
+        jnp.broadcast_to(image, (n, *image.shape)),
+        jnp.array([box] * n),
+        size=(12, 10),
+        resized=jnp.array([resized] * n),
+        offset=jnp.asarray(offsets),
+    )
+    for got, (y, x) in zip(out, offsets + 9, strict=True):
+        wrong = differences(got, padded[y : y + 12, x : x + 10])
+        assert wrong.max() <= 1
+        assert (wrong > 0).mean() < 0.01
+
+
+def test_a_filter_for_each_image():
+    boxes = boxes_in(20, 26, 3)
+    images = jnp.broadcast_to(noise(20, 26), (6, 20, 26, 3))
+    kinds = jnp.array([0, 1, 2, 2, 1, 0])
+    out = crop_and_resize(images, boxes, size=(9, 8), interpolation=kinds)
+    for i, kind in enumerate(kinds):
+        want = crop_and_resize(
+            images, boxes, size=(9, 8), interpolation=list(FILTERS)[kind]
+        )
+        np.testing.assert_array_equal(out[i], want[i])
+
+
+@each_filter
+def test_weights_add_up_to_one_inside_the_box_alone(kind):
+    start, length = jnp.array([0, 3, 11]), jnp.array([20, 5, 2])
+    weights = resampling_matrix(start, length, size=8, source=20, interpolation=kind)
+    np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-6)
+    j = np.arange(20)
+    for w, s, n in zip(weights, start, length, strict=True):
+        assert not np.any(w[:, (j < s) | (j >= s + n)])
+
+
+def test_precision_types_and_gradients():
+    boxes = jnp.asarray(boxes_in(20, 26, 1))
+    floats = jnp.broadcast_to(noise(20, 26), (4, 20, 26, 3)).astype(jnp.float32) / 255
+    crop = functools.partial(crop_and_resize, size=(10, 10))
+    want = crop(floats, boxes)
+    half = crop(floats.astype(jnp.bfloat16), boxes)
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_allclose(half.astype(jnp.float32), want, atol=2 * 2**-8)
+    grad = jax.grad(lambda x: jnp.square(crop(x, boxes)).sum())(floats)
+    assert bool(jnp.isfinite(grad).all())
+    inside = jax.grad(lambda x: crop(x, boxes)[1].sum())(floats)
+    assert not bool(jnp.any(inside[1, :, 9:]))  # beyond its box
+
+
+def test_mistakes():
+    with pytest.raises(UserError, match='"cubic" is unknown'):
+        crop_and_resize(
+            jnp.zeros((1, 4, 4, 3)),
+            jnp.array([[0, 0, 4, 4]]),
+            size=(2, 2),
+            interpolation="cubic",
+        )
