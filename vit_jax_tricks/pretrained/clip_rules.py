@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from vit_jax_tricks.pretrained.patches import patch_embedding
 from vit_jax_tricks.pretrained.resize import positions
 from vit_jax_tricks.pretrained.rules import (
     CONV,
@@ -46,7 +47,9 @@ _KEY, _PATH = "visual.transformer.resblocks.{i}", "blocks_{i}"
 OPENAI = [
     Rule("visual.class_embedding", "params/cls_token", ROW),
     Rule("visual.positional_embedding", "params/pos_embed", TABLE, resize=_table),
-    Rule("visual.conv1.weight", "params/patch_embed/proj/kernel", CONV),
+    Rule(
+        "visual.conv1.weight", "params/patch_embed/proj/kernel", CONV, patch_embedding
+    ),
     *norm("visual.ln_pre", "norm_pre"),
     *norm(f"{_KEY}.ln_1", f"{_PATH}/norm1"),
     Rule(f"{_KEY}.attn.in_proj_weight", f"params/{_PATH}/attn/qkv/kernel", QKV),

@@ -1,5 +1,6 @@
 """Key names of LV-ViT, as in zihangJiang/TokenLabeling."""
 
+from vit_jax_tricks.pretrained.patches import input_channels
 from vit_jax_tricks.pretrained.resize import plain_positions
 from vit_jax_tricks.pretrained.rules import CONV, Rule, batch_norm, conv, linear, norm
 from vit_jax_tricks.pretrained.vit_rules import PLAIN_BLOCK
@@ -14,6 +15,7 @@ STEM = [
                 f"patch_embed.conv{i}.weight",
                 f"params/patch_embed/conv{i}/kernel",
                 CONV,
+                input_channels if i == 1 else None,
             ),
             *batch_norm(f"patch_embed.bn{i}", f"patch_embed/bn{i}"),
         )

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from vit_jax_tricks.pretrained.patches import patch_embedding
 from vit_jax_tricks.pretrained.resize import plain_positions
 from vit_jax_tricks.pretrained.resize_relative import resize_relative_bias
 from vit_jax_tricks.pretrained.rules import (
@@ -65,7 +66,7 @@ COSINE = [
     *linear(f"{KEY}.attn.cpb_mlp.2", f"{PATH}/attn/cpb_mlp/fc2"),
 ]
 EDGES = [
-    *conv("patch_embed.proj", "patch_embed/proj"),
+    *conv("patch_embed.proj", "patch_embed/proj", resize=patch_embedding),
     *norm("patch_embed.norm", "patch_embed/norm"),
     Rule("absolute_pos_embed", "params/absolute_pos_embed", resize=plain_positions),
     *norm("norm", "norm"),
