@@ -20,6 +20,7 @@ VARIANTS = [
     "configs/convit_s.py:data=digit_scenes,epochs=5",
     "configs/digit_scenes.py:size=32",
     "configs/lvvit_s.py:data=digit_scenes,epochs=5",
+    "configs/swin_t.py:data=digit_scenes,epochs=5",
     "configs/t2t_vit_14.py:data=digit_scenes,epochs=5",
 ]
 SHAPES = {
@@ -122,6 +123,20 @@ def test_convit_recipe_is_deit_s_without_a_moving_average():
     assert (convit.pop("name"), deit.pop("name")) == ("convit_s", "deit_s")
     assert deit["model"].pop("name") == "deit_small_patch16_224"
     assert convit == deit
+
+
+@pytest.mark.parametrize(("name", "drop_path"), [("t", 0.2), ("s", 0.3), ("b", 0.5)])
+def test_swin_recipe_is_the_published_one(name, drop_path, fake_data):
+    x = experiment.build(config.load(f"configs/swin_{name}.py"))
+    steps = 1_281_167 // 1024
+    assert x.model.drop_path_rate == drop_path
+    assert x.total_steps == 300 * steps
+    assert not x.has_ema
+    # Every rate is for a batch of 512; the cosine begins at the end of warm-up.
+    assert float(x.lr(0)) == pytest.approx(1e-6)
+    assert float(x.lr(20 * steps)) == pytest.approx(1e-3)
+    assert float(x.lr(160 * steps)) == pytest.approx((1e-3 + 1e-5) / 2)
+    assert float(x.lr(300 * steps)) == pytest.approx(1e-5, rel=1e-4)
 
 
 def test_bfloat16_keeps_parameters_and_loss_in_float32(fake_data):

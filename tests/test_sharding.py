@@ -34,6 +34,7 @@ def test_a_mesh_that_does_not_fit(sizes):
         ("opt_state/1/mu/blocks/attn/qkv/bias", (12, 3, 6, 64), (None, None, "tensor")),
         ("params/blocks/attn/proj/kernel", (12, 6, 64, 384), (None, "tensor", None)),
         ("params/blocks_0/mlp/fc1/bias", (1536,), ("tensor",)),
+        ("params/layers_1/blocks_0/attn/q_bias", (6, 32), ("tensor", None)),
         ("params/norm/scale", (384,), (None,)),
         ("step", (), ()),
     ],
