@@ -19,6 +19,7 @@ ABSOLUTE = {"learn": "", "sincos2d": "big_vision"} | {
 # Added to the logits by offset, as `RelativeBias.kind`.
 RELATIVE = {
     "rel_bias": "bias",
+    "rel_bias_tf": "bias_tf",
     "rel_mlp": "mlp",
     "log_cpb": "mlp_swin",
 }

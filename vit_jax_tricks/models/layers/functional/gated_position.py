@@ -31,6 +31,6 @@ def gated_position_weights(
     if prefix:
         position = jnp.pad(position, ((0, 0), (0, 0), (prefix, 0), (prefix, 0)))
         placed = jnp.arange(position.shape[2]) >= prefix
-        share = share * placed[None, None, :, None]
+        share = jnp.where(placed[None, None, :, None], share, 0)
     weights = (1 - share) * content + share * position
     return weights / weights.sum(-1, keepdims=True)

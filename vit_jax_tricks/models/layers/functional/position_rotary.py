@@ -100,8 +100,9 @@ def mixed_frequencies(
     magnitude = temperature ** -(np.arange(0, dim, 4) / dim)
     turn = jax.random.uniform(key, (*shape, 1)) * (2 * np.pi)
     turns = jnp.concatenate([turn, turn + np.pi / 2], axis=-1)
-    direction = jnp.stack([jnp.cos(turns), jnp.sin(turns)])[..., None]
-    frequencies = direction * jnp.asarray(magnitude, turn.dtype)
+    direction = jnp.stack([jnp.cos(turns), jnp.sin(turns)])
+    magnitude = jnp.asarray(magnitude, turn.dtype)
+    frequencies = jnp.einsum("...r,k->...rk", direction, magnitude)
     return frequencies.reshape(2, *shape, -1)
 
 
