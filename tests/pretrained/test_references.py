@@ -95,16 +95,27 @@ def test_the_original_activation_needs_no_note(tmp_path):
     assert report.notes == ()
 
 
-def test_siglip_files_as_timm():
+def test_siglip_files_as_timm(tmp_path):
     _, arrays = load_golden("pretrained/converted")
     converted = to_timm(Weights("file", weight_files.siglip()))
     stored = {k[7:]: v for k, v in arrays.items() if k.startswith("siglip:")}
-    del stored["logits"]
+    logits = stored.pop("logits")
     assert converted.arrays.keys() == stored.keys()
     for key, expected in stored.items():
         np.testing.assert_array_equal(converted.arrays[key], expected)
+    name = "vit_base_patch16_siglip_224"
+    model = create_model(name, 0, **weight_files.SMALL)
+    np.savez(tmp_path / "siglip.npz", **weight_files.siglip())
+    variables, report = load_pretrained(model, tmp_path / "siglip.npz", verbose=False)
+    assert report.reset == ()
     dropped = {"params/txt/Embed_0/embedding", "params/t", "params/b"}
-    assert set(converted.unneeded) == dropped
+    assert set(report.unused) == dropped
+    close(logits_of(model, variables), logits)
+    export_weights(variables, name, tmp_path / "out.safetensors")
+    state = load_file(tmp_path / "out.safetensors")
+    assert state.keys() == stored.keys()
+    for key, expected in stored.items():
+        np.testing.assert_array_equal(state[key], expected)
 
 
 def test_files_of_transformers(tmp_path):

@@ -20,7 +20,7 @@ def test_equals_the_reference(case, method, plain, atol):
     _, arrays = load_golden("ops/position_resize")
     old, new = (tuple(map(int, s.split("x"))) for s in case.split("_to_"))
     table = jnp.asarray(arrays[f"pos:{case}"])
-    y = resize_positions(table, new, prefix=1, old_grid=old, plain=plain)
+    y = resize_positions(table, new, prefix=1, old_grid=old, **options)
     expected = arrays[f"{method}:{case}"]
     np.testing.assert_allclose(y, expected, atol=atol)
     np.testing.assert_array_equal(y[:, :1], table[:, :1])
