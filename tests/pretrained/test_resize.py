@@ -10,13 +10,17 @@ from vit_jax_tricks.pretrained.resize import resize_positions
 
 
 @pytest.mark.parametrize(
-    ("method", "plain", "atol"),
-    [("timm_bicubic_antialias", False, 2e-6), ("interp_bicubic_aa0", True, 4e-6)],
+    ("method", "options", "atol"),
+    [
+        ("timm_bicubic_antialias", {}, 2e-6),
+        ("interp_bicubic_aa0", {"plain": True}, 4e-6),
+        ("interp_bilinear_aa0", {"bilinear": True}, 2e-6),
+    ],
 )
 @pytest.mark.parametrize(
     "case", ["7x7_to_12x12", "14x14_to_24x24", "14x14_to_10x10", "4x6_to_7x5"]
 )
-def test_equals_the_reference(case, method, plain, atol):
+def test_equals_the_reference(case, method, options, atol):
     _, arrays = load_golden("ops/position_resize")
     old, new = (tuple(map(int, s.split("x"))) for s in case.split("_to_"))
     table = jnp.asarray(arrays[f"pos:{case}"])
