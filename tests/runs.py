@@ -45,10 +45,10 @@ def command(*args: str, workdir: Path) -> tuple[int, str, str]:
 
 
 def subprocess_command(
-    *args: str, file_blocks: int | None = None, **options
+    *args: str, module: str = "main", file_blocks: int | None = None, **options
 ) -> subprocess.CompletedProcess:
     """A process of its own, whose files are at most `file_blocks` of 512 bytes."""
-    line = [sys.executable, "-m", "vit_jax_tricks.main", *args]
+    line = [sys.executable, "-m", f"vit_jax_tricks.{module}", *args]
     if file_blocks is not None:
         line = ["sh", "-c", f"ulimit -f {file_blocks}; exec {shlex.join(line)}"]
     return subprocess.run(

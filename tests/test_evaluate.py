@@ -220,3 +220,11 @@ def test_help(capsys):
     out = capsys.readouterr().out
     for flag in ("--workdir=DIR", "--data=SPEC", "--split=test", "--json"):
         assert flag in out
+
+
+def test_as_a_process(tmp_path):
+    done = runs.subprocess_command("--workdir=none", module="evaluate", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert "does not exist" in done.stderr

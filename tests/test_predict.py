@@ -261,3 +261,11 @@ def run(home, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
     runs.train(workdir=workdir)
     return workdir
+
+
+def test_as_a_process(tmp_path):
+    done = runs.subprocess_command("none.png", module="predict", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert "none.png does not exist" in done.stderr

@@ -55,7 +55,10 @@ def read_weights(path: str | Path, *, ema: bool | None = None) -> Weights:
         raise UserError(f"{path} is a folder; give the path of a weight file.")
     if not path.is_file():
         raise UserError(f"{path} does not exist; give the path of a weight file.")
-    found = kind(path)
+    try:
+        found = kind(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}).") from error
     if found == TORCHSCRIPT and expected == PTH:
         raise UserError(pth.torchscript(path))
     if found in (EMPTY, UNKNOWN, CUT):
