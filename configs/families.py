@@ -1,6 +1,7 @@
 """A small member of every family under one recipe: digit_scenes at 64x64, 10 epochs.
 
-Paper: that of each family, named in its model file; Muon: Jordan et al., 2024.
+Paper: that of each family, named in its model file, from Dosovitskiy et al., 2021,
+  arXiv:2010.11929, on; the optimiser is Muon (Jordan et al., 2024).
 Command: python -m vit_jax_tricks.main --config=configs/families.py:family=swin
 Expected: docs/results.md has the table; chance is 10 %.
 Wall time: docs/results.md.
