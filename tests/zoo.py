@@ -2,6 +2,7 @@
 
 import cait_goldens
 import clip_goldens
+import coatnet_goldens
 import convit_goldens
 import lvvit_goldens
 import relatives_goldens
@@ -16,6 +17,7 @@ from vit_jax_tricks.models.registry import lookup
 FAMILIES = [
     cait_goldens,
     clip_goldens,
+    coatnet_goldens,
     convit_goldens,
     swin_goldens,
     t2t_goldens,

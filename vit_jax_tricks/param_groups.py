@@ -6,8 +6,9 @@ that masks, layer-wise rates and rules do not depend on the layout.
 """
 
 import dataclasses
+import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -31,6 +32,7 @@ NO_DECAY = frozenset(
         "logit_scale",
         "q_bias",
         "v_bias",
+        "freqs",
     }
 )
 _NO_DECAY_MODULES = frozenset({"cpb_mlp"})  # SwinV2's position network
@@ -81,15 +83,20 @@ def path_name(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def _names(path: str, shape: tuple[int, ...]) -> tuple[str, ...]:
-    parts = path.split("/")
-    if "blocks" not in parts:
+def _names(
+    path: str, shape: tuple[int, ...], paths: Collection[str]
+) -> tuple[str, ...]:
+    """The parameters in a leaf; numbers of stacked blocks begin at the first free."""
+    stack = re.fullmatch(r"(.*/)?blocks/(.*)", path)
+    if stack is None:
         return (path,)
-    at = parts.index("blocks")
-    return tuple(
-        "/".join([*parts[:at], f"blocks_{i}", *parts[at + 1 :]])
-        for i in range(shape[0])
+    before, after = stack[1] or "", stack[2]
+    first = itertools.count()
+    start = next(
+        i for i in first if not any(p.startswith(f"{before}blocks_{i}/") for p in paths)
     )
+    numbers = range(start, start + shape[0])
+    return tuple(f"{before}blocks_{i}/{after}" for i in numbers)
 
 
 def _axes(path: str, ndim: int, first: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -101,7 +108,7 @@ def _axes(path: str, ndim: int, first: int) -> tuple[tuple[int, ...], tuple[int,
     module = parts[-2] if len(parts) > 1 else ""
     if module in ("qkv", "kv", "qk") and len(axes) == 4:  # [d, 3, g, h]
         return axes[:1], axes[2:]
-    if len(axes) == 3 and module != "proj":  # [d, g, h]
+    if len(axes) == 3 and module not in ("proj", "attn_out_proj"):  # [d, g, h]
         return axes[:1], axes[1:]
     return axes[:-1], axes[-1:]  # [d, d], [g, h, d] and convolutions
 
@@ -202,7 +209,7 @@ def plan(
         path_name(path): tuple(leaf.shape)
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
     }
-    names = {path: _names(path, shape) for path, shape in leaves.items()}
+    names = {path: _names(path, shape, leaves) for path, shape in leaves.items()}
     every = [name for group in names.values() for name in group]
     scales = dict.fromkeys(every, 1.0)
     if layer_decay not in (None, 1.0):

@@ -3,6 +3,7 @@
 from vit_jax_tricks.models import (
     cait_variants,
     clip_variants,
+    coatnet_variants,
     convit_variants,
     eva_variants,
     lv_vit_variants,
@@ -19,6 +20,7 @@ from vit_jax_tricks.models.stacking import stack_blocks, unstack_blocks
 __all__ = [
     "cait_variants",
     "clip_variants",
+    "coatnet_variants",
     "convit_variants",
     "create_model",
     "eva_variants",

@@ -84,7 +84,8 @@ def create_model(name: str, num_classes: int = 1000, **overrides: Any) -> nn.Mod
     """Builds a model by name: `create_model("deit_small_patch16_224", 10, depth=6)`.
 
     Overrides are the fields of the family's module, named as in timm. `dtype` and
-    `param_dtype` may be strings. `model.apply(variables, images, train=False)` returns
+    `param_dtype` may be strings; a family's `flatten` takes the reference's nested
+    options apart. `model.apply(variables, images, train=False)` returns
     `(logits, aux)` for normalised images [b, h, w, c].
 
     Raises:
@@ -92,7 +93,8 @@ def create_model(name: str, num_classes: int = 1000, **overrides: Any) -> nn.Mod
             that contradict one another.
     """
     entry = lookup(name)
-    given = {"num_classes": num_classes, **overrides}
+    flatten = getattr(entry.family, "flatten", dict)
+    given = {"num_classes": num_classes, **flatten(overrides)}
     types_ = _field_types(entry.family)
     values = {}
     for key, value in given.items():
@@ -143,6 +145,8 @@ def _tuples(value: Any) -> Any:
 
 
 def _fits(value: Any, option: Any) -> bool:
+    if typing.get_origin(option) in (types.UnionType, typing.Union):
+        return any(_fits(value, one) for one in typing.get_args(option))
     if typing.get_origin(option) is tuple:
         items = typing.get_args(option)
         if items[-1] is Ellipsis and isinstance(value, tuple):

@@ -8,45 +8,61 @@ import jax.numpy as jnp
 from vit_jax_tricks.typing import Params
 
 
-def stack_blocks(params: Params, name: str = "blocks") -> Params:
+def stack_blocks(params: Params, name: str = "blocks", first: int = 0) -> Params:
     """Parameters for `scan=True`: `blocks_0`, `blocks_1`, ... become `blocks` [l, ...].
 
-    At every level of the tree, as far as the blocks from 0 on have the same parameters
-    and shapes; the later ones stay. Nothing changes where nothing is to be stacked.
+    At every level of the tree, from block `first` on as far as blocks have the same
+    parameters and shapes; the others stay. Nothing changes where nothing is to be
+    stacked.
     """
-    keys = [k for k in params if re.fullmatch(rf"{name}_\d+", k)]
+    blocks = _numbered(params, name)
     rest = {
-        k: stack_blocks(v, name) if isinstance(v, dict) else v
+        k: stack_blocks(v, name, first) if isinstance(v, dict) else v
         for k, v in params.items()
-        if k not in keys
+        if k not in blocks.values()
     }
-    if not keys:
+    run = first
+    while run in blocks and _signature(params[blocks[run]]) == _signature(
+        params[blocks[first]]
+    ):
+        run += 1
+    stacked = [params[blocks[i]] for i in range(first, run)]
+    rest |= {key: params[key] for i, key in blocks.items() if not first <= i < run}
+    if not stacked:
         return rest
-    blocks = [params[f"{name}_{i}"] for i in range(len(keys))]
-    first = _signature(blocks[0])
-    run = next((i for i, b in enumerate(blocks) if _signature(b) != first), len(blocks))
-    later = {f"{name}_{i}": blocks[i] for i in range(run, len(blocks))}
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks[:run])
-    return rest | later | {name: stacked}
+    return rest | {name: jax.tree.map(lambda *leaves: jnp.stack(leaves), *stacked)}
 
 
-def unstack_blocks(params: Params, name: str = "blocks") -> Params:
+def unstack_blocks(
+    params: Params, name: str = "blocks", numbering: Params | None = None
+) -> Params:
     """The inverse of `stack_blocks`: `blocks` [l, ...] becomes `blocks_0`, ...
 
-    At every level of the tree; one that is not stacked is returned as it is.
+    At every level of the tree; one that is not stacked is returned as it is. Numbers
+    begin at the first one that is free, in the tree `numbering` where that is given:
+    the parameters, for statistics that not every block has.
     """
+    numbering = params if numbering is None else numbering
     rest = {
-        k: unstack_blocks(v, name) if isinstance(v, dict) else v
+        k: unstack_blocks(v, name, numbering.get(k, {})) if isinstance(v, dict) else v
         for k, v in params.items()
         if k != name
     }
     if name not in params:
         return rest
     depth = jax.tree.leaves(params[name])[0].shape[0]
+    apart = _numbered(numbering, name)
+    first = next(i for i in range(len(apart) + 1) if i not in apart)
     return rest | {
-        f"{name}_{i}": jax.tree.map(lambda leaf, i=i: leaf[i], params[name])
+        f"{name}_{first + i}": jax.tree.map(lambda leaf, i=i: leaf[i], params[name])
         for i in range(depth)
     }
+
+
+def _numbered(params: Params, name: str) -> dict[int, str]:
+    """The keys `blocks_0`, `blocks_1`, ... by number."""
+    matches = (re.fullmatch(rf"{name}_(\d+)", key) for key in params)
+    return {int(match[1]): match[0] for match in matches if match}
 
 
 def _signature(block: Params) -> tuple:

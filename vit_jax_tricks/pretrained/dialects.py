@@ -9,6 +9,7 @@ from collections.abc import Collection
 from vit_jax_tricks.pretrained import (
     cait_rules,
     clip_rules,
+    coatnet_rules,
     convit_rules,
     lv_vit_rules,
     relatives_rules,
@@ -20,6 +21,7 @@ from vit_jax_tricks.pretrained.rules import Rule, find_path
 
 DIALECTS: dict[str, dict[str, list[Rule]]] = {
     "CaiT": cait_rules.DIALECTS,
+    "CoAtNet": coatnet_rules.DIALECTS,
     "ConViT": convit_rules.DIALECTS,
     "SwinTransformer": swin_rules.DIALECTS,
     "SwinTransformerV2": swin_rules.DIALECTS_V2,

@@ -57,5 +57,6 @@ def reference_arrays(
 
 def flatten(variables: Params) -> dict[str, Any]:
     """Variables as path -> leaf, blocks unstacked: `params/blocks_0/norm1/scale`."""
-    unstacked = {k: unstack_blocks(v) for k, v in variables.items()}
+    params = variables.get("params")
+    unstacked = {k: unstack_blocks(v, numbering=params) for k, v in variables.items()}
     return traverse_util.flatten_dict(unstacked, sep="/")

@@ -148,7 +148,8 @@ def load_weights(
     found |= _fresh(model, reset, key)
     variables = traverse_util.unflatten_dict({p: found[p] for p in wanted}, sep="/")
     if getattr(model, "scan", False):
-        variables["params"] = stack_blocks(variables["params"])
+        first = getattr(model, "scan_from", 0)
+        variables = {k: stack_blocks(v, first=first) for k, v in variables.items()}
     lists = map(tuple, (loaded, resized, reset, unused, _notes(model, weights)))
     return variables, LoadReport(source, *lists)
 

@@ -18,8 +18,10 @@ NO_PADS: Pads = ((0, 0), (0, 0))
 
 def same_pads(x: Float[Array, "b h w c"], size: int, stride: int) -> Pads:
     """TensorFlow's SAME padding: ceil(h / stride) outputs, the odd row at the end."""
-    pads = jax.lax.padtype_to_pads(x.shape[1:3], (size,) * 2, (stride,) * 2, "SAME")
-    return (tuple(pads[0]), tuple(pads[1]))
+    (top, bottom), (left, right) = jax.lax.padtype_to_pads(
+        x.shape[1:3], (size,) * 2, (stride,) * 2, "SAME"
+    )
+    return (top, bottom), (left, right)
 
 
 def max_pool(
