@@ -10,7 +10,7 @@ from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import checks
 from vit_jax_tricks.models.block import run_blocks
 from vit_jax_tricks.models.layers import functional
-from vit_jax_tricks.models.layers.functional.resample import resize_bicubic
+from vit_jax_tricks.models.layers.functional.resample import resize_table
 from vit_jax_tricks.models.layers.functional.sinusoid import sinusoid_positions
 from vit_jax_tricks.models.layers.head import Classifier
 from vit_jax_tricks.models.layers.norm import LayerNorm
@@ -85,7 +85,7 @@ class T2TViT(nn.Module):
         if self.pos_img_size is None:
             return table
         side = self.pos_img_size // STRIDE
-        body = resize_bicubic(table[0, 1:].reshape(side, side, -1), self.grid)
+        body = resize_table(table[0, 1:].reshape(side, side, -1), self.grid)
         body = body.reshape(1, -1, self.embed_dim)
         return np.concatenate([table[:, :1], body], axis=1)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.models.layers.functional.resample import resize_bicubic
+from vit_jax_tricks.models.layers.functional.resample import resize_table
 from vit_jax_tricks.typing import Array, Float
 
 
@@ -46,7 +46,7 @@ def resize_positions(
         )
     head, body = table[:, :prefix], table[:, prefix:]
     if plain:
-        body = resize_bicubic(np.asarray(body).reshape(*old_grid, d), grid)
+        body = resize_table(np.asarray(body).reshape(*old_grid, d), grid)
     else:
         body = jnp.asarray(body).reshape(1, *old_grid, d)
         how = "bilinear" if bilinear else "bicubic"

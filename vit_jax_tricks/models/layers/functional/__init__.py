@@ -53,7 +53,10 @@ from vit_jax_tricks.models.layers.functional.relative_position import (
     relative_bias,
     relative_position_index,
 )
-from vit_jax_tricks.models.layers.functional.resample import resize_bicubic
+from vit_jax_tricks.models.layers.functional.resample import (
+    resample_matrix,
+    resize_table,
+)
 from vit_jax_tricks.models.layers.functional.talking_heads import (
     mix_heads,
     talking_heads_attention,
@@ -103,7 +106,8 @@ __all__ = [
     "rel_indices",
     "relative_bias",
     "relative_position_index",
-    "resize_bicubic",
+    "resample_matrix",
+    "resize_table",
     "rms_norm",
     "rotary_axial",
     "rotary_coordinates",

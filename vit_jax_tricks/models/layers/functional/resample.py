@@ -5,37 +5,69 @@ import numpy as np
 from vit_jax_tricks.typing import Float
 
 
-def bicubic_matrix(old: int, new: int) -> Float[np.ndarray, "n m"]:
-    """The [new, old] matrix of cubic convolution with a = -0.75 and no antialiasing.
+def _cubic(t: np.ndarray, a: float) -> np.ndarray:
+    """(a + 2) t^3 - (a + 3) t^2 + 1 up to 1, a (t^3 - 5 t^2 + 8 t - 4) up to 2."""
+    near = ((a + 2) * t - (a + 3)) * t**2 + 1
+    far = a * (((t - 5) * t + 8) * t - 4)
+    return np.where(t <= 1, near, np.where(t < 2, far, 0))
 
-    Output i reads position c = (i + 1/2) old / new - 1/2 with the weights of the four
-    entries around it; those beyond the ends are the end ones. For t = |distance|:
-    (a + 2) t^3 - (a + 3) t^2 + 1 up to 1, a (t^3 - 5 t^2 + 8 t - 4) up to 2.
-    Source: Keys 1981, with the a of PyTorch's `interpolate`.
+
+def resample_matrix(
+    old: int,
+    new: int,
+    *,
+    method: str = "bicubic",
+    antialias: bool = False,
+    align_corners: bool = False,
+) -> Float[np.ndarray, "n m"]:
+    """The [new, old] matrix of "bicubic" or "bilinear" resampling along one axis.
+
+    Output i reads around the position c = (i + 1/2) old / new - 1/2, or with
+    `align_corners` i (old - 1) / (new - 1), weighting entry j by the kernel of |c - j|:
+    1 - t up to 1, or the cubic one with a = -0.75; entries beyond the ends are the end
+    ones. `antialias` stretches the kernel by old / new where that is over 1, makes the
+    weights inside the table sum to 1 instead, and has a = -0.5. Source: Keys 1981;
+    PyTorch's `interpolate`.
     """
-    a = -0.75
-    centre = (np.arange(new) + 0.5) * old / new - 0.5
-    first = np.floor(centre).astype(int) - 1
+    i = np.arange(new)
+    centre = (i + 0.5) * old / new - 0.5
+    if align_corners:
+        centre = i * (old - 1) / max(new - 1, 1)
+    stretch = max(old / new, 1.0) if antialias else 1.0
+    reach = (2 if method == "bicubic" else 1) * stretch
     matrix = np.zeros((new, old))
-    for tap in range(4):
-        t = np.abs(centre - (first + tap))
-        near = ((a + 2) * t - (a + 3)) * t**2 + 1
-        far = a * (((t - 5) * t + 8) * t - 4)
-        column = np.clip(first + tap, 0, old - 1)
-        np.add.at(matrix, (np.arange(new), column), np.where(t <= 1, near, far))
-    return matrix
+    for tap in range(int(np.floor(-reach)), int(np.ceil(reach)) + 1):
+        entry = np.floor(centre).astype(int) + tap
+        t = np.abs(centre - entry) / stretch
+        if method == "bicubic":
+            weight = _cubic(t, -0.5 if antialias else -0.75)
+        else:
+            weight = np.maximum(1 - t, 0)
+        if antialias:
+            weight = np.where((entry >= 0) & (entry < old), weight, 0)
+        np.add.at(matrix, (i, np.clip(entry, 0, old - 1)), weight)
+    return matrix / matrix.sum(1, keepdims=True)
 
 
-def resize_bicubic(
-    table: Float[np.ndarray, "h w d"], grid: tuple[int, int]
+def resize_table(
+    table: Float[np.ndarray, "h w d"],
+    grid: tuple[int, int],
+    *,
+    method: str = "bicubic",
+    antialias: bool = False,
+    align_corners: bool = False,
 ) -> Float[np.ndarray, "i j d"]:
-    """Bicubic resampling with a = -0.75, without antialiasing, of a table to a grid.
+    """Resampling of a table to a grid by `resample_matrix` along both axes, in float64.
 
-    Equivalent to PyTorch's `interpolate(mode="bicubic", align_corners=False)`, which
-    the official DeiT, Swin, T2T-ViT and LV-ViT use (tested). Computed in float64.
+    Equivalent to PyTorch's `interpolate`. The official DeiT, Swin, T2T-ViT and LV-ViT
+    use bicubic as it is, timm bicubic with `antialias`, timm's `.npz` loader bilinear,
+    vision_transformer bilinear with `align_corners`.
     """
     rows, columns = (
-        bicubic_matrix(old, new) for old, new in zip(table.shape[:2], grid, strict=True)
+        resample_matrix(
+            old, new, method=method, antialias=antialias, align_corners=align_corners
+        )
+        for old, new in zip(table.shape[:2], grid, strict=True)
     )
     return np.einsum("ih,jw,hwd->ijd", rows, columns, table, optimize=True).astype(
         table.dtype
