@@ -52,7 +52,7 @@ def identity_geometry(
     """Whole images, resized to `size`, and nothing else."""
     size = source if size is None else size
 
-    def rows(*values: float, dtype: Any = jnp.int32) -> jax.Array:
+    def rows(*values: int, dtype: Any = jnp.int32) -> jax.Array:
         return jnp.broadcast_to(jnp.array(values, dtype), (batch, len(values)))
 
     return Geometry(

@@ -16,7 +16,7 @@ from vit_jax_tricks.random import example_keys, fold_in_str
 from vit_jax_tricks.typing import Array, Int, Num, PRNGKeyArray
 
 
-Cropped = tuple[Num[Array, "b h w c"], Geometry]
+Cropped = tuple[Num[Array, "b h2 w2 c"], Geometry]
 ATTEMPTS = 10
 
 
