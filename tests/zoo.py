@@ -9,6 +9,7 @@ import relatives_goldens
 import swin_goldens
 import t2t_goldens
 import vit_goldens
+import volo_goldens
 from model_goldens import Case
 
 from vit_jax_tricks.models.registry import lookup
@@ -23,6 +24,7 @@ FAMILIES = [
     t2t_goldens,
     lvvit_goldens,
     vit_goldens,
+    volo_goldens,
     relatives_goldens,
 ]
 SMALL: list[Case] = [case for family in FAMILIES for case in family.SMALL]

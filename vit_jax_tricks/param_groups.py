@@ -36,6 +36,7 @@ NO_DECAY = frozenset(
     }
 )
 _NO_DECAY_MODULES = frozenset({"cpb_mlp"})  # SwinV2's position network
+_NO_DECAY_PART = re.compile(r"stages_\d+/.*/rel_pos/")  # CoAtNet's
 _STEM = re.compile(r"(patch_embed|stem|\w*pos_embed|\w+_token|norm_pre)(/|$)")
 _BLOCK = re.compile(r"(?:(?:layers|stages)_(\d+)/)?blocks_(\d+)(?:/|$)")
 _TOKEN_BLOCK = re.compile(r"blocks_token_only_(\d+)(?:/|$)")  # CaiT's last ones
@@ -116,7 +117,7 @@ def _axes(path: str, ndim: int, first: int) -> tuple[tuple[int, ...], tuple[int,
 def _decays(name: str, ndim: int) -> bool:
     parts = name.split("/")
     named = parts[-1] in NO_DECAY or not _NO_DECAY_MODULES.isdisjoint(parts)
-    return ndim > 1 and not named
+    return ndim > 1 and not named and not _NO_DECAY_PART.match(name)
 
 
 def _layer_scales(names: Sequence[str], layer_decay: float) -> dict[str, float]:

@@ -23,7 +23,7 @@ BATCH = ("data", "fsdp")  # the mesh axes that split the batch
 # column-then-row split (Shoeybi et al., 2019, arXiv:1909.08053). The same pattern finds
 # the optimiser's moments and the moving average, whose paths end alike.
 TENSOR_RULES = (
-    (r"attn\w*/([qkv](_proj)?|qk|kv|qkv)/(kernel|bias)$", -2),  # [.., g, h]: heads
+    (r"attn\w*/([qkv](_proj)?|qk|kv|qkv|attn)/(kernel|bias)$", -2),  # [.., g, h]: heads
     (r"attn\w*/[qv]_bias$", -2),  # [g, h]: heads
     (r"attn\w*/proj/kernel$", -3),  # [g, h, d]: heads
     (r"mlp\w*/fc1(_[gx])?/(kernel|bias)$", -1),  # [d, m], [m]: hidden units

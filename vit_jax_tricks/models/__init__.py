@@ -12,6 +12,7 @@ from vit_jax_tricks.models import (
     vit_relatives,
     vit_relpos_variants,
     vit_variants,
+    volo_variants,
 )
 from vit_jax_tricks.models.registry import create_model, list_models, preprocessing
 from vit_jax_tricks.models.stacking import stack_blocks, unstack_blocks
@@ -34,4 +35,5 @@ __all__ = [
     "vit_relatives",
     "vit_relpos_variants",
     "vit_variants",
+    "volo_variants",
 ]

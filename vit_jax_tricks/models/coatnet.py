@@ -11,11 +11,12 @@ import jax.numpy as jnp
 from vit_jax_tricks.models.checks import check_images
 from vit_jax_tricks.models.coatnet_block import TransformerBlock2d
 from vit_jax_tricks.models.coatnet_checks import check_coatnet
-from vit_jax_tricks.models.coatnet_parts import PooledHead, Stage, Stem
+from vit_jax_tricks.models.coatnet_parts import PooledHead, Stem
 from vit_jax_tricks.models.layers import functional
 from vit_jax_tricks.models.layers.conv import norm2d
 from vit_jax_tricks.models.layers.convnext import ConvNeXt
 from vit_jax_tricks.models.layers.mbconv import MBConv
+from vit_jax_tricks.models.stage import Stage
 from vit_jax_tricks.typing import Array, Float, Num
 
 
@@ -170,7 +171,9 @@ class CoAtNet(nn.Module):
         rates = functional.drop_path_rates(self.drop_path_rate, sum(self.depths))
         ends = accumulate(self.depths)
         for i, (depth, end) in enumerate(zip(self.depths, ends, strict=True)):
-            stage = Stage(self._blocks(i), self.scan, name=f"stages_{i}")
+            stage = Stage(
+                self._blocks(i), self.scan, self.scan_from, name=f"stages_{i}"
+            )
             x = stage(x, tuple(rates[end - depth : end]), train)
         norm = (self.transformer_norm_layer, self.transformer_norm_eps)
         if not self.head_hidden_size:

@@ -1,6 +1,5 @@
-"""The parts of CoAtNet around its blocks: stem, stage, classifier."""
+"""The parts of CoAtNet around its stages: stem and classifier."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,6 +11,9 @@ from vit_jax_tricks.models.layers.conv import conv2d, norm2d
 from vit_jax_tricks.models.layers.functional.pooling import GLOBAL_POOLS
 from vit_jax_tricks.models.layers.head import Classifier
 from vit_jax_tricks.typing import Array, Float
+
+
+TORCH = partial(initializers.linear, "")  # PyTorch's own initialisation
 
 
 class Stem(nn.Module):
@@ -56,44 +58,27 @@ class Stem(nn.Module):
         return conv("conv2", self.widths[1], 1, x)
 
 
-class Stage(nn.Module):
-    """Blocks in sequence, the first of which halves the map.
+class PreLogits(nn.Module):
+    """tanh(fc(x)): the hidden layer of the classifier."""
 
-    `blocks` make the modules; equal ones are the same object. With `scan` the second
-    block and those equal to it that follow are traced once, their parameters and
-    statistics stacked under `blocks`; the first keeps its name `blocks_0`.
-    """
-
-    blocks: tuple[Callable[..., nn.Module], ...]
-    scan: bool
+    features: int
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "b h w c"], rates: tuple[float, ...], train: bool
-    ) -> Float[Array, "b i j d"]:
-        drops = train and any(rates)
-        i = 0
-        while i < len(self.blocks):
-            block, run = self.blocks[i], 1
-            if self.scan and i == 1:
-                same = [other is block for other in self.blocks[1:]]
-                run = [*same, False].index(False)
-                scan = nn.scan(
-                    lambda module, x, rate: (module(x, rate, train), None),
-                    variable_axes={"params": 0, "batch_stats": 0, "intermediates": 0},
-                    split_rngs={"params": True, "dropout": True},
-                    length=run,
-                )
-                some = jnp.asarray(rates[1 : 1 + run], jnp.float32) if drops else None
-                x = scan(block(name="blocks"), x, some)[0]
-            else:
-                x = block(name=f"blocks_{i}")(x, rates[i] if drops else None, train)
-            i += run
-        return x
+    def __call__(self, x: Float[Array, "b d"]) -> Float[Array, "b f"]:
+        fc = nn.Dense(
+            self.features,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name="fc",
+            **TORCH(x.shape[-1]),
+        )
+        return jnp.tanh(fc(x))
 
 
 class PooledHead(nn.Module):
-    """pool -> [norm -> tanh(pre_logits)] -> dropout -> fc, the bracket if `hidden`.
+    """pool -> [norm -> pre_logits] -> dropout -> fc, the bracket if `hidden` is given.
 
     Returns the logits and the input of `fc` before the dropout.
     Initialised as PyTorch does. Equivalent to timm's `ClassifierHead` and
@@ -115,15 +100,11 @@ class PooledHead(nn.Module):
     ) -> tuple[Float[Array, "b k"], Float[Array, "b f"]]:
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
-        inits = partial(initializers.linear, "")
         y = GLOBAL_POOLS[self.pool](x)
         if self.hidden:
             y = norm2d(self.norm_layer, self.norm_eps, name="norm", **dtypes)(y, train)
-            hidden = nn.Dense(
-                self.hidden, name="pre_logits", **inits(y.shape[-1]), **dtypes
-            )
-            y = jnp.tanh(hidden(y))
-        head = Classifier(
-            self.num_classes, self.drop_rate, inits=inits, name="fc", **dtypes
+            y = PreLogits(self.hidden, name="pre_logits", **dtypes)(y)
+        fc = Classifier(
+            self.num_classes, self.drop_rate, inits=TORCH, name="fc", **dtypes
         )
-        return head(y, train), y
+        return fc(y, train), y

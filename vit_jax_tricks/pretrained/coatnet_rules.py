@@ -128,7 +128,7 @@ BLOCK = [
 TOP = [
     *batch_norm("norm", "norm"),
     *batch_norm("head.norm", "head/norm"),
-    *linear("head.pre_logits.fc", "head/pre_logits"),
+    *linear("head.pre_logits.fc", "head/pre_logits/fc"),
     *linear("head.fc", "head/fc", head=True),
 ]
 DIALECTS = {"timm": [*STEM, *MBCONV, *CONVNEXT, *ATTENTION, *BLOCK, *TOP]}

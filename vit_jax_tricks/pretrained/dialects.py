@@ -15,6 +15,7 @@ from vit_jax_tricks.pretrained import (
     relatives_rules,
     swin_rules,
     t2t_vit_rules,
+    volo_rules,
 )
 from vit_jax_tricks.pretrained.rules import Rule, find_path
 
@@ -30,6 +31,7 @@ DIALECTS: dict[str, dict[str, list[Rule]]] = {
     "VisionTransformer": relatives_rules.DIALECTS_VIT | clip_rules.DIALECTS,
     "VisionTransformerRelPos": relatives_rules.DIALECTS_VIT,
     "Eva": relatives_rules.DIALECTS_EVA,
+    "VOLO": volo_rules.DIALECTS,
 }
 # Entries that a model computes: functions of source, array and model check them.
 CONSTANTS = {"T2TViT": t2t_vit_rules.CONSTANTS}

@@ -24,7 +24,7 @@ class Classifier(nn.Module):
     inits: Callable[[int], initializers.Inits] = initializers.vit
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b d"], train: bool) -> Float[Array, "b k"]:
+    def __call__(self, x: Float[Array, "*s d"], train: bool) -> Float[Array, "*s k"]:
         wide = functional.at_least_float32(self.dtype)
         x = nn.Dropout(self.drop_rate, deterministic=not train)(x)
         if not self.num_classes:
@@ -36,5 +36,6 @@ class Classifier(nn.Module):
         if self.use_bias:
             bias_init = inits["bias_init"]
             bias = self.param("bias", bias_init, shape[1:], self.param_dtype)
-            logits = logits + bias.astype(self.dtype)[None]
+            rank = (*(1,) * (x.ndim - 1), -1)
+            logits = logits + bias.astype(self.dtype).reshape(rank)
         return logits.astype(wide)

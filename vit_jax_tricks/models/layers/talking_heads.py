@@ -65,8 +65,10 @@ class MixHeads(nn.Module):
 class ClassAttention(nn.Module):
     """The first token attends to all: proj(attention(q(x_0), k(x), v(x))), [b, 1, d].
 
-    `q`, `k` and `v` have kernels [d, g, h], `proj/kernel` is [g, h, d].
-    Source: Touvron et al. 2021 (CaiT), arXiv 2103.17239; timm's `ClassAttn`.
+    `q`, `k` and `v` have kernels [d, g, h], `proj/kernel` is [g, h, d]. `fused_kv`:
+    instead of k and v one `kv/kernel` [d, 2, g, h], as in VOLO.
+    Source: Touvron et al. 2021 (CaiT), arXiv 2103.17239; timm's `ClassAttn` and the
+    `ClassAttention` of its volo.
     """
 
     num_heads: int
@@ -74,16 +76,27 @@ class ClassAttention(nn.Module):
     qkv_bias: bool = True
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    fused_kv: bool = False
+    attn_drop: float = 0.0
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b 1 d"]:
+    def __call__(
+        self, x: Float[Array, "b n d"], train: bool = False
+    ) -> Float[Array, "b 1 d"]:
         dense = partial(
             nn.DenseGeneral,
             kernel_init=nn.initializers.normal(0.02),
             dtype=self.dtype,
             param_dtype=self.param_dtype,
         )
-        heads = partial(dense, (self.num_heads, self.head_dim), use_bias=self.qkv_bias)
+        shape = (self.num_heads, self.head_dim)
+        heads = partial(dense, shape, use_bias=self.qkv_bias)
         q = heads(name="q")(x[:, :1])
-        y = functional.attention(q, heads(name="k")(x), heads(name="v")(x))
+        if self.fused_kv:
+            kv = dense((2, *shape), use_bias=self.qkv_bias, name="kv")(x)
+            k, v = kv[:, :, 0], kv[:, :, 1]
+        else:
+            k, v = heads(name="k")(x), heads(name="v")(x)
+        drop = nn.Dropout(self.attn_drop, deterministic=not train)
+        y = functional.attention(q, k, v, drop=drop)
         return dense(x.shape[-1], axis=(-2, -1), name="proj")(y)

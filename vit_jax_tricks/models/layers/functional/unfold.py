@@ -1,5 +1,6 @@
 """Overlapping windows of a map as tokens."""
 
+import jax
 import jax.numpy as jnp
 from einops import rearrange
 
@@ -22,3 +23,37 @@ def unfold(
         taps = [x[(*before, slice(k, end + k, stride))] for k in range(size)]
         x = jnp.stack(taps, axis=-2)
     return rearrange(x, "b i j p q c -> b i j (c p q)")
+
+
+def fold(
+    windows: Float[Array, "b i j f"],
+    size: int,
+    shape: tuple[int, int],
+    *,
+    stride: int,
+    padding: int,
+) -> Float[Array, "b h w c"]:
+    """Sums overlapping windows into maps of `shape` = (h, w): `unfold` transposed.
+
+    What lies in the padding is cut off. Equivalent to torch.nn.Fold (tested).
+    """
+    taps = rearrange(windows, "b i j (c p q) -> p q b i j c", p=size, q=size)
+    zero = jnp.zeros((), windows.dtype)
+
+    def spread(at: int, steps: int, length: int) -> tuple[int, int, int]:
+        """Before, after and between the entries of one tap along one axis."""
+        return at, length + 2 * padding - at - (steps - 1) * stride - 1, stride - 1
+
+    rows, columns = windows.shape[1:3]
+    maps = [
+        jax.lax.pad(
+            taps[p, q],
+            zero,
+            ((0, 0, 0), spread(p, rows, h), spread(q, columns, w), (0, 0, 0)),
+        )
+        for h, w in [shape]
+        for p in range(size)
+        for q in range(size)
+    ]
+    end = -padding or None
+    return sum(maps[1:], start=maps[0])[:, padding:end, padding:end]

@@ -1,0 +1,215 @@
+"""VOLO: outlook attention on a fine map, transformers on a coarse one."""
+
+from collections.abc import Callable
+from functools import partial
+from itertools import accumulate
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from vit_jax_tricks.augment.mix_token import mix_tokens, random_box
+from vit_jax_tricks.models.block import Block
+from vit_jax_tricks.models.checks import check_images
+from vit_jax_tricks.models.layers import functional
+from vit_jax_tricks.models.layers.conv_stem import ConvStem
+from vit_jax_tricks.models.layers.head import Classifier
+from vit_jax_tricks.models.layers.norm import LayerNorm
+from vit_jax_tricks.models.stage import Stage
+from vit_jax_tricks.models.volo_block import EPS, ClassBlock, Downsample, Outlooker
+from vit_jax_tricks.models.volo_checks import check_volo
+from vit_jax_tricks.sharding import constrain
+from vit_jax_tricks.typing import Array, Float, Int, Num
+
+
+class VOLO(nn.Module):
+    """Stem -> stages -> class blocks -> norm -> class head and head of the tokens.
+
+    Returns `(logits, aux)`; `aux` holds `tokens` [b, n, d] after the last norm, class
+    token first, and `features` [b, d], the class head's input. With `use_aux_head` a
+    second head classifies every token but the first: `aux` adds `logits_cls` [b, k],
+    the class head's, and `logits_aux` [b, n - 1, k]; the logits are logits_cls + max
+    over tokens of logits_aux / 2. `num_classes=0` makes the features the logits,
+    without a second head.
+
+    With `use_mix_token` a box of the stem's map comes from the reversed batch in
+    training (see `augment.mix_token`), whose logits are then `logits_cls` alone;
+    `logits_aux` are put back in place and `aux` adds `mix_box` [4], in coarse tokens,
+    and `mix_lam` [], the share of each image in its own class token. `box` sets the box
+    instead of a random one. The box is TokenLabeling's: timm's reaches one token
+    further where its side is odd.
+
+    Field names and meanings are those of timm's `VOLO`: `layers` blocks in each stage,
+    `outlook_attention` stages of `Outlooker`s, which drop no path, `downsamples` after
+    a stage, `pooling_scale` what they come to before the positions are added, which is
+    before the third part (a stage or a downsampling). Additions: `scan` (one traced
+    block for each stage), `remat`.
+    Source: Yuan et al. 2021, arXiv 2106.13112.
+    """
+
+    img_size: int | tuple[int, int] = 224
+    in_chans: int = 3
+    num_classes: int = 1000
+    global_pool: str = "token"
+    patch_size: int = 8
+    stem_hidden_dim: int = 64
+    layers: tuple[int, ...] = (4, 4, 8, 2)
+    embed_dims: tuple[int, ...] = (192, 384, 384, 384)
+    num_heads: tuple[int, ...] = (6, 12, 12, 12)
+    downsamples: tuple[bool, ...] = (True, False, False, False)
+    outlook_attention: tuple[bool, ...] = (True, False, False, False)
+    mlp_ratio: float | tuple[float, ...] = 3.0
+    qkv_bias: bool = False
+    drop_rate: float = 0.0
+    pos_drop_rate: float = 0.0
+    attn_drop_rate: float = 0.0
+    drop_path_rate: float = 0.0
+    post_layers: tuple[str, ...] | None = ("ca", "ca")
+    use_aux_head: bool = True
+    use_mix_token: bool = False
+    pooling_scale: int = 2
+    scan: bool = False
+    remat: bool = False
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an input image."""
+        size = self.img_size
+        h, w = (size, size) if isinstance(size, int) else size
+        return h, w, self.in_chans
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the map that gets positions."""
+        h, w, _ = self.image_shape
+        scale = self.pooling_scale
+        return h // self.patch_size // scale, w // self.patch_size // scale
+
+    @property
+    def mlp_ratios(self) -> tuple[float, ...]:
+        """The MLP's width over the block's, for each stage."""
+        ratio = self.mlp_ratio
+        return ratio if isinstance(ratio, tuple) else (ratio,) * len(self.layers)
+
+    @property
+    def parts(self) -> list[int | None]:
+        """The network in order: a stage's number, or None for a downsampling."""
+        order: list[int | None] = []
+        for stage, halve in zip(
+            range(len(self.layers)), self.downsamples, strict=False
+        ):
+            order += [stage, None] if halve else [stage]
+        return order
+
+    def check(self) -> None:
+        """Raises UserError where the fields contradict one another."""
+        check_volo(self)
+
+    @nn.compact
+    def __call__(
+        self,
+        images: Num[Array, "b h w c"],
+        train: bool = False,
+        box: Int[Array, "4"] | None = None,
+    ) -> tuple[Float[Array, "b k"], dict[str, Array]]:
+        check_images(self, images)
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        stem = ConvStem(
+            self.embed_dims[0],
+            self.patch_size,
+            self.stem_hidden_dim,
+            name="patch_embed",
+            **dtypes,
+        )
+        x = stem(images, train)
+        mix = {}
+        if not (self.use_mix_token and train):
+            box = None
+        elif box is None:
+            box = random_box(self.make_rng("dropout"), self.grid)
+        if box is not None:
+            x, lam = mix_tokens(x, box * self.pooling_scale)
+            mix = {"mix_box": box, "mix_lam": lam}
+        x = self._network(constrain(x), train)
+        x = x.reshape(x.shape[0], -1, x.shape[-1])
+        if self.post_layers is not None:
+            x = self._class_blocks(x, train)
+        x = LayerNorm(EPS, name="norm", **dtypes)(x)
+        features = x[:, 0] if self.global_pool == "token" else x.mean(1)
+        head = partial(Classifier, self.num_classes, self.drop_rate, **dtypes)
+        logits = head(name="head")(features, train)
+        aux = {"tokens": x, "features": features} | mix
+        if not (self.use_aux_head and self.num_classes):
+            return logits, aux
+        dense = head(name="aux_head")(x[:, 1:], train)
+        if box is not None:
+            back = dense.reshape(-1, *self.grid, self.num_classes)
+            dense = mix_tokens(back, box)[0].reshape(dense.shape)
+        aux |= {"logits_cls": logits, "logits_aux": dense}
+        return logits if mix else logits + dense.max(1) / 2, aux
+
+    def _network(
+        self, x: Float[Array, "b h w c"], train: bool
+    ) -> Float[Array, "b i j d"]:
+        """All stages and downsamplings, with positions before the third of them."""
+        rates = functional.drop_path_rates(self.drop_path_rate, sum(self.layers))
+        ends, done = list(accumulate(self.layers)), 0
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        for part, i in enumerate(self.parts):
+            if part == 2:
+                shape = (1, *self.grid, self.embed_dims[-1])
+                init = nn.initializers.normal(0.02)
+                table = self.param("pos_embed", init, shape, self.param_dtype)
+                x = x + table.astype(self.dtype)
+                x = nn.Dropout(self.pos_drop_rate, deterministic=not train)(x)
+            name = f"network_{part}"
+            if i is None:
+                width = self.embed_dims[done]
+                x = Downsample(width, name=name, **dtypes)(x)
+                continue
+            done, depth = i + 1, self.layers[i]
+            stage = Stage((self._block(i),) * depth, self.scan, name=name)
+            if self.outlook_attention[i]:
+                x = stage(x, (0.0,) * depth, train)
+            else:
+                own = tuple(rates[ends[i] - depth : ends[i]])
+                tokens = x.reshape(x.shape[0], -1, x.shape[-1])
+                x = stage(tokens, own, train).reshape(x.shape)
+        return x
+
+    def _block(self, stage: int) -> Callable[..., nn.Module]:
+        """What makes the blocks of a stage."""
+        outlook = self.outlook_attention[stage]
+        block: Any = Outlooker if outlook else Block
+        if self.remat:
+            block = nn.remat(block, prevent_cse=not self.scan, static_argnums=(3,))
+        fields = {} if outlook else {"norm_eps": EPS}
+        return partial(block, **self._fields(stage), **fields)
+
+    def _class_blocks(
+        self, x: Float[Array, "b n d"], train: bool
+    ) -> Float[Array, "b m d"]:
+        """The class token in front, and the blocks that only change it."""
+        b, _, d = x.shape
+        init = nn.initializers.normal(0.02)
+        token = self.param("cls_token", init, (1, 1, d), self.param_dtype)
+        token = jnp.broadcast_to(token.astype(self.dtype), (b, 1, d))
+        x = jnp.concatenate([token, x], axis=1)
+        for i in range(len(self.post_layers or ())):
+            x = ClassBlock(**self._fields(-1), name=f"post_network_{i}")(x, train)
+        return x
+
+    def _fields(self, stage: int) -> dict[str, Any]:
+        """What the blocks of a stage share."""
+        width, heads = self.embed_dims[stage], self.num_heads[stage]
+        return dict(
+            num_heads=heads,
+            head_dim=width // heads,
+            mlp_hidden=int(width * self.mlp_ratios[stage]),
+            qkv_bias=self.qkv_bias,
+            attn_drop_rate=self.attn_drop_rate,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+        )

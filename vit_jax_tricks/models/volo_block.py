@@ -1,0 +1,101 @@
+"""The blocks of VOLO that a plain transformer does not have."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from vit_jax_tricks.models.layers.drop import DropPath
+from vit_jax_tricks.models.layers.mlp import Mlp
+from vit_jax_tricks.models.layers.norm import LayerNorm
+from vit_jax_tricks.models.layers.outlook import OutlookAttention
+from vit_jax_tricks.models.layers.patch_embed import PatchConv
+from vit_jax_tricks.models.layers.talking_heads import ClassAttention
+from vit_jax_tricks.sharding import constrain
+from vit_jax_tricks.typing import Array, Float
+
+
+EPS = 1e-5  # of every layer norm
+
+
+class Outlooker(nn.Module):
+    """x <- x + drop(outlook(norm1(x))); x <- x + drop(mlp(norm2(x))), on maps.
+
+    Equivalent to timm's `Outlooker`. Source: Yuan et al. 2021, arXiv 2106.13112.
+    """
+
+    num_heads: int
+    head_dim: int
+    mlp_hidden: int
+    qkv_bias: bool = False
+    attn_drop_rate: float = 0.0
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b h w d"],
+        drop_path: Float[Array, ""] | float | None,
+        train: bool,
+    ) -> Float[Array, "b h w d"]:
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        attn = OutlookAttention(
+            self.num_heads,
+            self.head_dim,
+            qkv_bias=self.qkv_bias,
+            attn_drop=self.attn_drop_rate,
+            name="attn",
+            **dtypes,
+        )
+        y = attn(LayerNorm(EPS, name="norm1", **dtypes)(x), train)
+        x = constrain(x + DropPath()(y, drop_path))
+        mlp = Mlp(self.mlp_hidden, name="mlp", **dtypes)
+        y = mlp(LayerNorm(EPS, name="norm2", **dtypes)(x), train)
+        return constrain(x + DropPath()(y, drop_path))
+
+
+class ClassBlock(nn.Module):
+    """The class token reads all tokens, then an MLP of its own; the others stay.
+
+    Equivalent to timm's `ClassBlock`. Source: Yuan et al. 2021, arXiv 2106.13112.
+    """
+
+    num_heads: int
+    head_dim: int
+    mlp_hidden: int
+    qkv_bias: bool = False
+    attn_drop_rate: float = 0.0
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n d"], train: bool) -> Float[Array, "b n d"]:
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        attn = ClassAttention(
+            self.num_heads,
+            self.head_dim,
+            self.qkv_bias,
+            fused_kv=True,
+            attn_drop=self.attn_drop_rate,
+            name="attn",
+            **dtypes,
+        )
+        token = x[:, :1] + attn(LayerNorm(EPS, name="norm1", **dtypes)(x), train)
+        mlp = Mlp(self.mlp_hidden, name="mlp", **dtypes)
+        token = token + mlp(LayerNorm(EPS, name="norm2", **dtypes)(token), train)
+        return constrain(jnp.concatenate([token, x[:, 1:]], axis=1))
+
+
+class Downsample(nn.Module):
+    """2x2 patches of a map, embedded by `proj`. Equivalent to VOLO's in timm."""
+
+    features: int
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j d"]:
+        x = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        return PatchConv(self.features, 2, name="proj", **dtypes)(x)
