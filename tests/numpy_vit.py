@@ -89,7 +89,8 @@ def mlp(x: np.ndarray, p: dict, eps: float) -> np.ndarray:
 def block(x: np.ndarray, p: dict, heads: int, eps: float, **o: Any) -> np.ndarray:
     def attention(y: np.ndarray) -> np.ndarray:
         own = p["attn"]
-        z = attend(*project(y, own, heads), o.get("angles"), o.get("half", False))
+        q, k, v = project(y, own, heads)
+        z = attend(q, k, v, o.get("angles"), o.get("half", False))
         z = z.reshape(len(y), -1)
         return dense(norm(z, own["norm"], eps) if "norm" in own else z, own["proj"])
 

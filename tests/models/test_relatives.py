@@ -41,7 +41,7 @@ def angles(kind, prefix, frequencies=None):
     for n, (row, column) in enumerate(PLACES):
         for g in range(3):
             if kind == "mixed":
-                x, y = frequencies[:, g]
+                x, y = np.asarray(frequencies)[:, g]
                 out[g, prefix + n] = column * x + row * y
             elif kind == "dinov3":
                 ends = (2 * (row + 0.5) / 2 - 1, 2 * (column + 0.5) / 3 - 1)

@@ -153,11 +153,12 @@ def run_blocks(
             rope = rope if own is None else own
             return module(x, rate, train, bias, rope, gain), None
 
+        axes: Any = (0, 0, 0, nn.broadcast, nn.broadcast)
         scanned = nn.scan(
             body,
             variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=(0, 0, 0, nn.broadcast, nn.broadcast),
+            in_axes=axes,
             length=run,
         )
         stacked = jnp.asarray(rates[:run], jnp.float32) if drops else None

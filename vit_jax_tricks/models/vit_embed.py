@@ -52,6 +52,8 @@ def rotary(
     head_dim = model.embed_dim // model.num_heads
     table = partial(functional.rotary_table, prefix=model.prefix_tokens)
     reference = model.ref_feat_shape
+    if isinstance(reference, int):
+        reference = (reference, reference)
     heat = model.rope_temperature
     heat = ROPE[kind] if heat is None else heat
     if kind == "rope_dinov3":
@@ -62,7 +64,7 @@ def rotary(
             model.grid,
             indexing=model.rope_grid_indexing,
             offset=model.rope_grid_offset,
-            reference=(reference,) * 2 if isinstance(reference, int) else reference,
+            reference=reference,
         )
         if kind == "rope_axial":
             angles = functional.rotary_axial(points, head_dim, temperature=heat)
