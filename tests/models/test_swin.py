@@ -245,6 +245,12 @@ def test_another_window_resizes_the_bias_tables_as_timm_does(weights):
             )
 
 
+def test_a_bias_table_of_other_heads_is_refused(weights):
+    other = small_swin(num_heads=(2, 4, 4), window_size=2)
+    with pytest.raises(UserError, match=r"it is for \(2,\) heads, not \(4,\)"):
+        load_arrays(other, weights[0])
+
+
 def test_bias_tables_from_7_to_12_are_timm_s():
     """The linear interpolation on a geometric grid, not the official bicubic one."""
     _, arrays = load_golden("ops/position_resize")

@@ -35,8 +35,8 @@ class WindowedTransformer(nn.Module):
     """What Swin and Swin V2 share: patches -> stages of blocks -> norm -> mean -> head.
 
     Returns `(logits, aux)`; `aux` holds `tokens` [b, n, d] after the last norm,
-    row-major, and `features` [b, d], their mean or another `global_pool`. `num_classes=0` makes the features the
-    logits.
+    row-major, and `features` [b, d], their mean or another `global_pool`.
+    `num_classes=0` makes the features the logits.
 
     Field names and meanings are timm's: `window_size` is one number, (height, width),
     or one of either for each stage. Windows are fitted to the maps of `img_size`

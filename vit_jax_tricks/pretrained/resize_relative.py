@@ -40,9 +40,9 @@ def resize_offsets(
         _linear(_offsets(old, new), new)
         for old, new in zip(grid.shape[:2], size, strict=True)
     )
-    return np.einsum("ih,jw,hwg->ijg", rows, cols, grid, optimize=True).astype(
-        grid.dtype
-    )
+    wide = grid.astype(np.float64)
+    new = np.einsum("ih,jw,hwg->ijg", rows, cols, wide, optimize=True)
+    return new.astype(grid.dtype)
 
 
 def _offsets(old: int, new: int) -> np.ndarray:

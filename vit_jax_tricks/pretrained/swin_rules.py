@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.pretrained.patches import patch_embedding
 from vit_jax_tricks.pretrained.resize import plain_positions
 from vit_jax_tricks.pretrained.resize_relative import resize_relative_bias
@@ -36,7 +37,8 @@ def bias_tables(
     array: np.ndarray, expected: tuple[int, ...], model: Any, path: str
 ) -> np.ndarray:
     """The `Rule.resize` of bias tables: to the window of the path's stage."""
-    del expected
+    if array.shape[1:] != expected[1:]:
+        raise UserError(f"it is for {array.shape[1:]} heads, not {expected[1:]}.")
     stage = re.search(r"layers_(\d+)/", path)
     window, _ = model.windows(int(stage[1]) if stage else 0)
     return resize_relative_bias(array, window)
