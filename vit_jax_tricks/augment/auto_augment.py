@@ -5,8 +5,6 @@ passes. What lies outside a warped image becomes `fill` (grey levels). Warps use
 `interpolation` nearest, bilinear, bicubic, or random: one of the last two by chance.
 """
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 
@@ -17,6 +15,7 @@ from vit_jax_tricks.augment.parse import parse_aug_mix, parse_policy, trivial
 from vit_jax_tricks.augment.pixels import from_uint8, to_uint8
 from vit_jax_tricks.augment.policy import (
     IMAGENET_MEAN,
+    Fill,
     apply_policy,
     draw,
     fill_for,
@@ -24,9 +23,6 @@ from vit_jax_tricks.augment.policy import (
 )
 from vit_jax_tricks.random import example_keys, fold_in_str
 from vit_jax_tricks.typing import Array, Int, Num, PRNGKeyArray
-
-
-Fill = float | Sequence[float]
 
 
 def auto_augment(
@@ -178,7 +174,7 @@ def aug_mix(
     return from_uint8(blend_with(levels, mixed, share), images)
 
 
-def _any_depth(keys: PRNGKeyArray) -> Int[Array, "b"]:
+def _any_depth(keys: Array) -> Int[Array, "b"]:
     """1, 2 or 3."""
     depth = jax.vmap(lambda k: jax.random.randint(jax.random.fold_in(k, 1), (), 1, 4))
     return depth(keys)

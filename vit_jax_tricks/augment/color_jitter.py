@@ -1,5 +1,7 @@
 """Random brightness, contrast, saturation and hue, in random order."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 
@@ -7,7 +9,36 @@ from vit_jax_tricks.augment.operations import apply_operations, code
 from vit_jax_tricks.augment.pixels import from_uint8, to_uint8
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.random import example_keys
-from vit_jax_tricks.typing import Array, Int, Num, PRNGKeyArray
+from vit_jax_tricks.typing import Array, Float, Int, Num, PRNGKeyArray
+
+
+def draw_color_jitter(
+    key: PRNGKeyArray,
+    index: Int[Array, "b"],
+    strengths: Mapping[str, float],
+    prob: float,
+) -> tuple[Int[Array, "b n"], Float[Array, "b n"]]:
+    """The operations (see OPERATIONS) and amounts of `color_jitter`, in their order."""
+    codes = jnp.asarray([code(name) for name in strengths], jnp.int32)
+    low, high = (
+        jnp.asarray(
+            [
+                sign * x if name == "hue" else max(0.0, 1 + sign * x)
+                for name, x in strengths.items()
+            ],
+            jnp.float32,
+        )
+        for sign in (-1, 1)
+    )
+
+    def one(k: PRNGKeyArray) -> tuple[Array, Array]:
+        order_key, amount_key, apply_key = jax.random.split(k, 3)
+        order = jax.random.permutation(order_key, len(strengths))
+        amount = jax.random.uniform(amount_key, low.shape, jnp.float32, low, high)
+        applied = jax.random.bernoulli(apply_key, prob)
+        return jnp.where(applied, codes[order], 0), amount[order]
+
+    return jax.vmap(one)(example_keys(key, index))
 
 
 def color_jitter(
@@ -44,28 +75,8 @@ def color_jitter(
     if not 0 <= prob <= 1:
         raise UserError(f"color_jitter: prob={prob} is a probability: give 0 to 1.")
     strengths = {name: value for name, value in strengths.items() if value}
-    names, n = tuple(strengths), len(strengths)
-    if not n or not prob:
+    if not strengths or not prob:
         return images
-    codes = jnp.asarray([code(name) for name in names], jnp.int32)
-    low, high = (
-        jnp.asarray(
-            [
-                sign * x if name == "hue" else max(0.0, 1 + sign * x)
-                for name, x in strengths.items()
-            ],
-            jnp.float32,
-        )
-        for sign in (-1, 1)
-    )
-
-    def one(k: PRNGKeyArray) -> tuple[Array, Array]:
-        order_key, amount_key, apply_key = jax.random.split(k, 3)
-        order = jax.random.permutation(order_key, n)
-        amount = jax.random.uniform(amount_key, (n,), jnp.float32, low, high)
-        applied = jax.random.bernoulli(apply_key, prob)
-        return jnp.where(applied, codes[order], 0), amount[order]
-
-    op, amount = jax.vmap(one)(example_keys(key, index))
-    levels = apply_operations(to_uint8(images), op, amount, among=names)
+    op, amount = draw_color_jitter(key, index, strengths, prob)
+    levels = apply_operations(to_uint8(images), op, amount, among=tuple(strengths))
     return from_uint8(levels, images)

@@ -97,7 +97,7 @@ def _turn_levels(images: UInt8[Array, "b h w 3"], turn: Array) -> Array:
     over = jnp.where(over < 0, over + 510 * spread, over)
     hue = _quotient(over, 2 * safe)
     parts = jnp.where(spread % 5 == 0, 5, 1) * jnp.where(spread % 17 == 0, 17, 1)
-    order = 2 * which + (within < 0)
+    order = jnp.where(within < 0, 2 * which + 1, 2 * which)
     bit = (order * 256 + spread) * 86 + _quotient(jnp.abs(within) * parts, safe)
     words = jnp.asarray(_one_too_low())
     word = words.at[bit >> 5].get(mode="promise_in_bounds")

@@ -76,12 +76,12 @@ def _tables(op: Int[Array, "b"], amount: Float[Array, "b"]) -> UInt8[Array, "b 1
 
     levels = jnp.arange(256, dtype=jnp.int32)[None, None]
     inverted = (op == code("invert"))[:, None, None]
-    threshold = jnp.where(inverted, 0, given("solarize", 256))
+    threshold = jnp.where(inverted, 0, given("solarize", 256.0))
     levels = tone.solarize_levels(levels, threshold)
-    levels = tone.solarize_add_levels(levels, given("solarize_add", 0))
-    levels = tone.posterize_levels(levels, given("posterize", 8))
+    levels = tone.solarize_add_levels(levels, given("solarize_add", 0.0))
+    levels = tone.posterize_levels(levels, given("posterize", 8.0))
     black = jnp.zeros_like(levels)
-    levels = tone.fade_levels(levels, given("brightness", 1), black)
+    levels = tone.fade_levels(levels, given("brightness", 1.0), black)
     return levels.astype(jnp.uint8)
 
 

@@ -78,7 +78,7 @@ def _options(text: str, allowed: Mapping[str, type]) -> tuple[str, dict[str, flo
             raise UserError(f"{where} needs {kind}, such as {key}1.")
         if key in given:
             raise UserError(f"{where} is given twice.")
-        given[key] = allowed[key](match[2])
+        given[key] = float(match[2])
     return first, given
 
 
@@ -86,7 +86,7 @@ def _fits(text: str, kind: type) -> bool:
     return kind is float or "." not in text
 
 
-def _at_least_one(text: str, **values: float) -> None:
+def _at_least_one(text: str, **values: int) -> None:
     for name, value in values.items():
         if value < 1:
             raise UserError(
@@ -102,7 +102,7 @@ def _rand(text: str) -> Policy:
     _, given = _options("-".join(kept), number | {"inc": int})
     rounds, prob = int(given.get("n", 2)), given.get("p", 0.5)
     if prob > 1:
-        raise UserError(f'augmentation policy "{text}": p{prob} is a probability.')
+        raise UserError(f'augmentation policy "{text}": p{prob:g} is a probability.')
     names = policies.RAND_INCREASING if given.get("inc") else policies.RAND
     if chosen:
         name = chosen[0].removeprefix("t")
@@ -113,7 +113,7 @@ def _rand(text: str) -> Policy:
                 f'"{name}".{hint}'
             )
         names = CHOICES[name]
-    weights = tuple(names.values()) if isinstance(names, Mapping) else None
+    weights = tuple(map(float, names.values())) if isinstance(names, Mapping) else None
     _at_least_one(text, n=rounds)
     if weights and rounds > len(weights):
         raise UserError(
@@ -133,17 +133,17 @@ def _rand(text: str) -> Policy:
 
 def _torchvision_rand(text: str) -> Policy:
     _, given = _options(text, {"n": int, "m": int, "bins": int})
-    rounds, level = int(given.get("n", 2)), given.get("m", 9)
+    rounds, level = int(given.get("n", 2)), given.get("m", 9.0)
     bins = int(given.get("bins", 31))
     _at_least_one(text, n=rounds)
     if level >= bins:
         raise UserError(
-            f'augmentation policy "{text}": level m{level} is outside 0..{bins - 1}.'
+            f'augmentation policy "{text}": level m{level:g} is outside 0..{bins - 1}.'
         )
     family = levels.torchvision(bins=bins)
     names = [name for name in family if name != "Invert"]
     rows = _single(names, 1.0, level)
-    return Policy(family=family, rows=rows, rounds=rounds, highest=bins - 1)
+    return Policy(family=family, rows=rows, rounds=rounds, highest=bins - 1.0)
 
 
 def trivial(bins: int = 31) -> Policy:
@@ -161,7 +161,7 @@ def trivial(bins: int = 31) -> Policy:
     )
     names = [name for name in family if name != "Invert"]
     rows = _single(names, 1.0, 0.0)
-    return Policy(family=family, rows=rows, highest=bins - 1, bins=bins)
+    return Policy(family=family, rows=rows, highest=bins - 1.0, bins=bins)
 
 
 def parse_aug_mix(text: str) -> AugMix:
@@ -174,10 +174,10 @@ def parse_aug_mix(text: str) -> AugMix:
     if name != "augmix":
         raise UserError(f'augmentation policy "{text}": expected augmix-m3-w3.')
     width, depth = int(given.get("w", 3)), given.get("d")
-    _at_least_one(text, w=width, d=1 if depth is None else depth)
+    _at_least_one(text, w=width, d=1 if depth is None else int(depth))
     alpha, std = given.get("a", 1.0), given.get("mstd", math.inf)
     if alpha <= 0:
-        raise UserError(f'augmentation policy "{text}": a{alpha} must be positive.')
+        raise UserError(f'augmentation policy "{text}": a{alpha:g} must be positive.')
     policy = Policy(
         family=levels.timm(translate_share=0.3),
         rows=_single(policies.AUG_MIX, 1.0, given.get("m", 3.0)),
@@ -206,5 +206,5 @@ def parse_policy(text: str) -> Policy:
         return trivial()
     if text in TORCHVISION_TABLES:
         rows = _table(TORCHVISION_TABLES[text], {})
-        return Policy(family=levels.torchvision(bins=10), rows=rows, highest=9)
+        return Policy(family=levels.torchvision(bins=10), rows=rows, highest=9.0)
     raise UserError(f'augmentation policy "{text}" is unknown.{nearest(text, NAMES)}')

@@ -9,7 +9,7 @@ from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.typing import Array, Float, Int, Num, UInt8
 
 
-PerImage = float | Num[Array, ""] | Num[Array, "b"]
+PerImage = float | int | Num[Array, ""] | Num[Array, "b"]
 
 
 def to_uint8(images: Num[Array, "..."]) -> UInt8[Array, "..."]:

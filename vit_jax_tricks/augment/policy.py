@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from vit_jax_tricks.typing import Array, Float, Int, Num, PRNGKeyArray
 
 
 IMAGENET_MEAN = (124, 116, 104)  # grey levels
+Fill = float | int | Sequence[float | int]
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "random")
 
 
@@ -77,7 +79,7 @@ def _rows(policy: Policy, key: PRNGKeyArray) -> Int[Array, "r"]:
 
 
 def draw(
-    policy: Policy, keys: PRNGKeyArray, size: tuple[int, int]
+    policy: Policy, keys: Array, size: tuple[int, int]
 ) -> tuple[Int[Array, "b n"], Float[Array, "b n"]]:
     """Draws the operation (see OPERATIONS) and the amount of every slot.
 
@@ -86,47 +88,57 @@ def draw(
       keys: one key for each image, [b].
       size: of the images (h, w).
     """
-    names = policy.names
     shape = (policy.rounds, len(policy.rows[0]))
 
-    def one(key: PRNGKeyArray) -> tuple[Array, Array, Array]:
+    def one(key: Any) -> tuple[Array, Array, Array]:
         row_key, step_key, noise_key = jax.random.split(key, 3)
         uniform = jax.random.uniform(step_key, (4, *shape), jnp.float32)
         noise = jax.random.normal(noise_key, shape, jnp.float32)
         return _rows(policy, row_key), uniform, noise
 
     row, uniform, noise = jax.vmap(one)(keys)
-    name, prob, level = (
-        jnp.asarray(np.array([[of(step) for step in r] for r in policy.rows], kind))[
-            row
-        ]
-        for of, kind in (
-            (lambda step: names.index(step.name), np.int32),
-            (lambda step: step.prob, np.float32),
-            (lambda step: step.level, np.float32),
-        )
+    applied, negative, place, other = (
+        part.reshape(-1) for part in jnp.moveaxis(uniform, 1, 0)
     )
-    share, sign, place, other = jnp.moveaxis(uniform, 1, 0)
+
+    # What a draw leads to: a step with a fixed level, or a name and a level drawn.
+    fixed = policy.bins is None and not policy.std
+    kinds = sorted(
+        {(s.name, s.level if fixed else 0.0) for r in policy.rows for s in r}
+    )
+
+    def column(of: Callable[[Step], float], dtype: Any) -> Array:
+        table = np.array([[of(step) for step in steps] for steps in policy.rows], dtype)
+        return jnp.asarray(table)[row].reshape(-1)
+
+    level = column(lambda step: step.level, np.float32)
     if policy.bins is not None:
         level = jnp.floor(place * policy.bins)
     elif math.isinf(policy.std):
         level = place * level
-    elif policy.std:
-        level = level + policy.std * noise
+    else:
+        level = level + policy.std * noise.reshape(-1)
     level = jnp.clip(level, 0, policy.highest)
-    flat = (-1,)
-    drawn = Draw(
-        level.reshape(flat),
-        jnp.where(sign < 0.5, -1.0, 1.0).reshape(flat).astype(jnp.float32),
-        other.reshape(flat),
-        size,
+
+    def amount_of(name: str, number: float) -> Array:
+        at = np.float64(min(max(number, 0), policy.highest)) if fixed else level
+        minus, plus = (
+            jnp.asarray(
+                policy.family[name][1](Draw(at, sign, other, size)), jnp.float32
+            )
+            for sign in (-1.0, 1.0)
+        )
+        return jnp.broadcast_to(jnp.where(negative < 0.5, minus, plus), level.shape)
+
+    kind = column(
+        lambda step: kinds.index((step.name, step.level if fixed else 0.0)), np.int32
     )
-    amounts = jnp.stack([policy.family[n][1](drawn) for n in names])
-    amount = jnp.take_along_axis(amounts, name.reshape(1, -1), axis=0)[0]
-    codes = jnp.asarray([code(policy.family[n][0]) for n in names], jnp.int32)
-    op = jnp.where(share < prob, codes[name], 0)
-    b = op.shape[0]
-    return op.reshape(b, policy.slots), amount.reshape(b, policy.slots)
+    amounts = jnp.stack([amount_of(*k) for k in kinds])
+    amount = jnp.take_along_axis(amounts, kind[None], axis=0)
+    codes = [code(policy.family[name][0]) for name, _ in kinds]
+    op = jnp.asarray(codes, jnp.int32)[kind]
+    op = jnp.where(applied < column(lambda step: step.prob, np.float32), op, 0)
+    return op.reshape(-1, policy.slots), amount.reshape(-1, policy.slots)
 
 
 def apply_policy(
@@ -135,7 +147,7 @@ def apply_policy(
     index: Int[Array, "b"],
     policy: Policy,
     *,
-    fill: float | Sequence[float] = IMAGENET_MEAN,
+    fill: Fill = IMAGENET_MEAN,
     interpolation: str = "bicubic",
 ) -> Num[Array, "b h w c"]:
     """Draws from the policy and applies it; a draw depends on (key, index) alone.
@@ -162,15 +174,17 @@ def apply_policy(
     return from_uint8(levels, images)
 
 
-def fill_for(channels: int, fill: float | Sequence[float]) -> float | Sequence[float]:
+def fill_for(channels: int, fill: Fill) -> float | tuple[float, ...]:
     """The fill of grey images is the rounded mean of one for RGB."""
-    if channels == 1 and isinstance(fill, Sequence):
-        return round(sum(fill) / len(fill))
-    return fill
+    if not isinstance(fill, Sequence):
+        return float(fill)
+    if channels == 1:
+        return float(round(sum(fill) / len(fill)))
+    return tuple(map(float, fill))
 
 
 def pick_interpolation(
-    interpolation: str, keys: PRNGKeyArray, slots: int
+    interpolation: str, keys: Array, slots: int
 ) -> str | Int[Array, "b n"]:
     """The name itself, or for "random" a place in affine_warp's list for each slot."""
     if interpolation != "random":

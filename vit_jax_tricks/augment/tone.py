@@ -21,8 +21,8 @@ from vit_jax_tricks.augment.pixels import (
 from vit_jax_tricks.typing import Array, Float, Int, Num, UInt8
 
 
-Levels = Int[Array, "b ..."]
-Amounts = Float[Array, "b ..."]
+Levels = Int[Array, "..."]
+Amounts = Float[Array, "..."]
 
 
 def solarize_levels(levels: Levels, threshold: Amounts) -> Levels:
