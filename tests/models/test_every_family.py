@@ -33,7 +33,7 @@ def test_vmap_over_seeds_equals_a_loop(built):
     for i in range(2):
         one = apply(jax.tree.map(lambda leaf, i=i: leaf[i], stacked), images)[0]
         chex.assert_trees_all_close(many[i], one, atol=1e-5, rtol=0)
-    assert jnp.abs(many[0] - many[1]).max() > 1e-3
+    assert jnp.abs(many[0] - many[1]).max() > 1e-4
 
 
 def test_bfloat16_is_near_float32(built):

@@ -154,7 +154,7 @@ class VisionTransformer(nn.Module):
             self.head_bias,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
-            inits=initializers.VIT_HEAD.get(self.weight_init, initializers.vit),
+            inits=initializers.VIT_HEAD[self.weight_init],
         )
         logits = head(name="head")(features, train)
         aux = {"tokens": tokens, "features": features}
