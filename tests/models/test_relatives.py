@@ -255,6 +255,39 @@ def test_tables_and_rotation_fit_another_size():
     assert [line.split()[0] for line in report.resized] == ["pos_embed"]
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_beit_is_a_vit_with_a_bias_in_its_attention(shared, images):
+    name = "beit_base_patch16_224"
+    more = {"use_rel_pos_bias": not shared, "use_shared_rel_pos_bias": shared}
+    model = create_model(name, 4, **{**SMALL, **more})
+    variables = fill(model, images)
+    arrays = reference_arrays(variables, name)
+    table = "relative_position_bias_table"
+    key = f"rel_pos_bias.{table}" if shared else f"blocks.1.attn.{table}"
+    assert arrays[key].shape == (3 * 5 + 3, 3)
+    assert "blocks.0.attn.q_bias" in arrays
+    assert "blocks.0.gamma_2" in arrays
+    again, report = load_arrays(model, arrays)
+    assert not report.reset
+    assert not report.unused
+    twin = create_model(
+        "vit_tiny_patch16_224",
+        4,
+        **SMALL,
+        pos_embed="rel_bias",
+        shared_rel_pos=shared,
+        global_pool="avg",
+        init_values=0.1,
+        qkv="fused_qv",
+    )
+    y = [apply(m, again, images)[0] for m in (model, twin)]
+    np.testing.assert_allclose(*y, atol=1e-6)
+    fresh = jax.jit(model.init)(KEY, images)["params"]
+    place = fresh["shared_rel_pos"] if shared else fresh["blocks_0"]["attn"]["rel_pos"]
+    assert not jnp.any(place[table])
+    np.testing.assert_allclose(fresh["blocks_1"]["ls1"]["gamma"], 0.1)
+
+
 def test_official_names_of_eva02(images):
     name = "eva02_base_patch16_clip_224"
     model = create_model(name, 4, **SMALL)
@@ -291,6 +324,7 @@ def test_official_names_of_eva02(images):
         ),
         ("eva02_tiny_patch14_224", {"embed_dim": 18}, "divisible by 4; got 6"),
         ("eva02_tiny_patch14_224", {"swiglu": True}, '"swiglu_mlp"'),
+        ("beit_base_patch16_224", {"use_shared_rel_pos_bias": True}, "use one of"),
         ("vit_base_patch16_xp_224", {"parallel": 2}, "parallel=1"),
         ("vit_base_patch16_xp_224", {"pos_embed": "rel_bias"}, "shared_rel_pos=True"),
         ("vit_base_patch16_xp_224", {"norm_layer": "batchnorm"}, "rmsnorm"),

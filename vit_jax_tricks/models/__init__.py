@@ -1,6 +1,7 @@
 """Models by name: every family registers its names when this package is imported."""
 
 from vit_jax_tricks.models import (
+    beit_variants,
     cait_variants,
     clip_variants,
     coatnet_variants,
@@ -19,6 +20,7 @@ from vit_jax_tricks.models.stacking import stack_blocks, unstack_blocks
 
 
 __all__ = [
+    "beit_variants",
     "cait_variants",
     "clip_variants",
     "coatnet_variants",

@@ -3,13 +3,12 @@
 import math
 from typing import Any
 
-import flax.linen as nn
 import jax.numpy as jnp
 
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import checks
 from vit_jax_tricks.models.vit import VisionTransformer
-from vit_jax_tricks.typing import Array, Float, Num
+from vit_jax_tricks.models.vit_front import VitFront
 
 
 ROPE_TYPES = {"cat": "rope_axial", "mixed": "rope_mixed", "dinov3": "rope_dinov3"}
@@ -38,7 +37,7 @@ _DERIVED = (
 )
 
 
-class Eva(nn.Module):
+class Eva(VitFront):
     """A `VisionTransformer` under the field names of timm's `Eva`.
 
     Absolute and rotary positions together, SwiGLU, norms inside the branches, biases
@@ -93,12 +92,8 @@ class Eva(nn.Module):
     param_dtype: Any = jnp.float32
 
     def vit(self, **more: Any) -> VisionTransformer:
-        """The model that this one is."""
-        own = {
-            _RENAMED.get(name, name): getattr(self, name)
-            for name in self.__dataclass_fields__
-            if name not in (*_DERIVED, "parent", "name")
-        }
+        """The model that this one is; `more` is its parent."""
+        own = {_RENAMED.get(k, k): v for k, v in self.fields(*_DERIVED).items()}
         encodings = ["learn"] * self.use_abs_pos_emb
         if self.use_rot_pos_emb:
             encodings.append(ROPE_TYPES[self.rope_type])
@@ -132,26 +127,6 @@ class Eva(nn.Module):
         after = self.use_post_transformer_norm
         return (not pooled if after is None else after), pooled
 
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of an input image."""
-        return self.vit(parent=None).image_shape
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches."""
-        return self.vit(parent=None).grid
-
-    @property
-    def prefix_tokens(self) -> int:
-        """Tokens before the patch tokens: class and registers."""
-        return int(self.class_token) + self.num_reg_tokens
-
-    @property
-    def position_prefix(self) -> int:
-        """Rows of the position table that belong to prefix tokens."""
-        return 0 if self.no_embed_class else self.prefix_tokens
-
     def check(self) -> None:
         """Raises UserError where the fields contradict one another."""
         choices = {"rope_type": tuple(ROPE_TYPES), "attn_type": ("eva", "rope")}
@@ -167,10 +142,4 @@ class Eva(nn.Module):
                 f"rope_rotate_half={self.rope_rotate_half} does not go with rope_type="
                 f'"{self.rope_type}"; it is True for "dinov3" and False for the others.'
             )
-        self.vit(parent=None).check()
-
-    @nn.compact
-    def __call__(
-        self, images: Num[Array, "b h w c"], train: bool = False
-    ) -> tuple[Float[Array, "b k"], dict[str, Array]]:
-        return self.vit(parent=self.scope)(images, train)
+        super().check()

@@ -79,18 +79,20 @@ def relative_layers(
     prefix: int,
     hidden: int | None = None,
     ratio: float | None = None,
+    table_std: float = 0.02,
     inits: Any,
 ) -> dict[str, Any]:
     """The fields `rel_pos` and `rel_values` of an `Attention` for a relative encoding.
 
     `hidden` are the units of a position MLP, `ratio` sets the buckets of iRPE; None is
-    the released models' choice.
+    the released models' choice. `table_std` and `inits` say how tables and position
+    MLPs start.
     """
     if name in RELATIVE:
         kind = RELATIVE[name]
-        more = {} if hidden is None else {"hidden": hidden}
-        layer = partial(RelativeBias, grid, kind, prefix=prefix, inits=inits, **more)
-        return {"rel_pos": layer}
+        more: dict[str, Any] = {} if hidden is None else {"hidden": hidden}
+        more |= {"prefix": prefix, "table_std": table_std, "inits": inits}
+        return {"rel_pos": partial(RelativeBias, grid, kind, **more)}
     match = _IRPE.fullmatch(name or "")
     if match is None:
         return {}

@@ -38,6 +38,7 @@ def run(
         prefix=model.prefix_tokens,
         hidden=model.rel_pos_dim,
         ratio=model.irpe_ratio,
+        table_std=0.0 if model.weight_init == "eva" else 0.02,
         inits=initializers.VIT[model.weight_init],
     )
     bias = None

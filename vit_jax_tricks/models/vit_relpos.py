@@ -2,18 +2,17 @@
 
 from typing import Any
 
-import flax.linen as nn
 import jax.numpy as jnp
 
 from vit_jax_tricks.models import checks
 from vit_jax_tricks.models.vit import VisionTransformer
-from vit_jax_tricks.typing import Array, Float, Num
+from vit_jax_tricks.models.vit_front import VitFront
 
 
 REL_POS_TYPES = {"bias": "rel_bias", "mlp": "rel_mlp", "mlp_swin": "log_cpb"}
 
 
-class VisionTransformerRelPos(nn.Module):
+class VisionTransformerRelPos(VitFront):
     """A `VisionTransformer` under the field names of timm's `VisionTransformerRelPos`.
 
     `rel_pos_type` "bias" has a table in every block, or one with `shared_rel_pos`;
@@ -54,37 +53,12 @@ class VisionTransformerRelPos(nn.Module):
     param_dtype: Any = jnp.float32
 
     def vit(self, **more: Any) -> VisionTransformer:
-        """The model that this one is."""
-        own = {
-            name: getattr(self, name)
-            for name in self.__dataclass_fields__
-            if name not in ("rel_pos_type", "parent", "name")
-        }
+        """The model that this one is; `more` is its parent."""
         kind = REL_POS_TYPES[self.rel_pos_type]
+        own = self.fields("rel_pos_type")
         return VisionTransformer(**own, pos_embed=kind, **more)
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of an input image."""
-        return self.vit(parent=None).image_shape
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches."""
-        return self.vit(parent=None).grid
-
-    @property
-    def prefix_tokens(self) -> int:
-        """Tokens before the patch tokens: the class token, or none."""
-        return int(self.class_token)
 
     def check(self) -> None:
         """Raises UserError where the fields contradict one another."""
         checks.check_choices(self, {"rel_pos_type": tuple(REL_POS_TYPES)})
-        self.vit(parent=None).check()
-
-    @nn.compact
-    def __call__(
-        self, images: Num[Array, "b h w c"], train: bool = False
-    ) -> tuple[Float[Array, "b k"], dict[str, Array]]:
-        return self.vit(parent=self.scope)(images, train)
+        super().check()

@@ -31,6 +31,7 @@ DIALECTS: dict[str, dict[str, list[Rule]]] = {
     "VisionTransformer": relatives_rules.DIALECTS_VIT | clip_rules.DIALECTS,
     "VisionTransformerRelPos": relatives_rules.DIALECTS_VIT,
     "Eva": relatives_rules.DIALECTS_EVA,
+    "Beit": relatives_rules.DIALECTS_BEIT,
     "VOLO": volo_rules.DIALECTS,
 }
 # Entries that a model computes: functions of source, array and model check them.

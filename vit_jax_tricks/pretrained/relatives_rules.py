@@ -122,6 +122,16 @@ EVA_OFFICIAL = [
     *linear("blocks.{i}.mlp.w2", "blocks_{i}/mlp/fc1_x"),
     *linear("blocks.{i}.mlp.w3", "blocks_{i}/mlp/fc2"),
 ]
+# BEiT keeps its tables in the attention itself.
+_TABLE = "relative_position_bias_table"
+BEIT_TABLES = [
+    Rule(f"{_ATTN}.{_TABLE}", f"params/{_PATH}/rel_pos/{_TABLE}", resize=bias_tables),
+    Rule(
+        f"rel_pos_bias.{_TABLE}",
+        f"params/shared_rel_pos/{_TABLE}",
+        resize=bias_tables,
+    ),
+]
 DIALECTS_VIT = {
     name: [*rules, *ATTENTION, *MLP, *PARALLEL, *POOL]
     for name, rules in vit_rules.DIALECTS.items()
@@ -131,3 +141,4 @@ DIALECTS_EVA = {
     "timm": [*_EVA, *vit_rules.TOP, *ATTENTION, *MLP, *POOL],
     "official": [*EVA_OFFICIAL, *_EVA, *vit_rules.TOP, *ATTENTION],
 }
+DIALECTS_BEIT = {"timm": [*BEIT_TABLES, *_EVA, *vit_rules.TOP, *ATTENTION, *MLP]}

@@ -101,8 +101,8 @@ def _eva_head(fan_in: int) -> Inits:
 
 
 # timm's weight_init of ViTs: "" is its default, "reset" PyTorch's. "eva" is that of
-# timm's `Eva`: also a small head, tokens as large as positions, and kernels that end a
-# residual branch of block i divided by sqrt(2 (i + 1)).
+# timm's `Eva` and `Beit`: also a small head, tokens as large as positions, bias tables
+# of 0, and kernels that end a branch of block i divided by sqrt(2 (i + 1)).
 VIT: dict[str, Callable[[int], Inits]] = {
     "": vit,
     "reset": partial(linear, ""),

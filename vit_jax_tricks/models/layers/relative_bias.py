@@ -35,6 +35,7 @@ class RelativeBias(nn.Module):
     prefix: int = 0
     hidden: int = 128
     hidden_drop: float = 0.125
+    table_std: float = 0.02
     inits: Callable[[int], initializers.Inits] = initializers.vit
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
@@ -65,7 +66,7 @@ class RelativeBias(nn.Module):
         return jnp.pad(bias, pads)[None]
 
     def _table(self, *shape: int) -> Float[Array, "..."]:
-        init = nn.initializers.normal(0.02)
+        init = nn.initializers.normal(self.table_std)
         name = "relative_position_bias_table"
         return self.param(name, init, shape, self.param_dtype).astype(self.dtype)
 
