@@ -38,7 +38,9 @@ NO_DECAY = frozenset(
 _NO_DECAY_MODULES = frozenset({"cpb_mlp"})  # SwinV2's position network
 _NO_DECAY_PART = re.compile(r"stages_\d+/.*/rel_pos/")  # CoAtNet's
 _STEM = re.compile(r"(patch_embed|stem|\w*pos_embed|\w+_token|norm_pre)(/|$)")
-_BLOCK = re.compile(r"(?:(?:layers|stages)_(\d+)/)?blocks_(\d+)(?:/|$)")
+_BLOCK = re.compile(r"(?:(?:layers|stages|network)_(\d+)/)?blocks_(\d+)(?:/|$)")
+_CLASS_BLOCK = re.compile(r"post_network_(\d+)(?:/|$)")  # VOLO's last ones
+_PATCHES = re.compile(r"network_(\d+)/proj(?:/|$)")  # between VOLO's stages
 _TOKEN_BLOCK = re.compile(r"blocks_token_only_(\d+)(?:/|$)")  # CaiT's last ones
 _DOWNSAMPLE = re.compile(r"(?:layers|stages)_(\d+)/downsample(?:/|$)")
 _RULE_KEYS = ("lr_mult", "wd_mult", "freeze")
@@ -66,8 +68,8 @@ class Parameter:
     def hidden_matrix(self) -> bool:
         """A kernel inside a block: neither embedding nor classifier."""
         name = self.names[0]
-        in_block = _BLOCK.match(name) or _TOKEN_BLOCK.match(name)
-        return bool(self.outputs) and in_block is not None
+        blocks = (_BLOCK, _TOKEN_BLOCK, _CLASS_BLOCK)
+        return bool(self.outputs) and any(block.match(name) for block in blocks)
 
 
 class Row(NamedTuple):
@@ -120,16 +122,28 @@ def _decays(name: str, ndim: int) -> bool:
     return ndim > 1 and not named and not _NO_DECAY_PART.match(name)
 
 
+def _place(name: str) -> tuple[int, int, int] | None:
+    """The place of a layer among the blocks: part of the network, stage, block."""
+    if block := _BLOCK.match(name):
+        whole = name.startswith("stages_")  # one layer in timm's CoAtNet
+        return 0, int(block[1] or 0), 0 if whole else int(block[2])
+    if patches := _PATCHES.match(name):
+        return 0, int(patches[1]), 0
+    if block := _CLASS_BLOCK.match(name):
+        return 1, int(block[1]), 0
+    return None
+
+
 def _layer_scales(names: Sequence[str], layer_decay: float) -> dict[str, float]:
     """layer_decay^(L + 1 - id): stem 0, blocks 1..L, norm L, head L + 1.
 
-    CaiT's class-attention blocks count as the last of the others. Equivalent to timm's
-    param_groups_layer_decay for ViT, DeiT and Swin (tested).
+    CaiT's class-attention blocks count as the last of the others, and a stage of
+    CoAtNet as one layer. Equivalent to timm's param_groups_layer_decay for ViT, DeiT,
+    Swin, CoAtNet and VOLO (tested).
     """
     if not 0 < layer_decay <= 1:
         raise UserError(f"layer_decay={layer_decay} must be over 0 and at most 1.")
-    found = {name: m for name in names if (m := _BLOCK.match(name))}
-    blocks = {name: (int(m[1] or 0), int(m[2])) for name, m in found.items()}
+    blocks = {name: place for name in names if (place := _place(name))}
     order = {block: i + 1 for i, block in enumerate(sorted(set(blocks.values())))}
     if not order:
         raise UserError("layer_decay needs a model with blocks (blocks_0, ...).")
@@ -143,7 +157,7 @@ def _layer_scales(names: Sequence[str], layer_decay: float) -> dict[str, float]:
         if name in tokens:  # as the last of the other blocks
             return before_tokens + 1 + tokens[name]
         if down := _DOWNSAMPLE.match(name):
-            return order.get((int(down[1]), 0), last)
+            return order.get((0, int(down[1]), 0), last)
         if _STEM.match(name):
             return 0
         return last if name.startswith("norm/") else last + 1

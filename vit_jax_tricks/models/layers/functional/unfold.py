@@ -35,7 +35,7 @@ def fold(
 ) -> Float[Array, "b h w c"]:
     """Sums overlapping windows into maps of `shape` = (h, w): `unfold` transposed.
 
-    What lies in the padding is cut off. Equivalent to torch.nn.Fold (tested).
+    What lies in the padding is cut off. Equivalent to torch.nn.Fold.
     """
     taps = rearrange(windows, "b i j (c p q) -> p q b i j c", p=size, q=size)
     zero = jnp.zeros((), windows.dtype)
