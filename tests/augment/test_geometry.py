@@ -1,4 +1,4 @@
-"""Flip, crop and affine: laws, draws by (key, index), any mesh."""
+"""Laws of flip, crop and affine; draws of all operations by (key, index), any mesh."""
 
 import functools
 
@@ -11,8 +11,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from vit_jax_tricks.augment import (
     bilinear_sample,
     random_affine,
+    random_erasing,
     random_flip,
+    random_or_center_crop,
     random_pad_crop,
+    random_resized_crop,
+    simple_random_crop,
 )
 from vit_jax_tricks.errors import UserError
 
@@ -24,11 +28,26 @@ IMAGES = jnp.asarray(np.random.default_rng(0).random((16, 9, 11, 3)), jnp.float3
 AFFINE = functools.partial(
     random_affine, degrees=40.0, translate=0.2, scale=(0.7, 1.3), shear=20.0
 )
+
+
+def images_of(crop, **options):
+    """The crop without its geometry."""
+
+    def op(key, images, index):
+        return crop(key, images, index, **options)[0]
+
+    return op
+
+
 OPERATIONS = {
     "flip": random_flip,
     "crop": functools.partial(random_pad_crop, pad=3),
     "reflect": functools.partial(random_pad_crop, pad=3, mode="reflect"),
     "affine": AFFINE,
+    "resized": images_of(random_resized_crop, size=(8, 10), interpolation="random"),
+    "either": images_of(random_or_center_crop, size=8),
+    "simple": images_of(simple_random_crop, size=8, pad=3),
+    "erase": functools.partial(random_erasing, prob=0.7),
 }
 each_operation = pytest.mark.parametrize("op", OPERATIONS.values(), ids=OPERATIONS)
 
@@ -36,12 +55,13 @@ each_operation = pytest.mark.parametrize("op", OPERATIONS.values(), ids=OPERATIO
 @each_operation
 def test_draws_depend_on_key_and_index_alone(op):
     order = np.random.default_rng(1).permutation(16)
-    out = jax.jit(op)(KEY, IMAGES, INDEX)
-    shuffled = jax.jit(op)(KEY, IMAGES[order], INDEX[order])
+    run = jax.jit(op)
+    out = run(KEY, IMAGES, INDEX)
+    shuffled = run(KEY, IMAGES[order], INDEX[order])
     np.testing.assert_array_equal(shuffled, out[order])
-    alone = op(KEY, IMAGES[5:6], INDEX[5:6])
+    alone = run(KEY, IMAGES[5:6], INDEX[5:6])
     np.testing.assert_allclose(alone[0], out[5], atol=1e-6)
-    other = op(jax.random.key(4), IMAGES, INDEX)
+    other = run(jax.random.key(4), IMAGES, INDEX)
     assert not np.array_equal(other, out)
 
 
@@ -60,18 +80,31 @@ def test_jit_and_eight_devices_change_nothing(op):
 
 @each_operation
 def test_dtype_is_kept_and_keys_can_be_mapped(op):
-    assert op(KEY, IMAGES.astype(jnp.bfloat16), INDEX).dtype == jnp.bfloat16
+    half = jax.eval_shape(op, KEY, IMAGES.astype(jnp.bfloat16), INDEX)
+    assert half.dtype == jnp.bfloat16
     keys = jax.random.split(KEY, 3)
-    mapped = jax.vmap(op, in_axes=(0, None, None))(keys, IMAGES, INDEX)
+    run = jax.jit(op)
+    mapped = jax.jit(jax.vmap(op, in_axes=(0, None, None)))(keys, IMAGES, INDEX)
     for key, out in zip(keys, mapped, strict=True):
-        np.testing.assert_allclose(op(key, IMAGES, INDEX), out, atol=1e-6)
+        np.testing.assert_allclose(run(key, IMAGES, INDEX), out, atol=1e-6)
 
 
 @each_operation
 def test_gradients_are_finite(op):
-    grad = jax.grad(lambda x: jnp.square(op(KEY, x, INDEX)).sum())(IMAGES)
+    grad = jax.jit(jax.grad(lambda x: jnp.square(op(KEY, x, INDEX)).sum()))(IMAGES)
     assert bool(jnp.isfinite(grad).all())
     assert bool(jnp.any(grad))
+
+
+@each_operation
+def test_grey_levels_stay_grey_levels(op):
+    levels = (IMAGES * 100 + 70).astype(jnp.uint8)  # no filter overshoots 0..255
+    out = jax.jit(op)(KEY, levels, INDEX)
+    assert out.dtype == jnp.uint8
+    if op is not OPERATIONS["erase"]:  # noise about 0 has no negative levels
+        want = jax.jit(op)(KEY, levels.astype(jnp.float32) / 255, INDEX) * 255
+        # Cut off once, or rounded twice, the first time before a filter of sum 1.5.
+        np.testing.assert_allclose(out.astype(jnp.float32), want, atol=1.3)
 
 
 def test_flip_is_all_or_nothing():
