@@ -245,6 +245,7 @@ def test_names_are_read_by_group():
         ({"pos_embed": "convit", "qk_norm": True}, "qk_norm=False"),
         ({"pos_embed": "convit+rope_axial"}, "does not go with rope_axial"),
         ({"rope_grid_indexing": "yx"}, "ij, xy"),
+        ({"irpe_ratio": 0.0}, "irpe_ratio=0.0 must be over 0"),
     ],
 )
 def test_mistakes_are_one_clear_line(overrides, message):

@@ -74,6 +74,10 @@ def _check_tokens(model: Any) -> None:
 
 def _check_positions(model: Any, positions: Positions) -> None:
     """The encodings fit the sizes and one another."""
+    for field in ("rel_pos_dim", "irpe_ratio", "rope_temperature"):
+        value = getattr(model, field)
+        if value is not None and value <= 0:
+            raise UserError(f"{field}={value} must be over 0, or None for the usual.")
     name = positions.absolute or ""
     if name.startswith("sincos") and model.embed_dim % 4:
         raise UserError(
