@@ -61,10 +61,6 @@ def rows(names: Iterable[str], compiled: Mapping[str, float]) -> Iterator[str]:
         yield "| " + " | ".join(map(str, cells)) + " |"
 
 
-def table(names: Iterable[str], compiled: Path) -> str:
-    """The whole document; `compiled` is the JSON file of the benchmark, if it exists.
-
-    It maps names to seconds under "seconds".
-    """
-    seconds = json.loads(compiled.read_text())["seconds"] if compiled.exists() else {}
-    return HEADER + "\n".join(rows(names, seconds)) + "\n"
+def compile_seconds(path: Path) -> dict[str, float]:
+    """What `benchmarks/compile_time.py` measured, by name; {} without its file."""
+    return json.loads(path.read_text())["seconds"] if path.exists() else {}
