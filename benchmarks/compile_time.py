@@ -1,6 +1,6 @@
 """Seconds that XLA needs for the forward pass of every model.
 
-python benchmarks/compile_time.py [PATTERN] writes docs/compile_time.json, which
+python benchmarks/compile_time.py [PATTERN...] writes docs/compile_time.json, which
 `python -m vit_jax_tricks.inspect models` puts into its table. Tracing and compiling are
 timed, nothing is run; weights are shapes only. The machine should be idle.
 """
@@ -32,7 +32,8 @@ def compile_seconds(name: str) -> float:
 
 
 def main() -> None:
-    names = list_models(*sys.argv[1:2])
+    patterns = sys.argv[1:] or ["*"]
+    names = sorted({name for p in patterns for name in list_models(p)})
     known = json.loads(OUTPUT.read_text())["seconds"] if OUTPUT.exists() else {}
     begin = time.monotonic()
     for done, name in enumerate(names, start=1):
