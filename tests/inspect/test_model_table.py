@@ -52,9 +52,7 @@ def test_no_forward_takes_long_to_compile(table):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", sorted(set(list_models()) & set(published_counts()))
-)
+@pytest.mark.parametrize("name", sorted(set(list_models()) & set(published_counts())))
 def test_multiply_accumulates_are_timm_s(name):
     """timm counts a model of its default number of classes."""
     reference = published_counts()[name]

@@ -17,6 +17,9 @@ from vit_jax_tricks.param_groups import describe, plan
 from vit_jax_tricks.sharding import make_mesh, state_shardings
 
 
+pytestmark = pytest.mark.slow
+
+
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4}
 KEY = jax.random.key(0)
 

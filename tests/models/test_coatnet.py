@@ -24,6 +24,9 @@ from vit_jax_tricks.pretrained.rules import find_path
 from vit_jax_tricks.sharding import make_mesh, state_shardings
 
 
+pytestmark = pytest.mark.slow
+
+
 TINY = {
     "img_size": 32,
     "embed_dim": (16, 32),

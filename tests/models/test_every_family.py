@@ -17,6 +17,7 @@ def built(request):
     return request.param.build("float32")[:3]
 
 
+@pytest.mark.slow
 def test_jit_equals_eager(built):
     model, variables, images = built
     eager = model.apply(variables, images)[0]
@@ -24,6 +25,7 @@ def test_jit_equals_eager(built):
     chex.assert_trees_all_close(jitted, eager, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_vmap_over_seeds_equals_a_loop(built):
     model, _, images = built
     keys = jax.random.split(jax.random.key(0), 2)

@@ -17,17 +17,24 @@ from vit_jax_tricks.models import create_model
 from vit_jax_tricks.pretrained import export_weights, load_pretrained
 
 
+# One model of each family in the quick suite, all of them in the slow one.
+SOME = [
+    pytest.param(case, marks=[] if case in zoo.ONE_EACH else [pytest.mark.slow])
+    for case in zoo.SMALL
+]
+
+
 def scanned(case):
     """The scanned form, where a family has one: its numbers must be the same."""
     return {"scan": True} if hasattr(create_model(case.name), "scan") else {}
 
 
-@pytest.mark.parametrize("case", zoo.SMALL, ids=str)
+@pytest.mark.parametrize("case", SOME, ids=str)
 def test_small_float32_and_the_outputs_of_its_modules(case):
     check_modules(case)
 
 
-@pytest.mark.parametrize("case", zoo.SMALL, ids=str)
+@pytest.mark.parametrize("case", SOME, ids=str)
 def test_small_float64_and_gradients(case, x64, monkeypatch):
     if case.patch is not None:
         case.patch(monkeypatch)

@@ -20,6 +20,9 @@ from vit_jax_tricks.pretrained.resize import resize_positions
 from vit_jax_tricks.sharding import make_mesh, state_shardings
 
 
+pytestmark = pytest.mark.slow
+
+
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
 PLAIN = {"p_emb": 1, "mix_token": False, "return_dense": False}
 KEY = jax.random.key(0)

@@ -20,6 +20,9 @@ from vit_jax_tricks.pretrained.export import reference_arrays
 from vit_jax_tricks.pretrained.load import load_arrays
 
 
+pytestmark = pytest.mark.slow
+
+
 SMALL = {"img_size": (16, 24), "patch_size": 8, "embed_dim": 24, "depth": 2}
 SMALL |= {"num_heads": 3, "mlp_ratio": 1.0, "reg_tokens": 1}
 KEY = jax.random.key(0)

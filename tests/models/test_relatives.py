@@ -15,6 +15,9 @@ from vit_jax_tricks.pretrained.export import reference_arrays
 from vit_jax_tricks.pretrained.load import load_arrays
 
 
+pytestmark = pytest.mark.slow
+
+
 SMALL = {"img_size": (16, 24), "patch_size": 8, "embed_dim": 24, "depth": 2}
 SMALL |= {"num_heads": 3, "mlp_ratio": 2.0}
 PLACES = [(row, column) for row in range(2) for column in range(3)]

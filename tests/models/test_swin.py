@@ -26,6 +26,9 @@ from vit_jax_tricks.pretrained.rules import find_key
 from vit_jax_tricks.sharding import make_mesh, state_shardings
 
 
+pytestmark = pytest.mark.slow
+
+
 TINY, TINY_V2 = "swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256"
 SMALL = {
     "img_size": 16,

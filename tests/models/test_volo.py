@@ -23,6 +23,9 @@ from vit_jax_tricks.pretrained.rules import find_path
 from vit_jax_tricks.sharding import make_mesh, state_shardings
 
 
+pytestmark = pytest.mark.slow
+
+
 TINY = {
     "img_size": 32,
     "layers": (2, 2),

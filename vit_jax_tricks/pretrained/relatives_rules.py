@@ -137,8 +137,17 @@ DIALECTS_VIT = {
     for name, rules in vit_rules.DIALECTS.items()
 }
 _EVA = [*vit_rules.EMBEDDING, *vit_rules.PLAIN_BLOCK, *vit_rules.DEIT_SCALE]
+
+
+def _first(rules: list[Rule]) -> list[Rule]:
+    """The rules without later ones for a path that already has one."""
+    return list({rule.path: rule for rule in reversed(rules)}.values())[::-1]
+
+
 DIALECTS_EVA = {
     "timm": [*_EVA, *vit_rules.TOP, *ATTENTION, *MLP, *POOL],
-    "official": [*EVA_OFFICIAL, *_EVA, *vit_rules.TOP, *ATTENTION],
+    "official": _first([*EVA_OFFICIAL, *_EVA, *vit_rules.TOP, *ATTENTION]),
 }
-DIALECTS_BEIT = {"timm": [*BEIT_TABLES, *_EVA, *vit_rules.TOP, *ATTENTION, *MLP]}
+DIALECTS_BEIT = {
+    "timm": _first([*BEIT_TABLES, *_EVA, *vit_rules.TOP, *ATTENTION, *MLP])
+}
