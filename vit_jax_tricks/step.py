@@ -23,7 +23,7 @@ from vit_jax_tricks.typing import Array, Float, Params, PRNGKeyArray, UInt8
 Batch = dict[str, Array]
 Metrics = dict[str, Array]
 Augment = Callable[[PRNGKeyArray, Array, Array], Array]
-Mix = Callable[[PRNGKeyArray, Array, Array], tuple[Array, Array]]
+Mix = Callable[[PRNGKeyArray, Array, Array], tuple[Array, Any]]
 Average = Callable[[Params, Params, Array], Params]
 
 

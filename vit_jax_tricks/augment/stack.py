@@ -6,14 +6,14 @@ from collections.abc import Callable
 from vit_jax_tricks.augment.affine import random_affine
 from vit_jax_tricks.augment.crop import random_pad_crop
 from vit_jax_tricks.augment.flip import random_flip
-from vit_jax_tricks.augment.mix import mixup_or_cutmix
+from vit_jax_tricks.augment.mix import Mixed, mixup_or_cutmix
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.random import fold_in_str
 from vit_jax_tricks.typing import Array, Float, Int, PRNGKeyArray
 
 
 Augment = Callable[[PRNGKeyArray, Array, Array], Array]
-Mix = Callable[[PRNGKeyArray, Array, Array], tuple[Array, Array]]
+Mix = Callable[[PRNGKeyArray, Array, Array], Mixed]
 
 
 def from_config(
@@ -70,7 +70,7 @@ def from_config(
 
     def mix(
         key: PRNGKeyArray, images: Float[Array, "b h w c"], labels: Float[Array, "b k"]
-    ) -> tuple[Float[Array, "b h w c"], Float[Array, "b k"]]:
+    ) -> Mixed:
         if not (mixup or cutmix) or mix_prob == 0:
             return images, labels
         return mixup_or_cutmix(
