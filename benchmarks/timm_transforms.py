@@ -1,0 +1,58 @@
+"""timm's own pipeline on Pillow images: CPU milliseconds an image, as JSON.
+
+Needs torch and timm, not this package; benchmarks/augment.py starts it.
+"""
+
+import contextlib
+import json
+import sys
+import time
+
+import numpy as np
+import torch
+
+
+# A torchvision built for another torch imports once these two are declared.
+library = torch.library.Library("torchvision", "FRAGMENT")
+for name in ("nms", "qnms"):
+    with contextlib.suppress(RuntimeError):  # one that fits has its own
+        library.define(f"{name}(Tensor a, Tensor b, float c) -> Tensor")
+
+import PIL.Image  # noqa: E402
+import timm.data  # noqa: E402
+
+
+def main() -> None:
+    """Times every pipeline of argv[2], a JSON dict, on the images of argv[1]."""
+    torch.set_num_threads(1)
+    images = [PIL.Image.fromarray(image) for image in np.load(sys.argv[1])]
+    labels = torch.arange(len(images))
+    result = {}
+    for name, options in json.loads(sys.argv[2]).items():
+        rounds, jitter = options.pop("rounds"), options.get("color_jitter")
+        transform = timm.data.create_transform(
+            224,
+            is_training=True,
+            interpolation="bicubic",
+            force_color_jitter=jitter is not None,
+            **options,
+        )
+        mixup = timm.data.Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, num_classes=1000)
+        seconds = []
+        for _ in range(rounds):
+            began = time.process_time()
+            tensors = []
+            for image in images:
+                done = False
+                while not done:  # posterizing to 0 bits raises: draw again
+                    with contextlib.suppress(ValueError):
+                        tensors.append(transform(image))
+                        done = True
+            mixup(torch.stack(tensors), labels)
+            seconds.append((time.process_time() - began) / len(images))
+        result[name] = seconds
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
