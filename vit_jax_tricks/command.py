@@ -38,17 +38,15 @@ class Arguments:
     def get(self, flag: str, default: Any = None) -> Any:
         return self.values.get(flag, default)
 
-    def whole(self, flag: str, default: int | None, least: int = 1) -> int | None:
-        """A whole number, at least `least`."""
+    def whole(self, flag: str, default: int | None) -> int | None:
+        """A whole number, at least 1."""
         from vit_jax_tricks.errors import UserError
 
         text = self.values.get(flag)
         if text is None:
             return default
-        if not text.isascii() or not text.isdigit() or int(text) < least:
-            raise UserError(
-                f"--{flag}={text}: expected a whole number, at least {least}."
-            )
+        if not text.isascii() or not text.isdigit() or int(text) < 1:
+            raise UserError(f"--{flag}={text}: expected a whole number, at least 1.")
         return int(text)
 
     def choice(self, flag: str, choices: Sequence[str], default: Any = None) -> Any:

@@ -79,8 +79,7 @@ def predictions(
     """
     import jax
 
-    from vit_jax_tricks.augment.pixels import to_float
-    from vit_jax_tricks.step import normalize
+    from vit_jax_tricks.step import normalize, to_float
 
     spec, model = trained.spec, trained.model
     variables = trained.variables[""]
