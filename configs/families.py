@@ -3,8 +3,8 @@
 Paper: that of each family, named in its model file, from Dosovitskiy et al., 2021,
   arXiv:2010.11929, on; the optimiser is Muon (Jordan et al., 2024).
 Command: python -m vit_jax_tricks.main --config=configs/families.py:family=swin
-Expected: docs/results.md has the table; chance is 10 %.
-Wall time: docs/results.md.
+Expected: 93.9 % for family=vit (seed 0); the others: not run here. Chance is 10 %.
+Wall time: not measured on an idle machine.
 """
 
 import ml_collections
