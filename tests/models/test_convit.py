@@ -21,6 +21,9 @@ from vit_jax_tricks.pretrained.resize import resize_positions
 from vit_jax_tricks.sharding import make_mesh, state_shardings
 
 
+pytestmark = pytest.mark.slow
+
+
 TINY = {
     "img_size": 32,
     "patch_size": 8,

@@ -15,6 +15,9 @@ from vit_jax_tricks.pretrained.load import load_arrays
 from vit_jax_tricks.pretrained.resize import resize_positions
 
 
+pytestmark = pytest.mark.slow
+
+
 TINY = {
     "img_size": 32,
     "embed_dim": 16,
