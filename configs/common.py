@@ -45,6 +45,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.crop_ratio = (3 / 4, 4 / 3)  # random_resized: width over height
     c.data.crop_pct = 0.875  # share of the short side that evaluation sees
     c.data.resize = "area"  # or pil_bicubic, the references' own, slower
+    c.data.repeats = 1  # 3: repeated augmentation, as DeiT
 
     # Images on the device, float in [0, 1]; each draw depends on seed, step, example.
     c.augment = ml_collections.ConfigDict()

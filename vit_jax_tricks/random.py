@@ -7,8 +7,9 @@ what the uninterrupted run would have drawn, on any mesh.
 import zlib
 
 import jax
+import jax.numpy as jnp
 
-from vit_jax_tricks.typing import Array, Int, PRNGKeyArray
+from vit_jax_tricks.typing import Array, Float, Int, PRNGKeyArray
 
 
 def fold_in_str(key: PRNGKeyArray, name: str) -> PRNGKeyArray:
@@ -24,3 +25,13 @@ def step_key(key: PRNGKeyArray, name: str, step: Int[Array, ""] | int) -> PRNGKe
 def example_keys(key: PRNGKeyArray, index: Int[Array, "b"]) -> jax.Array:
     """One key for each example, [b], by its index in the data set."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index)
+
+
+def uniform_below(
+    draws: Float[Array, "*s"], count: Int[Array, "*s"]
+) -> Int[jax.Array, "*s"]:
+    """Uniform numbers in [0, 1) as whole ones, 0 to count - 1; `count` at most 2^20.
+
+    Its bias is below count / 2^23. Cheap to compile, unlike jax.random.randint.
+    """
+    return jnp.floor(draws * count.astype(draws.dtype)).astype(count.dtype)

@@ -9,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from scipy import stats
 
 from vit_jax_tricks.augment import (
     blend,
     cutmix,
     cutmix_box,
     cutmix_with,
+    draw_mix,
     mix_weights,
     mixup,
     mixup_or_cutmix,
@@ -150,6 +152,151 @@ def test_law_of_the_box():
     assert lam.mean() > 0.55
 
 
+def drawn(n, size=(16, 16), key=KEY, **options):
+    return jax.jit(lambda k: draw_mix(k, n, size, **options))(key)
+
+
+@pytest.mark.parametrize("mode", ["pair", "elem"])
+def test_who_shares_a_draw(mode):
+    for n in (8, 7):
+        draw = drawn(n, mode=mode)
+        mirrored = jax.tree.map(lambda value: value[::-1], draw)
+        same = np.array(draw.share) == np.array(mirrored.share)
+        if mode == "pair":
+            assert jax.tree.all(jax.tree.map(np.array_equal, draw, mirrored))
+            assert len(np.unique(draw.share)) == (n + 1) // 2
+        else:
+            assert same.sum() == n % 2  # the middle one is its own partner
+            assert len(np.unique(draw.share)) == n
+    whole = drawn(8)
+    assert whole.share.shape == (1,)
+
+
+@pytest.mark.parametrize("alpha", [0.4, 0.8, 1.0])
+def test_law_of_lambda(alpha):
+    """20,000 draws of mixup against Beta(alpha, alpha): p > 0.001."""
+    draw = drawn(20_000, mode="elem", mixup_alpha=alpha, cutmix_alpha=0.0)
+    np.testing.assert_array_equal(draw.weight, draw.share)
+    result = stats.kstest(np.asarray(draw.share), stats.beta(alpha, alpha).cdf)
+    assert result.pvalue > 1e-3
+
+
+def reference_box(rng, h, w):
+    """timm's box: area 1 - lambda about a uniform centre, clipped."""
+    ratio = np.sqrt(1 - rng.random())
+    cut = np.array([int(h * ratio), int(w * ratio)])
+    low = np.array([rng.integers(h), rng.integers(w)]) - cut // 2
+    (y0, x0), (y1, x1) = np.maximum(low, 0), np.minimum(low + cut, (h, w))
+    return (y1 - y0) * (x1 - x0)
+
+
+def test_law_of_the_box_area():
+    """20,000 draws against NumPy's: p > 0.001."""
+    draw = drawn(20_000, (30, 22), mode="elem", mixup_alpha=0.0)
+    y0, y1, x0, x1 = np.asarray(draw.box).T
+    area = (y1 - y0) * (x1 - x0)
+    rng = np.random.default_rng(1)
+    want = [reference_box(rng, 30, 22) for _ in range(20_000)]
+    assert stats.ks_2samp(area, want).pvalue > 1e-3
+    np.testing.assert_allclose(draw.share, 1 - area / (30 * 22), atol=1e-6)
+
+
+def test_probabilities_of_each_image():
+    """Applied, and cut, with the chances that were asked: binomial, p > 0.001."""
+    n = 20_000
+    draw = drawn(n, mode="elem", prob=0.6, switch_prob=0.3, cutmix_minmax=(0.2, 0.9))
+    cut = np.any(np.asarray(draw.box) != 0, axis=1)
+    mixed = np.asarray(draw.weight) < 1
+    assert not np.any(cut & mixed)
+    for count, prob in ((cut.sum(), 0.18), (mixed.sum(), 0.42)):
+        assert stats.binomtest(int(count), n, prob).pvalue > 1e-3
+
+
+def test_sides_between_fractions():
+    """cutmix_minmax: int(10 * 0.25) to int(10 * 0.8) - 1, each as often, inside."""
+    draw = drawn(
+        20_000, (10, 20), mode="elem", cutmix_minmax=(0.25, 0.8), mixup_alpha=0.0,
+        cutmix_alpha=0.0, correct_lam=False,
+    )  # fmt: skip
+    y0, y1, x0, x1 = np.asarray(draw.box).T
+    assert min(y0.min(), x0.min()) == 0
+    assert (y1.max(), x1.max()) == (9, 19)  # timm's exclusive end of the place
+    for side, low, high in ((y1 - y0, 2, 8), (x1 - x0, 5, 16)):
+        counts = np.bincount(side, minlength=high)
+        assert counts[:low].sum() == 0
+        assert stats.chisquare(counts[low:]).pvalue > 1e-3
+    np.testing.assert_allclose(
+        draw.share, 1 - (y1 - y0) * (x1 - x0) / 200, atol=1e-6
+    )  # timm corrects it here always
+
+
+def test_uncorrected_share_is_lambda():
+    options = dict(mode="elem", mixup_alpha=0.0)
+    corrected = drawn(500, correct_lam=True, **options)
+    draw = drawn(500, correct_lam=False, **options)
+    np.testing.assert_array_equal(draw.box, corrected.box)
+    cut = 16 * np.sqrt(1 - np.asarray(draw.share))
+    inner = (np.asarray(draw.box)[:, ::2] > 0).all(1)
+    inner &= (np.asarray(draw.box)[:, 1::2] < 16).all(1)
+    side = np.asarray(draw.box[:, 1] - draw.box[:, 0])
+    np.testing.assert_array_equal(side[inner], np.floor(cut + 1e-4)[inner])
+    assert not np.allclose(draw.share, corrected.share, atol=1e-3)
+
+
+def test_dense_labels_go_along():
+    """Label and dense label carry the mass of the pixels, on any grid."""
+    own = jnp.eye(2)[jnp.array([0, 0, 1, 1])]
+    images = jnp.broadcast_to(own[:, None, None, :1], (4, 12, 9, 1))
+    for grid in ((12, 9), (4, 3), (5, 7)):
+        dense = jnp.broadcast_to(own[:, None, None], (4, *grid, 2))
+        mix = jax.jit(functools.partial(mixup_or_cutmix, mode="elem"))
+        for seed in range(6):
+            out, labels = mix(
+                jax.random.key(seed), images, {"label": own, "dense": dense}
+            )
+            mass = out.mean(axis=(1, 2, 3))
+            np.testing.assert_allclose(labels["label"][:, 0], mass, atol=1e-6)
+            np.testing.assert_allclose(
+                labels["dense"][..., 0].mean((1, 2)), mass, atol=1e-6
+            )
+            np.testing.assert_allclose(labels["dense"].sum(-1), 1, atol=1e-6)
+            if grid == (12, 9):
+                np.testing.assert_allclose(labels["dense"][..., :1], out, atol=1e-6)
+
+
+def test_grey_levels_are_rounded():
+    images, labels = batch(n=4)
+    levels = (images * 255).astype(jnp.uint8)
+    out, _ = mixup_with(levels, labels, jnp.float32(0.3))
+    assert out.dtype == jnp.uint8
+    values = np.asarray(levels, np.float32)
+    want = np.rint(values * np.float32(0.3) + values[::-1] * np.float32(0.7))
+    np.testing.assert_allclose(out, want, atol=1 / 255)
+    cut, _ = cutmix_with(levels, labels, jnp.array([2, 5, 0, 10]))
+    np.testing.assert_array_equal(cut[:, 2:5], levels[::-1, 2:5])
+    np.testing.assert_array_equal(cut[:, 5:], levels[:, 5:])
+
+
+@pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
+def test_gradients_through_every_mode(mode):
+    images, labels = batch()
+
+    def value(x, y):
+        out, target = mixup_or_cutmix(KEY, x, y, mode=mode)
+        return jnp.square(out).sum() + jnp.square(target).sum()
+
+    grads = jax.jit(jax.grad(value, argnums=(0, 1)))(images, labels)
+    for grad in grads:
+        assert bool(jnp.isfinite(grad).all())
+        assert bool(jnp.any(grad))
+
+
+def test_labels_of_another_shape():
+    images, _ = batch()
+    with pytest.raises(UserError, match=r"labels of shape \(8, 3, 4\)"):
+        mixup_or_cutmix(KEY, images, jnp.zeros((8, 3, 4)))
+
+
 def test_off_changes_nothing():
     images, labels = batch()
     for options in (
@@ -173,7 +320,16 @@ def test_blend_takes_one_map_for_each_image():
 
 @pytest.mark.parametrize(
     "options",
-    [dict(mixup_alpha=-0.1), dict(cutmix_alpha=-1.0), dict(prob=1.5), dict(prob=-0.1)],
+    [
+        dict(mixup_alpha=-0.1),
+        dict(cutmix_alpha=-1.0),
+        dict(prob=1.5),
+        dict(prob=-0.1),
+        dict(switch_prob=2.0),
+        dict(mode="element"),
+        dict(cutmix_minmax=(0.5, 0.4)),
+        dict(cutmix_minmax=(0.51, 0.52)),
+    ],
     ids=str,
 )
 def test_mistakes(options):

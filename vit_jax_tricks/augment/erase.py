@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax_tricks.errors import UserError, nearest
-from vit_jax_tricks.random import example_keys, fold_in_str
+from vit_jax_tricks.random import example_keys, fold_in_str, uniform_below
 from vit_jax_tricks.typing import Array, Float, Int, Num, PRNGKeyArray
 
 
@@ -54,26 +54,28 @@ def random_erasing_boxes(
     h w / count and h/w = exp(U(log ratio)); the first that is smaller than the image in
     both directions goes to a uniform place. Sides round half to even.
     """
-    number_key, *box_keys = jax.random.split(key, count[1] + 1)
-    number = jax.random.randint(number_key, (), count[0], count[1] + 1)
+    # One draw of all numbers compiles far faster than one for each.
+    first, *rest = jnp.split(
+        jax.random.uniform(key, (1 + count[1] * (2 * ATTEMPTS + 2),)),
+        [1 + m * (2 * ATTEMPTS + 2) for m in range(count[1])],
+    )
+    number = count[0] + uniform_below(first[0], jnp.int32(count[1] - count[0] + 1))
     low, high = math.log(ratio[0]), math.log(ratio[1])
 
-    def box(k: PRNGKeyArray) -> jax.Array:
-        area_key, ratio_key, place_key = jax.random.split(k, 3)
-        tries = (ATTEMPTS,)
-        area = jax.random.uniform(area_key, tries, minval=scale[0], maxval=scale[1])
-        area = area * size[0] * size[1] / number.astype(area.dtype)
-        aspect = jnp.exp(jax.random.uniform(ratio_key, tries, minval=low, maxval=high))
+    def box(draws: jax.Array) -> jax.Array:
+        areas, ratios, place = jnp.split(draws, [ATTEMPTS, 2 * ATTEMPTS])
+        area = (scale[0] + areas * (scale[1] - scale[0])) * size[0] * size[1]
+        area = area / number.astype(area.dtype)
+        aspect = jnp.exp(low + ratios * (high - low))
         sides = jnp.round(jnp.sqrt(jnp.stack([area * aspect, area / aspect], axis=1)))
         sides = sides.astype(jnp.int32)
         fits = jnp.all(sides < jnp.array(size, jnp.int32)[None], axis=1)
-        first = jnp.argmax(fits)
-        side = jnp.where(fits[first], sides[first], 0)
-        free = jnp.array(size, jnp.int32) - side
-        start = jax.random.randint(place_key, (2,), 0, free + 1, jnp.int32)
+        chosen = jnp.argmax(fits)
+        side = jnp.where(fits[chosen], sides[chosen], 0)
+        start = uniform_below(place, jnp.array(size, jnp.int32) - side + 1)
         return jnp.stack([start, start + side], axis=1).reshape(4)
 
-    boxes = jax.vmap(box)(jnp.stack(box_keys))
+    boxes = jax.vmap(box)(jnp.stack(rest))
     return jnp.where((jnp.arange(count[1]) < number)[:, None], boxes, 0)
 
 

@@ -60,33 +60,37 @@ def resampling_matrix(
     Equivalent to the tables of Pillow's resize (tested); "nearest" takes the pixel that
     the position lies in.
     """
-    start, length = (jnp.asarray(v, jnp.int32)[:, None] for v in (start, length))
-    i = jnp.arange(size, dtype=jnp.int32)[None]
-    if resized is None or offset is None:
-        resized, hit = jnp.full_like(length, size), _pillow_nearest(size, source)
-        hit = jnp.take(hit, length[:, 0] - 1, axis=0, mode="clip")
-    else:
-        resized, offset = (
-            jnp.asarray(v, jnp.int32)[:, None] for v in (resized, offset)
-        )
-        i = jnp.where(i + offset < 0, -i - offset, i + offset)
-        i = jnp.where(i >= resized, 2 * (resized - 1) - i, i)
-        hit = (2 * i + 1) * length // (2 * resized)
+    plain = resized is None and offset is None
+    resized = jnp.full_like(length, size) if resized is None else resized
+    offset = jnp.zeros_like(length) if offset is None else offset
+    start, length, resized, offset = (
+        jnp.asarray(v, jnp.int32)[:, None] for v in (start, length, resized, offset)
+    )
+    i = jnp.arange(size, dtype=jnp.int32)[None] + offset
+    i = jnp.where(i < 0, -i, i)
+    i = jnp.where(i >= resized, 2 * (resized - 1) - i, i)
     # Whole numbers keep the place exact: start + whole + part / (2 resized).
     whole, part = jnp.divmod((2 * i + 1) * length, 2 * resized)
     j = jnp.arange(source, dtype=jnp.int32)[None, None]
     steps = (j - (start + whole)[..., None]).astype(dtype)
     part = part.astype(dtype) / (2 * resized).astype(dtype)
     stretch = jnp.maximum(length.astype(dtype) / resized.astype(dtype), 1)
+
+    def hit(_: jax.Array) -> jax.Array:
+        pixel = whole
+        if plain:
+            table = _pillow_nearest(size, source)
+            pixel = jnp.take(table, length[:, 0] - 1, axis=0, mode="clip")
+        return (j == (start + pixel)[..., None]).astype(dtype)
+
     shapes = {
-        "nearest": lambda _: (j == (start + hit)[..., None]).astype(dtype),
+        "nearest": hit,
         "bilinear": _bilinear,
         "bicubic": _bicubic,
         "lanczos": _lanczos,
     }
-    weights = _weights(
-        shapes, (steps + (0.5 - part[..., None])) / stretch[..., None], interpolation
-    )
+    distance = (steps + (0.5 - part[..., None])) / stretch[..., None]
+    weights = _weights(shapes, distance, interpolation)
     within = (j >= start[..., None]) & (j < (start + length)[..., None])
     weights = jnp.where(within, weights, 0)
     return weights / weights.sum(axis=-1, keepdims=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from vit_jax_tricks.data.progress import progress
+from vit_jax_tricks.data.repeated import repeated_places
 from vit_jax_tricks.data.source import Records
 from vit_jax_tricks.typing import Int, UInt8
 
@@ -22,10 +23,11 @@ class Arrays:
         return len(self.label)
 
     def rows(self, index: Int[np.ndarray, "b"]) -> dict[str, np.ndarray]:
-        """The batch of these examples."""
+        """The batch of these examples; from `len(self)` on come their copies."""
+        example = index % len(self)
         return {
-            "image": np.take(self.image, index, axis=0),
-            "label": np.take(self.label, index),
+            "image": np.take(self.image, example, axis=0),
+            "label": np.take(self.label, example),
             "index": index.astype(np.int32),
         }
 
@@ -53,7 +55,7 @@ def load(
 
 
 def train_batches(
-    arrays: Arrays, batch_size: int, seed: int, start_step: int
+    arrays: Arrays, batch_size: int, seed: int, start_step: int, repeats: int = 1
 ) -> Iterator[dict[str, np.ndarray]]:
     """Endless batches from fresh permutations laid end to end.
 
@@ -62,22 +64,25 @@ def train_batches(
     """
     step = start_step
     while True:
-        yield arrays.rows(stream_rows(len(arrays), batch_size, seed, step))
+        yield arrays.rows(stream_rows(len(arrays), batch_size, seed, step, repeats))
         step += 1
 
 
 def stream_rows(
-    count: int, batch_size: int, seed: int, step: int
+    count: int, batch_size: int, seed: int, step: int, repeats: int = 1
 ) -> Int[np.ndarray, "b"]:
-    """Which examples batch `step` holds; it may reach over an epoch's end."""
+    """Which examples batch `step` holds; it may reach over an epoch's end.
+
+    Copy k of an example is example + k count, so that each has its own draws.
+    """
     place = step * batch_size + np.arange(batch_size)
-    epochs = place // count
+    epochs, place, copy = repeated_places(place, count, repeats)
     rows = np.empty(batch_size, np.int64)
     for epoch in np.unique(epochs):
         inside = epochs == epoch
         order = np.random.default_rng((seed, int(epoch))).permutation(count)
-        rows[inside] = order[place[inside] % count]
-    return rows
+        rows[inside] = order[place[inside]]
+    return rows + copy * count
 
 
 def test_batches(arrays: Arrays, batch_size: int) -> Iterator[dict[str, np.ndarray]]:

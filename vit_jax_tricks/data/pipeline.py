@@ -26,7 +26,8 @@ class Data:
     """An opened data set: what it holds and its batches.
 
     A batch is a dict of `image` uint8 [b, h, w, c], `label` int32 [b] and `index` int32
-    [b], the example's place in its split.
+    [b], the example's place in its split; copies of repeated augmentation count on from
+    num_train.
     """
 
     name: str
@@ -98,6 +99,7 @@ def build(
     split_seed: int = 0,
     test_fraction: float = 0.2,
     examples: int | None = None,
+    repeats: int = 1,
 ) -> Data:
     """Opens `digits`, `digit_scenes[/32|/64|/224]`, `folder:PATH` or `tfds:NAME`.
 
@@ -118,6 +120,8 @@ def build(
       resize: `area` or `pil_bicubic`.
       split_seed, test_fraction: The split of a folder without train and test folders.
       examples: Train on this many examples only, a fixed random choice.
+      repeats: Times that each example comes in a row, augmented anew, in an epoch as
+        long as otherwise: DeiT's repeated augmentation, which gives 3.
 
     Raises:
       UserError: The name or a value is wrong, or an argument has no effect here.
@@ -140,6 +144,8 @@ def build(
     small = sum(counts) * math.prod(shape) < IN_MEMORY_BYTES
     resident = in_memory is True or (in_memory == "auto" and small and not random_crop)
     _refuse_idle(given, source, view, resident)
+    if not isinstance(repeats, int) or repeats < 1:
+        raise UserError(f"config.data.repeats={repeats!r}; 1 or more is expected.")
     train = source.train
     if examples is not None:
         if not 1 <= examples <= len(train):
@@ -155,9 +161,11 @@ def build(
 
     def train_part(batch_size: int, seed: int, start_step: int) -> Iterator[Batch]:
         if resident:
-            return memory.train_batches(load("train"), batch_size, seed, start_step)
+            return memory.train_batches(
+                load("train"), batch_size, seed, start_step, repeats
+            )
         return stream.train_batches(
-            train, view.train, batch_size, seed, start_step, workers
+            train, view.train, batch_size, seed, start_step, workers, repeats
         )
 
     def test_part(batch_size: int, part: str) -> Iterator[Batch]:

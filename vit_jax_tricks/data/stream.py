@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from vit_jax_tricks.data.repeated import epoch_length
 from vit_jax_tricks.data.source import Records
 from vit_jax_tricks.typing import UInt8
 
@@ -24,6 +25,17 @@ class Numbered:
 
     def __getitem__(self, index: int) -> tuple[bytes, int, int]:
         return (*self.records[index], index)
+
+
+class Copied:
+    """A copy of the elements, with indices and so with draws of its own."""
+
+    def __init__(self, shift: int):
+        self.shift = shift
+
+    def __call__(self, record: tuple[bytes, int, int]) -> tuple[bytes, int, int]:
+        data, label, index = record
+        return data, label, index + self.shift
 
 
 class TrainRow:
@@ -67,6 +79,7 @@ def train_batches(
     seed: int,
     start_step: int,
     workers: int,
+    repeats: int = 1,
 ) -> Iterator[Batch]:
     """Endless batches of fresh permutations; starts anywhere without replaying.
 
@@ -75,8 +88,14 @@ def train_batches(
     """
     import grain
 
-    data = grain.MapDataset.source(Numbered(records)).seed(seed).shuffle().repeat()
-    data = data.random_map(TrainRow(view)).batch(batch_size, drop_remainder=True)
+    data = grain.MapDataset.source(Numbered(records)).seed(seed).shuffle()
+    if repeats > 1:
+        copies = [data.map(Copied(k * len(records))) for k in range(repeats)]
+        data = grain.MapDataset.mix(copies).seed(seed)
+        data = data[: epoch_length(len(records), repeats)]
+    data = (
+        data.repeat().random_map(TrainRow(view)).batch(batch_size, drop_remainder=True)
+    )
     yield from _read(data[start_step:], workers)
 
 

@@ -1,0 +1,28 @@
+"""Repeated augmentation: each example comes several times in a row, each time anew.
+
+Source: Hoffer et al. 2019, arXiv 1901.09335; the order of DeiT's RASampler, whose
+processes take turns, so that a batch of all of them holds the copies of an example.
+"""
+
+import numpy as np
+
+from vit_jax_tricks.typing import Int
+
+
+ROUND = 256
+
+
+def epoch_length(count: int, repeats: int) -> int:
+    """Examples in an epoch: as many as without repeats, in whole 256s where there are.
+
+    Only about one in `repeats` of the examples is seen.
+    """
+    return count if repeats == 1 or count < ROUND else count // ROUND * ROUND
+
+
+def repeated_places(
+    place: Int[np.ndarray, "b"], count: int, repeats: int
+) -> tuple[Int[np.ndarray, "b"], Int[np.ndarray, "b"], Int[np.ndarray, "b"]]:
+    """What is at a place of the endless stream: epoch, place in its order, copy."""
+    epoch, inside = np.divmod(place, epoch_length(count, repeats))
+    return epoch, *np.divmod(inside, repeats)
