@@ -62,7 +62,7 @@ def train(model, variables, images, key=KEY):
     return logits, state["batch_stats"]
 
 
-@pytest.mark.parametrize("case", coatnet_goldens.SMALL, ids=str)
+@pytest.mark.parametrize("case", coatnet_goldens.SMALL[:4], ids=str)
 def test_training_uses_and_moves_the_statistics_as_pytorch(case):
     model, variables, images, _, arrays = case.build("float32")
     logits, stats = train(model, variables, images)
@@ -77,7 +77,7 @@ def test_training_uses_and_moves_the_statistics_as_pytorch(case):
 
 def test_position_mlp_without_its_dropout_trains_as_timm_s():
     """The reference file was made without it."""
-    case = next(c for c in coatnet_goldens.RARE if str(c) == "small_coatnet_mixed")
+    case = next(c for c in coatnet_goldens.SMALL if str(c) == "small_coatnet_mixed")
     model, variables, images, _, arrays = case.build(
         "float32", transformer_rel_pos_drop=0.0
     )
