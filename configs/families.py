@@ -33,7 +33,38 @@ FAMILIES = {
         name="t2t_vit_7", embed_dim=192, num_heads=3, token_dim=32, depth=5
     ),
     "convit": dict(name="convit_tiny", embed_dim=24, local_up_to_layer=3, **SMALL),
+    "coatnet": dict(
+        name="coatnet_0_224",
+        stem_width=16,
+        embed_dim=(48, 96, 192),
+        depths=(1, 1, 2),
+        block_type=("C", "C", "T"),
+        drop_path_rate=0.0,
+    ),
+    "lv_vit": dict(  # its stem of convolutions alone would cost 77 MMACs
+        name="lvvit_s",
+        p_emb=1,
+        embed_dim=96,
+        num_heads=3,
+        mix_token=False,
+        return_dense=False,
+        **SMALL,
+    ),
     "cait": dict(name="cait_xxs24_224", embed_dim=96, init_values=0.1, **SMALL),
+    "volo": dict(
+        name="volo_d1_224",
+        patch_size=4,
+        stem_hidden_dim=16,
+        layers=(1, 3),
+        embed_dims=(48, 96),
+        num_heads=(2, 3),
+        downsamples=(True, False),
+        outlook_attention=(True, False),
+        use_aux_head=False,
+        drop_path_rate=0.0,
+    ),
+    "eva02": dict(name="eva02_tiny_patch14_224", embed_dim=96, num_heads=3, **SMALL),
+    "clip": dict(name="vit_base_patch32_clip_224", embed_dim=96, num_heads=3, **SMALL),
 }
 
 
