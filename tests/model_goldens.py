@@ -7,14 +7,13 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from goldens import base_normal, golden_images, load_golden, reference_state
 
 from vit_jax_tricks.inspect.flops import count_flops
@@ -34,8 +33,7 @@ class Case:
     `overrides` come on top of the manifest's own keyword arguments without `drop`.
     `modules` translates names of the reference's modules where
     `layers.0.blocks.1` -> `layers_0/blocks_1` is not the rule. `dialect` names the key
-    names of the file where they are not those of the model name. `patch` puts back
-    what a library of the reference rounded, for float64.
+    names of the file where they are not those of the model name.
     """
 
     golden: str
@@ -44,7 +42,6 @@ class Case:
     modules: Mapping[str, str] = dataclasses.field(default_factory=dict)
     drop: tuple[str, ...] = ("pretrained_cfg",)
     dialect: str | None = None
-    patch: Callable[[pytest.MonkeyPatch], None] | None = None
 
     def __str__(self) -> str:
         return self.golden.split("/")[-1]

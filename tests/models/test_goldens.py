@@ -35,9 +35,7 @@ def test_small_float32_and_the_outputs_of_its_modules(case):
 
 
 @pytest.mark.parametrize("case", SOME, ids=str)
-def test_small_float64_and_gradients(case, x64, monkeypatch):
-    if case.patch is not None:
-        case.patch(monkeypatch)
+def test_small_float64_and_gradients(case, x64):
     check_gradients(case, **scanned(case))
 
 
@@ -67,9 +65,7 @@ def test_full_float32(case):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", zoo.FULL, ids=str)
-def test_full_float64(case, x64, monkeypatch):
-    if case.patch is not None:
-        case.patch(monkeypatch)
+def test_full_float64(case, x64):
     check_values(case, "float64", **scanned(case))
 
 

@@ -6,6 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vit_jax_tricks.models.layers.functional.float32_trigonometry import (
+    float32_power,
+    float32_sin_cos,
+)
 from vit_jax_tricks.models.layers.functional.precision import at_least_float32
 from vit_jax_tricks.typing import Array, Float, PRNGKeyArray
 
@@ -43,7 +47,7 @@ def rotary_axial(
     2403.13298. Equivalent to the angles of timm's `RotaryEmbeddingCat`.
     """
     k = np.arange(dim // 4, dtype=np.float32) / np.float32(dim // 4)
-    bands = np.float32(1) / np.float32(temperature) ** k
+    bands = np.float32(1) / float32_power(temperature, k)
     angles = coordinates[:, :, None] * bands
     return angles.reshape(len(coordinates), -1)
 
@@ -60,9 +64,8 @@ def rotary_dinov3(
         (np.arange(n, dtype=np.float32) + np.float32(0.5)) / n * 2 - 1 for n in grid
     ]
     points = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
-    periods = np.float32(temperature) ** (
-        np.float32(2) * np.arange(dim // 4, dtype=np.float32) / (dim // 2)
-    )
+    k = np.arange(dim // 4, dtype=np.float32)
+    periods = float32_power(temperature, np.float32(2) * k / (dim // 2))
     angles = np.float32(2 * np.pi) * points[:, :, None] / periods
     return angles.reshape(len(points), -1).astype(np.float32)
 
@@ -112,11 +115,11 @@ def rotary_table(
     """(sin | cos) of each feature, e = 4a, for `rotate`; `prefix` tokens do not turn.
 
     An angle belongs to two neighbouring features; with `half` to features i and i + a.
-    Constant angles are NumPy arrays and give a float32 one, correctly rounded.
+    Constant angles are NumPy arrays and give a float32 one, rounded as the reference's.
     Equivalent to the tables of timm's `RotaryEmbeddingCat` and `RotaryEmbeddingDinoV3`.
     """
     if isinstance(angles, np.ndarray):
-        xp, sin_cos = np, _rounded_sin_cos(angles)
+        xp, sin_cos = np, float32_sin_cos(angles)
     else:
         xp, sin_cos = jnp, (jnp.sin(angles), jnp.cos(angles))
     parts = []
@@ -125,13 +128,6 @@ def rotary_table(
         y = xp.pad(y, pads, constant_values=still)
         parts.append(xp.concatenate([y, y], -1) if half else xp.repeat(y, 2, axis=-1))
     return xp.concatenate(parts, axis=-1)
-
-
-def _rounded_sin_cos(
-    angles: Float[np.ndarray, "n a"],
-) -> tuple[Float[np.ndarray, "n a"], Float[np.ndarray, "n a"]]:
-    exact = angles.astype(np.float64)
-    return np.sin(exact).astype(np.float32), np.cos(exact).astype(np.float32)
 
 
 def rotate(
