@@ -88,6 +88,32 @@ def test_mixed_rotation_along_the_axes_is_axial():
     np.testing.assert_allclose(angles, axial, atol=1e-6)
 
 
+def test_mixed_tables_are_float32_in_float64_too(x64):
+    """A float64 model has the bits of timm's `get_mixed_freqs`, float32 at each step."""
+    points = functional.rotary_coordinates((9, 30), indexing="xy")
+    rng = np.random.default_rng(0)
+    frequencies = rng.standard_normal((2, 3, 2, 8))
+    f = frequencies.astype(np.float32)[..., None, :]
+    first, second = points[:, :1], points[:, 1:]
+    expected = functional.rotary_table((f[0] * first + f[1] * second).reshape(-1, 8))
+
+    def table(frequencies):
+        return functional.rotary_table(functional.rotary_mixed(frequencies, points))
+
+    for run in (table, jax.jit(table)):
+        y = run(jnp.asarray(frequencies))
+        assert y.dtype == jnp.float64
+        np.testing.assert_array_equal(y.reshape(-1, 32), expected.astype(np.float64))
+    coefficients = rng.standard_normal(y.shape)
+    grad = jax.grad(lambda f: (table(f) * coefficients).sum())(jnp.asarray(frequencies))
+    x, both = first.astype(np.float64), coefficients.reshape(3, 2, 270, 2, 8, 2).sum(-1)
+    angles = (f[0] * first + f[1] * second).astype(np.float64)
+    slope = both[..., 0, :] * np.cos(angles) - both[..., 1, :] * np.sin(angles)
+    expected = (slope * x).sum(-2)
+    atol = 1e-5 * np.abs(expected).max()
+    np.testing.assert_allclose(grad[0], expected, rtol=0, atol=atol)
+
+
 def test_mixed_frequencies_start_along_two_perpendicular_directions():
     drawn = functional.mixed_frequencies(jax.random.key(0), (5, 3), 16)
     assert drawn.shape == (2, 5, 3, 8)

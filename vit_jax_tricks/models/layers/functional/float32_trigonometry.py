@@ -4,9 +4,10 @@ NumPy's own have other last bits, on each kind of processor others. The referenc
 their rotation tables in float32, so that float64 logits show those bits (4e-8).
 """
 
+import jax.numpy as jnp
 import numpy as np
 
-from vit_jax_tricks.typing import Float
+from vit_jax_tricks.typing import Array, Float
 
 
 # sin t = t (1 + C_1 t^2 + ... + C_4 t^8), off by 6.1e-9 of its value at most: the
@@ -34,18 +35,20 @@ def float32_power(
 
 
 def float32_sin_cos(
-    angles: Float[np.ndarray, "*s"],
-) -> tuple[Float[np.ndarray, "*s"], Float[np.ndarray, "*s"]]:
+    angles: Float[Array, "*s"],
+) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
     """(sin, cos) of float32 angles in radians, in float32, within 0.61 of the last bit.
 
     (-1)^n sin t of t = x - n pi, |t| <= pi/2, by a polynomial in float64, rounded once;
     for the cosine n is a half-integer. For |x| <= 1e4 bit for bit what PyTorch 2.13
     returns on x86: `torch.sin` and `torch.cos`, there `vmsSin` and `vmsCos` of MKL.
+    NumPy arrays give NumPy arrays; others need JAX's float64 (`JAX_ENABLE_X64=1`).
     """
+    xp = np if isinstance(angles, np.ndarray) else jnp
     inverse = np.float32(1 / np.pi)
-    upright = np.abs(angles)
-    turns = np.rint(angles * inverse)
-    shifted = np.rint((upright + np.float32(np.pi / 2)) * inverse)
+    upright = xp.abs(angles)
+    turns = xp.rint(angles * inverse)
+    shifted = xp.rint((upright + np.float32(np.pi / 2)) * inverse)
     return (
         _signed_sine(angles, turns, 0.0),
         _signed_sine(upright, shifted, 0.5),
@@ -53,15 +56,16 @@ def float32_sin_cos(
 
 
 def _signed_sine(
-    angles: Float[np.ndarray, "*s"], turns: Float[np.ndarray, "*s"], shift: float
-) -> Float[np.ndarray, "*s"]:
+    angles: Float[Array, "*s"], turns: Float[Array, "*s"], shift: float
+) -> Float[Array, "*s"]:
     """(-1)^turns sin(angles - (turns - shift) pi), rounded to float32."""
+    xp = np if isinstance(angles, np.ndarray) else jnp
     upper, lower = PI
     n = turns.astype(np.float64)
     t = angles.astype(np.float64) - (n - shift) * upper - (n - shift) * lower
     square = t * t
-    series = np.zeros_like(t)
+    series = xp.zeros_like(t)
     for coefficient in reversed(COEFFICIENTS):
         series = (series + coefficient) * square
     value = t + t * series
-    return np.where(n % 2, -value, value).astype(np.float32)
+    return xp.where(n % 2 == 0, value, -value).astype(np.float32)

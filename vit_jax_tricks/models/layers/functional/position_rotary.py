@@ -75,16 +75,22 @@ def rotary_mixed(
 ) -> Float[Array, "*s n a"]:
     """Angles p_0 f_0 + p_1 f_1 of learned frequencies, which need not follow an axis.
 
-    One set for each head and block (the axes s). In at least float32.
+    One set for each head and block (the axes s). Float32 values, in float64 if the
+    frequencies are: the reference computes them in float32, whatever the model's dtype.
     Source: Heo et al. 2024 (RoPE-Mixed), arXiv 2403.13298. Equivalent to the angles of
     timm's `RotaryEmbeddingMixed`.
     """
     wide = at_least_float32(frequencies.dtype)
-    f = frequencies.astype(wide)[..., None, :]
+    f = _to_float32(frequencies.astype(wide))[..., None, :]
     points = jnp.asarray(coordinates, wide)
     shape = (*(1,) * (f.ndim - 3), -1, 1)
     first, second = points[:, 0].reshape(shape), points[:, 1].reshape(shape)
-    return f[0] * first + f[1] * second
+    return _to_float32(_to_float32(f[0] * first) + _to_float32(f[1] * second))
+
+
+def _to_float32(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """The nearest float32 values, in the dtype of x; compilers may not skip this."""
+    return jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=23)
 
 
 def mixed_frequencies(
@@ -115,13 +121,16 @@ def rotary_table(
     """(sin | cos) of each feature, e = 4a, for `rotate`; `prefix` tokens do not turn.
 
     An angle belongs to two neighbouring features; with `half` to features i and i + a.
-    Constant angles are NumPy arrays and give a float32 one, rounded as the reference's.
-    Equivalent to the tables of timm's `RotaryEmbeddingCat` and `RotaryEmbeddingDinoV3`.
+    Constant angles are NumPy arrays and give a float32 one, rounded as the reference's;
+    learned ones in float64 give these float32 values in float64. Equivalent to the
+    tables of timm's `RotaryEmbeddingCat`, `...DinoV3` and `...Mixed`.
     """
-    if isinstance(angles, np.ndarray):
-        xp, sin_cos = np, float32_sin_cos(angles)
+    xp = np if isinstance(angles, np.ndarray) else jnp
+    if xp is np or angles.dtype == jnp.float64:
+        exact = float32_sin_cos(angles.astype(np.float32))
+        sin_cos = [y.astype(angles.dtype) for y in exact]
     else:
-        xp, sin_cos = jnp, (jnp.sin(angles), jnp.cos(angles))
+        sin_cos = jnp.sin(angles), jnp.cos(angles)
     parts = []
     for y, still in zip(sin_cos, (0, 1), strict=True):
         pads = [(0, 0)] * (y.ndim - 2) + [(prefix, 0), (0, 0)]
