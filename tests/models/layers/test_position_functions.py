@@ -89,7 +89,7 @@ def test_mixed_rotation_along_the_axes_is_axial():
 
 
 def test_mixed_tables_are_float32_in_float64_too(x64):
-    """A float64 model has the bits of timm's `get_mixed_freqs`, float32 at each step."""
+    """A float64 model has the bits of timm's `get_mixed_freqs`, always in float32."""
     points = functional.rotary_coordinates((9, 30), indexing="xy")
     rng = np.random.default_rng(0)
     frequencies = rng.standard_normal((2, 3, 2, 8))
