@@ -1,16 +1,17 @@
 """The Jensen-Shannon consistency loss against timm's."""
 
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
+from goldens import load_golden
+from loss_checks import assert_close, both_precisions, precision
 
 from vit_jax_tricks import losses
 
 
-GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden/losses/classification.npz")
+__all__ = ["precision"]
+
+_, GOLDEN = load_golden("losses/classification")
 
 
 def timm_jsd(logits, labels):
@@ -20,22 +21,13 @@ def timm_jsd(logits, labels):
     return (clean + 12 * losses.jensen_shannon(logits=views)).mean()
 
 
-def check(dtype, tolerance):
+@both_precisions
+def test_timm(dtype):
     logits = jnp.asarray(GOLDEN["jsd_logits"], dtype)
     labels = jnp.asarray(np.eye(20)[GOLDEN["jsd_labels"][:4]], dtype)
     value, grad = jax.value_and_grad(timm_jsd)(logits, labels)
-    want = GOLDEN["loss:jsd_splits3_alpha12_smooth0.1"]
-    np.testing.assert_allclose(value, want, rtol=tolerance)
-    np.testing.assert_allclose(grad, GOLDEN["grad:jsd"], atol=tolerance)
-
-
-def test_timm_float32():
-    check(jnp.float32, 2e-5)
-
-
-@pytest.mark.usefixtures("x64")
-def test_timm_float64():
-    check(jnp.float64, 1e-9)
+    assert_close(value, GOLDEN["loss:jsd_splits3_alpha12_smooth0.1"], dtype)
+    assert_close(grad, GOLDEN["grad:jsd"], dtype)
 
 
 def test_equal_views_agree_and_huge_logits_stay_finite():

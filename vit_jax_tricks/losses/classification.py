@@ -1,33 +1,26 @@
 """Losses on soft class labels [b, k]."""
 
+import jax
 import jax.numpy as jnp
 import optax
 
 from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.losses.inputs import Number, masked, prepared
 from vit_jax_tricks.typing import Array, Bool, Float
 
 
-def _float32(
-    logits: Float[Array, "*b k"], labels: Float[Array, "*b k"]
-) -> tuple[Float[Array, "*b k"], Float[Array, "*b k"]]:
-    dtype = jnp.float64 if logits.dtype == jnp.float64 else jnp.float32
-    return jnp.asarray(logits).astype(dtype), jnp.asarray(labels).astype(dtype)
-
-
-def _masked(
-    loss: Float[Array, "*b"], where: Bool[Array, "*b"] | None
-) -> Float[Array, "*b"]:
-    return loss if where is None else jnp.where(where, loss, 0.0)
-
-
 def smooth_labels(
-    labels: Float[Array, "*b k"], *, smoothing: float
+    labels: Float[Array, "*b k"], *, smoothing: Number
 ) -> Float[Array, "*b k"]:
     """Spreads a share of the label over all k classes: (1 - s) labels + s / k.
 
     The true class keeps 1 - s + s/k. Equivalent to timm's mixup targets (tested).
+
+    Raises: UserError for s outside [0, 1).
     Source: Szegedy et al. 2015, arXiv 1512.00567.
     """
+    if not 0 <= smoothing < 1:
+        raise UserError(f"smoothing={smoothing}: expected 0 <= smoothing < 1.")
     return optax.smooth_labels(labels, smoothing) if smoothing else labels
 
 
@@ -35,48 +28,81 @@ def softmax_cross_entropy(
     *,
     logits: Float[Array, "*b k"],
     labels: Float[Array, "*b k"],
-    smoothing: float = 0.0,
+    smoothing: Number = 0.0,
     where: Bool[Array, "*b"] | None = None,
 ) -> Float[Array, "*b"]:
     """Cross-entropy with soft labels: -sum_k q_k log softmax(z)_k, q smoothed.
 
     Examples outside `where` give 0. Equivalent to timm's SoftTargetCrossEntropy and,
     with one-hot labels, LabelSmoothingCrossEntropy, before their mean (tested).
+
+    Raises: UserError for smoothing outside [0, 1).
     """
-    logits, labels = _float32(logits, labels)
+    logits, labels = prepared(where, logits, labels)
     labels = smooth_labels(labels, smoothing=smoothing)
-    return _masked(optax.softmax_cross_entropy(logits, labels), where)
+    return masked(optax.softmax_cross_entropy(logits, labels), where)
 
 
 def sigmoid_binary_cross_entropy(
     *,
     logits: Float[Array, "*b k"],
     labels: Float[Array, "*b k"],
-    smoothing: float = 0.0,
-    target_threshold: float | None = None,
+    smoothing: Number = 0.0,
+    binary_smoothing: Number = 0.0,
+    target_threshold: Number | None = None,
+    weight: Float[Array, "k"] | None = None,
+    pos_weight: Float[Array, "k"] | Float[Array, ""] | Number | None = None,
     sum_classes: bool = False,
     where: Bool[Array, "*b"] | None = None,
 ) -> Float[Array, "*b"]:
     """One binary cross-entropy a class, averaged (or summed) over the k classes.
 
-    -q log sigmoid(z) - (1 - q) log sigmoid(-z), q smoothed, then q > threshold where a
-    threshold is given: `target_threshold=0` makes both classes of a mixed image
-    positive, as DeiT III does. Examples outside `where` give 0.
+    w_k (-v_k q_k log sigmoid(z_k) - (1 - q_k) log sigmoid(-z_k)). Examples outside
+    `where` give 0. Equivalent to timm's BinaryCrossEntropy before its mean over the
+    batch (tested); timm smooths class ids by `smoothing`, and by `binary_smoothing`,
+    with `smooth_dense`, labels of several independent classes.
 
-    Raises: UserError when smoothing alone would lift every class over the threshold.
-    Equivalent to timm's BinaryCrossEntropy before its mean over the batch (tested).
+    Args:
+      logits: z.
+      labels: q, of each class in [0, 1].
+      smoothing: s of (1 - s) q + s / k.
+      binary_smoothing: s of (1 - s) q + s / 2.
+      target_threshold: then replaces q by q > threshold. 0 makes both classes of a
+        mixed image positive, as DeiT III does.
+      weight: w, 1 if None.
+      pos_weight: v, 1 if None.
+      sum_classes: sums over classes, as big_vision does.
+      where: examples that count.
+
+    Raises: UserError when smoothing is outside [0, 1) or would alone lift every class
+      over the threshold.
     """
-    logits, labels = _float32(logits, labels)
-    if target_threshold is not None:
-        floor = smoothing / logits.shape[-1]
-        if floor > target_threshold:
-            raise UserError(
-                f"smoothing={smoothing} lifts every class to {floor:.3g}, over "
-                f"target_threshold={target_threshold}: set smoothing=0."
-            )
+    logits, labels = prepared(where, logits, labels)
+    if not 0 <= binary_smoothing < 1:
+        raise UserError(
+            f"binary_smoothing={binary_smoothing}: expected 0 <= binary_smoothing < 1."
+        )
     labels = smooth_labels(labels, smoothing=smoothing)
+    labels = (1 - binary_smoothing) * labels + binary_smoothing / 2
     if target_threshold is not None:
+        floor = smoothing / logits.shape[-1] * (1 - binary_smoothing)
+        floor += binary_smoothing / 2
+        if floor > target_threshold:
+            name = "smoothing" if smoothing else "binary_smoothing"
+            raise UserError(
+                f"{name}={smoothing or binary_smoothing} lifts every class to "
+                f"{floor:.3g}, over target_threshold={target_threshold}: set {name}=0."
+            )
         labels = (labels > target_threshold).astype(labels.dtype)
-    each = optax.sigmoid_binary_cross_entropy(logits, labels)
+    positive = -labels * jax.nn.log_sigmoid(logits)
+    if pos_weight is not None:
+        positive = positive * _each_class(pos_weight, logits)
+    each = positive - (1 - labels) * jax.nn.log_sigmoid(-logits)
+    if weight is not None:
+        each = each * _each_class(weight, logits)
     loss = each.sum(axis=-1) if sum_classes else each.mean(axis=-1)
-    return _masked(loss, where)
+    return masked(loss, where)
+
+
+def _each_class(weight: Array | Number, logits: Float[Array, "*b k"]) -> jax.Array:
+    return jnp.broadcast_to(jnp.asarray(weight).astype(logits.dtype), logits.shape)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from vit_jax_tricks.losses.inputs import masked, prepared
 from vit_jax_tricks.typing import Array, Bool, Float
 
 
@@ -20,10 +21,13 @@ def jensen_shannon(
     Equivalent to that part of timm's JsdCrossEntropy before its mean (tested).
     Source: Hendrycks et al., 2020, arXiv:1912.02781.
     """
-    dtype = jnp.float64 if logits.dtype == jnp.float64 else jnp.float32
-    log_p = jax.nn.log_softmax(logits.astype(dtype), axis=-1)
+    views = None
+    if where is not None:
+        views = jnp.broadcast_to(jnp.asarray(where)[None], logits.shape[:-1])
+    (logits,) = prepared(views, logits)
+    log_p = jax.nn.log_softmax(logits, axis=-1)
     p = jnp.exp(log_p)
     mixture = jnp.log(jnp.maximum(p.mean(axis=0), 1e-7))
     # 0 log 0 is 0: a probability that underflows has a finite logarithm here.
     loss = jnp.sum(p * (log_p - mixture[None]), axis=-1).mean(axis=0)
-    return loss if where is None else jnp.where(where, loss, 0.0)
+    return masked(loss, where)

@@ -1,24 +1,53 @@
 """Cross-entropy with (mixed, smoothed) labels on the classifier's logits."""
 
+import functools
+from typing import Any
+
 import jax.numpy as jnp
 
 from vit_jax_tricks import losses
 from vit_jax_tricks.errors import UserError, nearest
+from vit_jax_tricks.losses.inputs import Number
+from vit_jax_tricks.objectives.term import Targets, within
 from vit_jax_tricks.typing import Array, Float
 
 
 LOSSES = {
     "softmax": losses.softmax_cross_entropy,
     "sigmoid": losses.sigmoid_binary_cross_entropy,
+    "focal": losses.focal,
+    "focal_pt": losses.focal_pt,
+    "focal_modulated": losses.focal_modulated,
+    "focal_of_cross_entropy": losses.focal_of_cross_entropy,
+    "smoothed_focal": losses.smoothed_focal,
+}
+FOCAL = {name: ("alpha", "gamma") for name in LOSSES if name.startswith("focal")}
+OPTIONS = {  # which loss reads which option
+    "softmax": ("smoothing",),
+    "sigmoid": ("smoothing", "target_threshold", "sum_classes"),
+    "smoothed_focal": ("smoothing", "focal_weight", "alpha", "gamma"),
+    **FOCAL,
 }
 
 
-def classification(*, name: str, smoothing: float = 0.0, dense_weight: float = 1.0):
-    """A term: `name` is softmax or sigmoid, `smoothing` that of the labels.
+def classification(
+    *,
+    name: str,
+    smoothing: Number = 0.0,
+    dense_weight: Number = 1.0,
+    dist_weight: Number = 0.5,
+    target_threshold: Number | None = None,
+    sum_classes: bool = False,
+    focal_weight: Number | None = None,
+    alpha: Number | None = None,
+    gamma: Number | None = None,
+):
+    """A term: the loss `name` of every head that the model has.
 
     A model with a second, distillation head trains both heads on the label, and the
-    term is their mean: what hard distillation (Touvron et al., 2021, arXiv:2012.12877)
-    does under a teacher that is always right.
+    term is (1 - dist_weight) of the first and dist_weight of the second. Their mean is
+    what hard distillation (Touvron et al., 2021, arXiv:2012.12877) does under a teacher
+    that is always right; 0 leaves the second head to the term `distillation`.
 
     A model with a dense head adds `dense_weight` times the mean loss of its tokens,
     each with the label of its image. Under MixToken the class head's label is that of
@@ -26,33 +55,63 @@ def classification(*, name: str, smoothing: float = 0.0, dense_weight: float = 1
     with lam the share of tokens of its own; dense outputs are un-mixed by the model.
     Equivalent to TokenLabelCrossEntropy of TokenLabeling for labels [b, k] (tested).
 
+    Args:
+      name: softmax, sigmoid, smoothed_focal, or one of `losses.focal`'s forms: focal,
+        focal_pt, focal_modulated, focal_of_cross_entropy.
+      smoothing: of the labels, for softmax, sigmoid and smoothed_focal's cross-entropy.
+      dense_weight: of the tokens' loss.
+      dist_weight: the second head's share.
+      target_threshold, sum_classes: as in `losses.sigmoid_binary_cross_entropy`.
+      focal_weight: as in `losses.smoothed_focal`, 0.3 if None.
+      alpha, gamma: as in `losses.focal`, 0.25 and 2 if None.
+
     Raises:
-      UserError: an unknown loss, smoothing outside [0, 1), or a negative weight.
+      UserError: an unknown loss, an option that it does not read, or a value outside
+        its range.
     """
     if name not in LOSSES:
         hint = nearest(name, LOSSES)
         raise UserError(f'config.loss.classification.name="{name}": unknown.{hint}')
-    if not 0.0 <= smoothing < 1.0:
-        raise UserError(
-            f"config.loss.classification.smoothing={smoothing}: expected 0 <= s < 1."
-        )
-    if dense_weight < 0:
-        raise UserError(
-            f"config.loss.classification.dense_weight={dense_weight}: expected >= 0."
-        )
-    loss = LOSSES[name]
+    given = dict(
+        smoothing=smoothing or None,
+        target_threshold=target_threshold,
+        sum_classes=sum_classes or None,
+        focal_weight=focal_weight,
+        alpha=alpha,
+        gamma=gamma,
+    )
+    options: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+    for key, value in options.items():
+        if key not in OPTIONS[name]:
+            users = [other for other, keys in OPTIONS.items() if key in keys]
+            raise UserError(
+                f'config.loss.classification.{key}={value} does nothing for name="'
+                f'{name}": leave it out, or use {" or ".join(users)}.'
+            )
+    path = "config.loss.classification"
+    within(path, "smoothing", smoothing, below=1)
+    within(path, "dist_weight", dist_weight, most=1)
+    within(path, "focal_weight", focal_weight, most=1)
+    for key, value in dict(dense_weight=dense_weight, alpha=alpha, gamma=gamma).items():
+        within(path, key, value)
+    loss = functools.partial(LOSSES[name], **options)
+    if name == "smoothed_focal":
+        loss = functools.partial(loss, smoothing=smoothing)
 
     def term(
-        *, logits: Float[Array, "b k"], aux: dict, labels: Float[Array, "b k"]
+        *,
+        logits: Float[Array, "b k"],
+        aux: dict,
+        labels: Float[Array, "b k"],
+        targets: Targets = None,
     ) -> Float[Array, "b"]:
-        labels = losses.smooth_labels(labels=labels, smoothing=smoothing)
         mixed = labels
         if "mix_lam" in aux:
-            lam = aux["mix_lam"].astype(labels.dtype)
-            mixed = lam * labels + (1 - lam) * labels[::-1]
+            mixed = losses.mix_class_labels(labels, aux["mix_lam"])
         out = loss(logits=logits, labels=mixed)
-        if "logits_dist" in aux:
-            out = (out + loss(logits=aux["logits_dist"], labels=labels)) / 2
+        if "logits_dist" in aux and dist_weight:
+            second = loss(logits=aux["logits_dist"], labels=labels)
+            out = (1 - dist_weight) * out + dist_weight * second
         if "logits_aux" in aux and dense_weight:
             dense = aux["logits_aux"]
             each = jnp.broadcast_to(labels[:, None], dense.shape)

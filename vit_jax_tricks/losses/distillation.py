@@ -1,0 +1,81 @@
+"""What a student learns from a teacher. No gradient reaches the teacher."""
+
+import jax
+import jax.numpy as jnp
+
+from vit_jax_tricks.errors import UserError, nearest
+from vit_jax_tricks.losses.classification import softmax_cross_entropy
+from vit_jax_tricks.losses.inputs import Number, masked, prepared
+from vit_jax_tricks.typing import Array, Bool, Float
+
+
+SCALINGS = ("textbook", "deit")
+
+
+def soft_distillation(
+    *,
+    logits: Float[Array, "*b k"],
+    teacher_logits: Float[Array, "*b k"],
+    tau: Number = 3.0,
+    scaling: str = "textbook",
+    where: Bool[Array, "*b"] | None = None,
+) -> Float[Array, "*b"]:
+    """tau^2 KL(softmax(teacher / tau) | softmax(student / tau)), summed over classes.
+
+    With scaling "deit" the sum is divided by k, as DeiT's program does: for 1000
+    classes a thousandth of the textbook's loss. Examples outside `where` give 0.
+
+    Equivalent, before the mean over the batch, to DeiT's DistillationLoss "soft" for
+    "deit" and to timm's LogitDistillationTask for "textbook" (tested).
+
+    Raises: UserError for tau <= 0 or another scaling.
+    Source: Hinton et al., 2015, arXiv:1503.02531.
+    """
+    if not tau > 0:
+        raise UserError(f"tau={tau}: expected a temperature above 0, such as 3.")
+    if scaling not in SCALINGS:
+        raise UserError(f'scaling="{scaling}": unknown.{nearest(scaling, SCALINGS)}')
+    student, teacher = prepared(where, logits, teacher_logits)
+    log_p = jax.nn.log_softmax(student / tau, axis=-1)
+    log_q = jax.nn.log_softmax(jax.lax.stop_gradient(teacher) / tau, axis=-1)
+    loss = tau**2 * jnp.sum(jnp.exp(log_q) * (log_q - log_p), axis=-1)
+    return masked(loss / logits.shape[-1] if scaling == "deit" else loss, where)
+
+
+def hard_distillation(
+    *,
+    logits: Float[Array, "*b k"],
+    teacher_logits: Float[Array, "*b k"],
+    smoothing: Number = 0.0,
+    where: Bool[Array, "*b"] | None = None,
+) -> Float[Array, "*b"]:
+    """Cross-entropy with the teacher's most likely class, smoothed.
+
+    Examples outside `where` give 0. Equivalent to DeiT's DistillationLoss "hard" before
+    its mean, whose labels are not smoothed (tested).
+
+    Raises: UserError for smoothing outside [0, 1).
+    Source: Touvron et al., 2021, arXiv:2012.12877.
+    """
+    best = jnp.argmax(teacher_logits, axis=-1)
+    labels = jax.nn.one_hot(best, logits.shape[-1], dtype=logits.dtype)
+    return softmax_cross_entropy(
+        logits=logits, labels=labels, smoothing=smoothing, where=where
+    )
+
+
+def feature_distillation(
+    *,
+    features: Float[Array, "*b d"],
+    teacher_features: Float[Array, "*b d"],
+    where: Bool[Array, "*b"] | None = None,
+) -> Float[Array, "*b"]:
+    """Mean square distance of features: mean_d (student - teacher)^2.
+
+    For tokens `[b, n, d]` and `where` the kept ones, its `mean_where` is the token
+    term of DynamicViT's loss with `mse_token` (tested); without that option the token
+    term is `soft_distillation` with tau 1. Places outside `where` give 0.
+    """
+    student, teacher = prepared(where, features, teacher_features)
+    distance = student - jax.lax.stop_gradient(teacher)
+    return masked(jnp.mean(jnp.square(distance), axis=-1), where)

@@ -1,0 +1,66 @@
+"""A label for the image and one for every token, as LV-ViT and VOLO learn them."""
+
+import jax.numpy as jnp
+
+from vit_jax_tricks.losses.classification import softmax_cross_entropy
+from vit_jax_tricks.losses.inputs import Number, mean_where, prepared
+from vit_jax_tricks.typing import Array, Bool, Float
+
+
+def mix_class_labels(
+    labels: Float[Array, "b k"], lam: Float[Array, ""] | Number
+) -> Float[Array, "b k"]:
+    """lam labels + (1 - lam) labels of the reversed batch: the image's after MixToken.
+
+    `lam` is the share of tokens that are the image's own. Labels of tokens stay as they
+    are: the model puts their outputs back in place.
+    """
+    lam = jnp.asarray(lam).astype(labels.dtype)
+    return lam * labels + (1 - lam) * labels[::-1]
+
+
+def corrected_class_labels(
+    *, class_labels: Float[Array, "b k"], true_labels: Float[Array, "b k"]
+) -> Float[Array, "b k"]:
+    """r teacher + (1 - r) truth; r is 0.5 where their best classes agree, else 0.9.
+
+    Equivalent to the option ground_truth of TokenLabeling's TokenLabelCrossEntropy and
+    to VOLO's TokenLabelGTCrossEntropy (tested).
+    """
+    class_labels, true_labels = prepared(None, class_labels, true_labels)
+    agree = jnp.argmax(class_labels, axis=-1) == jnp.argmax(true_labels, axis=-1)
+    # The shares are float32 numbers there, whatever the labels are.
+    ratio = 0.9 - 0.4 * agree.astype(jnp.float32)[:, None]
+    ratio, rest = (
+        ratio.astype(class_labels.dtype),
+        (1 - ratio).astype(true_labels.dtype),
+    )
+    return ratio * class_labels + rest * true_labels
+
+
+def token_label_cross_entropy(
+    *,
+    logits: Float[Array, "b k"],
+    dense_logits: Float[Array, "b n k"],
+    class_labels: Float[Array, "b k"],
+    token_labels: Float[Array, "b n k"],
+    class_weight: Number = 1.0,
+    dense_weight: Number = 1.0,
+    where: Bool[Array, "b n"] | None = None,
+) -> Float[Array, "b"]:
+    """class_weight CE(image) + dense_weight mean_n CE(token), with soft labels.
+
+    The mean is over the tokens in `where`; without any it is 0. The paper's
+    dense_weight is 0.5, the released program's 1.
+
+    Equivalent to TokenLabeling's TokenLabelCrossEntropy before its mean, for labels
+    from `mix_class_labels` and `corrected_class_labels` (tested). Its other two,
+    SoftTargetCrossEntropy and TokenLabelSoftTargetCrossEntropy, are
+    `softmax_cross_entropy` with the class labels (tested).
+    Source: Jiang et al., 2021, arXiv:2104.10858.
+    """
+    image = softmax_cross_entropy(logits=logits, labels=class_labels)
+    tokens = softmax_cross_entropy(
+        logits=dense_logits, labels=token_labels, where=where
+    )
+    return class_weight * image + dense_weight * mean_where(tokens, where, axis=1)

@@ -1,0 +1,114 @@
+"""Terms that learn from a teacher's outputs for the same augmented, mixed images."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from vit_jax_tricks import losses
+from vit_jax_tricks.errors import UserError, nearest
+from vit_jax_tricks.losses.inputs import Number
+from vit_jax_tricks.objectives.term import Targets, output, target
+from vit_jax_tricks.typing import Array, Float
+
+
+def distillation(
+    *, name: str = "soft", tau: Number | None = None, scaling: str | None = None
+):
+    """A term: the teacher's logits, targets["teacher_logits"] [b, k].
+
+    The student's are those of its distillation head, aux["logits_dist"], or the logits
+    of a model without one. DeiT weighs the label 1 - a and this term a, 0.5 for both.
+
+    Args:
+      name: soft or hard.
+      tau, scaling: as in `losses.soft_distillation`, 3 and textbook if None.
+
+    Raises:
+      UserError: an unknown name or scaling, tau <= 0, an option that "hard" does not
+        read, or no such target.
+    """
+    if name not in ("soft", "hard"):
+        hint = nearest(name, ("soft", "hard"))
+        raise UserError(f'config.loss.distillation.name="{name}": unknown.{hint}')
+    given = dict(tau=tau, scaling=scaling)
+    options: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+    if name == "hard" and options:
+        key = next(iter(options))
+        raise UserError(
+            f'config.loss.distillation.{key}={options[key]} does nothing for name="hard'
+            '": leave it out, or use soft.'
+        )
+    if tau is not None and not tau > 0:
+        raise UserError(f"config.loss.distillation.tau={tau}: expected above 0.")
+    if scaling not in (None, *losses.SCALINGS):
+        hint = nearest(str(scaling), losses.SCALINGS)
+        raise UserError(f'config.loss.distillation.scaling="{scaling}": unknown.{hint}')
+
+    def term(
+        *,
+        logits: Float[Array, "b k"],
+        aux: dict,
+        labels: Float[Array, "b k"],
+        targets: Targets = None,
+    ) -> Float[Array, "b"]:
+        teacher = target(targets, "teacher_logits", "distillation")
+        student = aux.get("logits_dist", logits)
+        if teacher.shape != student.shape:
+            raise UserError(
+                f"config.loss.distillation: the teacher's logits are {teacher.shape}, "
+                f"the student's {student.shape}; both need the same classes."
+            )
+        pair: dict[str, Any] = dict(logits=student, teacher_logits=teacher)
+        if name == "hard":
+            return losses.hard_distillation(**pair)
+        return losses.soft_distillation(**pair, **options)
+
+    return term
+
+
+def token_distillation(*, name: str = "mse"):
+    """A term: the teacher's patch tokens, targets["teacher_tokens"] [b, n, d].
+
+    Compared with aux["patch_tokens"] where aux["keep"] [s, b, n], of a model that drops
+    tokens, still has them after the last stage: the mean over all kept tokens of the
+    batch, each example's share of it. Equivalent to the token term of DynamicViT's
+    DistillDiffPruningLoss_dynamic (tested).
+
+    Args:
+      name: mse, or kl: the divergence of the softmax over channels.
+
+    Raises:
+      UserError: another name, or no such output or target.
+    """
+    if name not in ("mse", "kl"):
+        hint = nearest(name, ("mse", "kl"))
+        raise UserError(f'config.loss.token_distillation.name="{name}": unknown.{hint}')
+
+    def term(
+        *,
+        logits: Float[Array, "b k"],
+        aux: dict,
+        labels: Float[Array, "b k"],
+        targets: Targets = None,
+    ) -> Float[Array, "b"]:
+        teacher = target(targets, "teacher_tokens", "token_distillation")
+        student = output(aux, "patch_tokens", "token_distillation")
+        if teacher.shape != student.shape:
+            raise UserError(
+                f"config.loss.token_distillation: the teacher's tokens are "
+                f"{teacher.shape}, the student's {student.shape}; use a teacher of the "
+                "same width and patches."
+            )
+        keep = output(aux, "keep", "token_distillation")[-1] > 0.5
+        if name == "mse":
+            each = losses.feature_distillation(
+                features=student, teacher_features=teacher, where=keep
+            )
+        else:
+            each = losses.soft_distillation(
+                logits=student, teacher_logits=teacher, tau=1.0, where=keep
+            )
+        count = jnp.maximum(keep.sum(dtype=each.dtype), 1)
+        return each.sum(axis=1) * (len(each) / count)
+
+    return term

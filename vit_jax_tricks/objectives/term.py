@@ -1,0 +1,49 @@
+"""What terms of an objective have in common."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.losses.inputs import Number
+from vit_jax_tricks.typing import Array
+
+
+Targets = Mapping[str, Array] | None
+
+
+def target(targets: Targets, name: str, term: str) -> Array:
+    """What a term needs besides the labels; UserError where the batch has none."""
+    if targets is None or name not in targets:
+        have = ", ".join(sorted(targets or {})) or "none"
+        raise UserError(
+            f'config.loss.{term} needs targets["{name}"], and the step gives {have}.'
+        )
+    return targets[name]
+
+
+def output(aux: Mapping[str, Any], name: str, term: str) -> Array:
+    """What a term needs besides the logits; UserError where the model has none."""
+    if name not in aux:
+        have = ", ".join(sorted(aux)) or "none"
+        raise UserError(
+            f'config.loss.{term} needs aux["{name}"], and the model gives {have}.'
+        )
+    return aux[name]
+
+
+def within(
+    path: str,
+    key: str,
+    value: Number | None,
+    *,
+    most: Number | None = None,
+    below: Number | None = None,
+) -> None:
+    """UserError for a number under 0, over `most`, or not under `below`."""
+    limit = f" <= {most}" if most is not None else f" < {below}" if below else ""
+    if value is None:
+        return
+    high = (most is not None and value > most) or (below is not None and value >= below)
+    if not value >= 0 or high:
+        expected = f"0 <= {key}{limit}" if limit else f"{key} >= 0"
+        raise UserError(f"{path}.{key}={value}: expected {expected}.")
