@@ -25,8 +25,8 @@ FOCAL = {name: ("alpha", "gamma") for name in LOSSES if name.startswith("focal")
 OPTIONS = {  # which loss reads which option
     "softmax": ("smoothing",),
     "sigmoid": ("smoothing", "target_threshold", "sum_classes"),
-    "smoothed_focal": ("smoothing", "focal_weight", "alpha", "gamma"),
     **FOCAL,
+    "smoothed_focal": ("smoothing", "focal_weight", "alpha", "gamma"),
 }
 
 
@@ -86,7 +86,7 @@ def classification(
             users = [other for other, keys in OPTIONS.items() if key in keys]
             raise UserError(
                 f'config.loss.classification.{key}={value} does nothing for name="'
-                f'{name}": leave it out, or use {" or ".join(users)}.'
+                f'{name}": leave it out, or use {", ".join(users)}.'
             )
     path = "config.loss.classification"
     within(path, "smoothing", smoothing, below=1)
