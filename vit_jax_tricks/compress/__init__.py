@@ -1,6 +1,7 @@
 """Compression: quantisation (fake and in integers), observers, calibration."""
 
 from vit_jax_tricks.compress import clipping, observers
+from vit_jax_tricks.compress.calibration import calibrate, weight_ranges
 from vit_jax_tricks.compress.fake_quant import (
     fake_quant,
     learned_fake_quant,
@@ -13,18 +14,26 @@ from vit_jax_tricks.compress.integer import (
     integer_dot,
     quantize,
 )
+from vit_jax_tricks.compress.places import quantised_places, quantised_weights
+from vit_jax_tricks.compress.quantized import quantize_params, quantized_apply
 from vit_jax_tricks.compress.ranges import (
     Range,
     affine_range,
-    power_of_two,
+    next_power_of_two,
     symmetric_range,
 )
+from vit_jax_tricks.compress.rules import SENSITIVE, Rule, standard_rules
+from vit_jax_tricks.compress.spec import Spec
 
 
 __all__ = [
+    "SENSITIVE",
     "Grid",
     "Range",
+    "Rule",
+    "Spec",
     "affine_range",
+    "calibrate",
     "clipping",
     "dequantize",
     "fake_quant",
@@ -33,8 +42,14 @@ __all__ = [
     "integer_dot",
     "learned_fake_quant",
     "learned_step",
+    "next_power_of_two",
     "observers",
-    "power_of_two",
+    "quantised_places",
+    "quantised_weights",
     "quantize",
+    "quantize_params",
+    "quantized_apply",
+    "standard_rules",
     "symmetric_range",
+    "weight_ranges",
 ]

@@ -20,7 +20,7 @@ class Range(NamedTuple):
     zero_point: Num[Array, "..."] | None = None
 
 
-def power_of_two(scale: Float[Array, "..."]) -> Float[Array, "..."]:
+def next_power_of_two(scale: Float[Array, "..."]) -> Float[Array, "..."]:
     """The smallest power of two that is not below the scale: a shift, not a product.
 
     Exact: only exponents are touched, and the range is never narrower.
@@ -36,12 +36,16 @@ def _quotient(x: Array, divisor: float | int) -> Array:
 
 
 def affine_range(
-    low: Float[Array, "..."], high: Float[Array, "..."], *, grid: Grid
+    low: Float[Array, "..."],
+    high: Float[Array, "..."],
+    *,
+    grid: Grid,
+    power_of_two: bool = False,
 ) -> Range:
     """The whole grid over [low, high], with 0 on a step of its own.
 
     s = (max(high, 0) - min(low, 0)) / (grid.high - grid.low), at least 2^-23;
-    z = clip(grid.low - round(min(low, 0) / s)).
+    z = clip(grid.low - round(min(low, 0) / s)). `power_of_two` makes s the next power.
 
     Raises: UserError for an 8-bit float.
     Equivalent to torch's observers with per_tensor_affine (tested).
@@ -50,6 +54,7 @@ def affine_range(
         raise UserError(f"{grid.float8} has no zero point: make the range symmetric.")
     low, high = jnp.minimum(low, 0), jnp.maximum(high, 0)
     scale = jnp.maximum(_quotient(high - low, grid.high - grid.low), EPS)
+    scale = next_power_of_two(scale) if power_of_two else scale
     zero_point = jnp.clip(grid.low - jnp.round(low / scale), grid.low, grid.high)
     return Range(scale, zero_point.astype(jnp.int32))
 
@@ -60,6 +65,7 @@ def symmetric_range(
     *,
     grid: Grid,
     half_range: bool = False,
+    power_of_two: bool = False,
 ) -> Range:
     """The same step on both sides of 0: s = max(-low, high, 0) / grid.high.
 
@@ -67,13 +73,14 @@ def symmetric_range(
     point 0). With `half_range` the divisor is (grid.high - grid.low) / 2, 127.5 for
     int8: torch's observers and Qwix. On an unsigned grid the zero point is then its
     middle, as torch's is, and without `half_range` it is 0, for values that are never
-    negative. The step is at least 2^-23.
+    negative. The step is at least 2^-23; `power_of_two` makes it the next power.
 
     Equivalent to torch's observers with per_tensor_symmetric (tested).
     """
     largest = jnp.maximum(jnp.maximum(-low, high), 0)
     divisor = (grid.high - grid.low) / 2 if half_range else grid.high
     scale = jnp.maximum(_quotient(largest, divisor), EPS)
+    scale = next_power_of_two(scale) if power_of_two else scale
     if not half_range or grid.low:
         return Range(scale)
     middle = (int(grid.high) + 1) // 2

@@ -1,0 +1,74 @@
+"""A model with quantised weights and activations, for training and evaluation."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from vit_jax_tricks.compress.calibration import beside_params
+from vit_jax_tricks.compress.places import input_name, layer_names
+from vit_jax_tricks.compress.ranges import Range
+from vit_jax_tricks.compress.rules import Rule, match
+from vit_jax_tricks.compress.spec import Spec
+from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.param_groups import path_name, plan
+from vit_jax_tricks.typing import Array, Num, Params
+
+
+_RANGE = "input_range"
+
+
+def quantize_params(
+    params: Params, ranges: Mapping[str, Range], specs: Mapping[str, Spec]
+) -> Params:
+    """The same tree with the named weights fake-quantised; works on any pytree."""
+
+    def value(path: tuple, leaf: Array) -> Array:
+        name = path_name(path)
+        return specs[name].apply(leaf, ranges[name]) if name in ranges else leaf
+
+    return jax.tree_util.tree_map_with_path(value, params)
+
+
+def quantized_apply(
+    model: nn.Module,
+    variables: Mapping[str, Any],
+    images: Num[Array, "b h w c"],
+    ranges: Mapping[str, Range],
+    rules: Sequence[Rule],
+    *,
+    train: bool = False,
+    **options: Any,
+) -> Any:
+    """`model.apply` with every place in `ranges` fake-quantised by its rule.
+
+    Gradients pass straight through to the parameters, and to the `ranges` of learned
+    steps, which makes this the forward pass of quantisation-aware training. Pure:
+    compile it with everything but the model and the rules as arguments. `options` are
+    those of `model.apply` (rngs, mutable).
+
+    Raises: UserError when a range belongs to no rule, or a weight has none.
+    """
+    weights = plan(variables["params"])
+    names = {name: layer_names(name, weights) for name in [*weights, *ranges]}
+    specs = match(names, rules)
+    for name in {**specs, **ranges}:
+        if (name in specs) != (name in ranges):
+            lacks = "no range" if name in specs else "a range but no rule"
+            raise UserError(
+                f"{name} has {lacks}: calibrate with the same rules and model."
+            )
+
+    def replace(next_fun, args, kwargs, context):
+        name = input_name(context, args)
+        if name is not None and name in ranges:
+            found = context.module.get_variable("params", _RANGE)
+            args = (specs[name].apply(args[0], found), *args[1:])
+        return next_fun(*args, **kwargs)
+
+    inputs = {name: found for name, found in ranges.items() if name not in weights}
+    params = quantize_params(variables["params"], ranges, specs)
+    given = beside_params({**variables, "params": params}, inputs, _RANGE)
+    with nn.intercept_methods(replace):
+        return model.apply(given, images, train=train, **options)

@@ -1,0 +1,98 @@
+"""Which places are quantised, and how: regular expressions on their names."""
+
+import functools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeAlias
+
+from vit_jax_tricks.compress.spec import Spec
+from vit_jax_tricks.errors import UserError, nearest
+
+
+Rule: TypeAlias = tuple[str, Spec | None]
+
+WEIGHT = Spec("int8_narrow", per_channel=True)
+ACTIVATION = Spec("int8")
+# What stays in float: both ends of the network, everything that normalises, softmax
+# outputs, position networks, and what only scales or passes on.
+SENSITIVE = (
+    r"(.*/)?("
+    r"patch_embed|stem|tokens_to_token|\w*head\w*|pre_logits"
+    r"|\w*norm\w*|bn\d*|se\w*|ls\d?\w*"
+    r"|rel_pos|rel_values|cpb_mlp|pos_proj|proj_l|proj_w"
+    r"|Dropout_\d+|DropPath_\d+|shortcut(?=/input$)"
+    r")(/.*)?"
+)
+
+
+def standard_rules(
+    weight: Spec = WEIGHT, activation: Spec | None = ACTIVATION
+) -> tuple[Rule, ...]:
+    """`weight` for each kernel, `activation` for its input, except `SENSITIVE` places.
+
+    The defaults are W8A8 as TensorRT and ONNX Runtime execute it: symmetric, int8
+    weights from -127 to 127 for each output channel, one static step for each input.
+    `standard_rules(Spec("int4_narrow", per_channel=True, observer="mse"))` is W4A8;
+    without `activation` only weights are quantised.
+    """
+    return (
+        (SENSITIVE, None),
+        (r"(.*/)?kernel", weight),
+        (r"(.*/)?input", activation),
+        (r".*", None),
+    )
+
+
+def match(
+    names: Mapping[str, tuple[str, ...]], rules: Sequence[Rule]
+) -> dict[str, Spec]:
+    """The spec of each place that has one; of several rules the first decides.
+
+    `names` are the names of the layers that a place holds: several for blocks stacked
+    by scan, which must agree. A rule matches whole names; None leaves in float.
+
+    Raises: UserError for a bad regex, a place without a rule and stacked layers that do
+    not agree.
+    """
+    found = {}
+    for path, group in names.items():
+        specs = [_first(rules, name) for name in group]
+        if any(spec != specs[0] for spec in specs):
+            other = next(n for n, s in zip(group, specs, strict=True) if s != specs[0])
+            raise UserError(
+                f"{group[0]} and {other} have different rules but are stacked by scan: "
+                "make the model with scan=False."
+            )
+        if specs[0] is not None:
+            found[path] = specs[0]
+    return found
+
+
+def check_every_rule(names: Iterable[str], rules: Sequence[Rule]) -> None:
+    """Raises UserError for the first rule that matches none of the names."""
+    names = list(names)
+    for pattern, _ in rules:
+        if not any(_compiled(pattern).fullmatch(name) for name in names):
+            raise UserError(
+                f'quantisation rule "{pattern}" matches no place (it must match a whole'
+                f" name).{nearest(pattern, names)}"
+            )
+
+
+def _first(rules: Sequence[Rule], name: str) -> Spec | None:
+    for pattern, spec in rules:
+        if _compiled(pattern).fullmatch(name):
+            return spec
+    raise UserError(
+        f'no quantisation rule for "{name}": end the rules with (".*", None) to leave '
+        "everything else in float."
+    )
+
+
+@functools.lru_cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        message = f'quantisation rule "{pattern}" is not a regex: {error}.'
+        raise UserError(message) from error
