@@ -9,9 +9,9 @@ from zoo import ONE_EACH
 from vit_jax_tricks.compress import (
     Spec,
     places,
-    quantised_places,
-    quantised_weights,
     quantize_params,
+    quantized_places,
+    quantized_weights,
     rules,
     standard_rules,
     weight_ranges,
@@ -34,7 +34,7 @@ def tiny_vit(**more):
 @pytest.mark.parametrize("case", ONE_EACH, ids=str)
 def test_standard_rules_take_linear_layers_with_their_inputs_and_no_others(case):
     model, variables, images, *_ = case.build("float32")
-    found = quantised_places(model, variables, images, standard_rules())
+    found = quantized_places(model, variables, images, standard_rules())
     weights = {name for name in found if name.endswith("/kernel")}
     inputs = {name for name in found if name.endswith("/input")}
     assert weights | inputs == set(found)
@@ -81,21 +81,21 @@ def test_the_first_rule_decides_and_sensitive_places_can_be_taken_back():
         (r"head/kernel", Spec("float8_e4m3fn")),
         *standard_rules(),
     )
-    found = quantised_places(model, variables, images, own)
+    found = quantized_places(model, variables, images, own)
     assert found["blocks_0/attn/Dropout_0/input"] == probabilities
     assert found["blocks_1/mlp/fc1/kernel"] == four
     assert found["blocks_0/mlp/fc1/kernel"] == rules.WEIGHT
     assert found["head/kernel"] == Spec("float8_e4m3fn")
     assert "head/input" not in found
-    only = quantised_places(model, variables, images, standard_rules(four, None))
+    only = quantized_places(model, variables, images, standard_rules(four, None))
     assert set(only.values()) == {four}
 
 
 def test_stacked_blocks_have_the_names_of_their_layers():
     flat, images = shapes(model := tiny_vit())
     stacked, _ = shapes(scanned := tiny_vit(scan=True))
-    one = quantised_places(model, flat, images, standard_rules())
-    many = quantised_places(scanned, stacked, images, standard_rules())
+    one = quantized_places(model, flat, images, standard_rules())
+    many = quantized_places(scanned, stacked, images, standard_rules())
     table = plan(stacked["params"])
     names = {n for place in many for n in places.layer_names(place, table)}
     assert names == set(one)
@@ -105,14 +105,14 @@ def test_stacked_blocks_have_the_names_of_their_layers():
     )
     split = ((r"blocks_1/mlp/fc1/kernel", None), *standard_rules())
     with pytest.raises(UserError, match="blocks_0/mlp/fc1/kernel and blocks_1"):
-        quantised_places(scanned, stacked, images, split)
+        quantized_places(scanned, stacked, images, split)
 
 
 def test_bad_rules_stop():
     variables, images = shapes(model := tiny_vit())
 
     def find(*own):
-        return quantised_places(model, variables, images, own)
+        return quantized_places(model, variables, images, own)
 
     with pytest.raises(UserError, match='no quantisation rule for "blocks_0/'):
         find((r".*kernel", rules.WEIGHT))
@@ -161,7 +161,7 @@ def tree():
 
 def test_any_tree_has_one_step_for_each_output_channel(tree):
     own = ((r".*kernel", Spec("int8_narrow", per_channel=True)), (r".*", None))
-    specs = quantised_weights(tree, own)
+    specs = quantized_weights(tree, own)
     ranges = weight_ranges(tree, specs)
     steps = {name: found.scale.shape for name, found in ranges.items()}
     assert steps == {
@@ -182,7 +182,7 @@ def test_any_tree_has_one_step_for_each_output_channel(tree):
 def test_squared_error_never_clips_worse_than_the_largest_value(tree, grid, symmetric):
     def error(observer):
         spec = Spec(grid, symmetric, per_channel=True, observer=observer)
-        specs = quantised_weights(tree, ((r".*kernel", spec), (r".*", None)))
+        specs = quantized_weights(tree, ((r".*kernel", spec), (r".*", None)))
         rounded = quantize_params(tree, weight_ranges(tree, specs), specs)
         leaf, new = tree["a"]["qkv"]["kernel"], rounded["a"]["qkv"]["kernel"]
         return jnp.square(leaf - new).sum(0)
@@ -197,7 +197,7 @@ def test_weights_take_powers_of_two_learned_steps_and_fixed_ranges(tree):
     kernel = tree["b"]["proj"]["kernel"]
 
     def step(**fields):
-        specs = quantised_weights(
+        specs = quantized_weights(
             tree, ((r"b/proj/kernel", Spec("int4", **fields)), (r".*", None))
         )
         return weight_ranges(tree, specs)["b/proj/kernel"].scale
@@ -214,4 +214,4 @@ def test_weights_take_powers_of_two_learned_steps_and_fixed_ranges(tree):
         step(observer="entropy")
     own = ((r".*bias", Spec(per_channel=True)), (r".*", None))
     with pytest.raises(UserError, match="has no output channels"):
-        weight_ranges(tree, quantised_weights(tree, own))
+        weight_ranges(tree, quantized_weights(tree, own))

@@ -14,7 +14,7 @@ from vit_jax_tricks.compress.integer import (
     integer_dot,
     quantize,
 )
-from vit_jax_tricks.compress.places import quantised_places, quantised_weights
+from vit_jax_tricks.compress.places import quantized_places, quantized_weights
 from vit_jax_tricks.compress.quantized import quantize_params, quantized_apply
 from vit_jax_tricks.compress.ranges import (
     Range,
@@ -44,11 +44,11 @@ __all__ = [
     "learned_step",
     "next_power_of_two",
     "observers",
-    "quantised_places",
-    "quantised_weights",
     "quantize",
     "quantize_params",
     "quantized_apply",
+    "quantized_places",
+    "quantized_weights",
     "standard_rules",
     "symmetric_range",
     "weight_ranges",

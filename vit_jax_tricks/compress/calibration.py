@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax_tricks.compress import spec as specs_of
-from vit_jax_tricks.compress.places import input_name, layer_names, quantised_places
+from vit_jax_tricks.compress.places import input_name, layer_names, quantized_places
 from vit_jax_tricks.compress.ranges import Range
 from vit_jax_tricks.compress.rules import Rule
 from vit_jax_tricks.compress.spec import Spec
@@ -110,13 +110,13 @@ def calibrate(
     `batches` of images. 500 or more training images are usual.
 
     Raises: UserError when there is no batch, when activations are not finite, and as
-    `quantised_places` does.
+    `quantized_places` does.
     """
     rest = iter(batches)
     first = next(rest, None)
     if first is None:
         raise UserError("calibrate got no batch of images: give at least one.")
-    specs = quantised_places(model, variables, first, rules)
+    specs = quantized_places(model, variables, first, rules)
     weights = plan(variables["params"])
     ranges = weight_ranges(variables["params"], specs)
     layers = {name: layer_names(name, weights) for name in specs if name not in weights}

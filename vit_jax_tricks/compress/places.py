@@ -72,7 +72,7 @@ def layer_names(name: str, weights: Mapping[str, Parameter]) -> tuple[str, ...]:
     return tuple(start + stack[2] for start in starts)
 
 
-def quantised_weights(params: Params, rules: Sequence[Rule]) -> dict[str, Spec]:
+def quantized_weights(params: Params, rules: Sequence[Rule]) -> dict[str, Spec]:
     """The spec of every leaf of any tree of parameters that the rules quantise.
 
     Raises: UserError as `match` does, and for a rule that matches nothing.
@@ -82,7 +82,7 @@ def quantised_weights(params: Params, rules: Sequence[Rule]) -> dict[str, Spec]:
     return match(names, rules)
 
 
-def quantised_places(
+def quantized_places(
     model: nn.Module,
     variables: Any,
     images: Num[Array, "b h w c"],
