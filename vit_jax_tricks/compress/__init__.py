@@ -1,6 +1,6 @@
-"""Compression: quantisation (fake and in integers), observers, calibration."""
+"""Compression: quantisation, calibration, and the scores that pruning goes by."""
 
-from vit_jax_tricks.compress import clipping, observers
+from vit_jax_tricks.compress import clipping, observers, scores
 from vit_jax_tricks.compress.calibration import calibrate, weight_ranges
 from vit_jax_tricks.compress.fake_quant import (
     fake_quant,
@@ -49,6 +49,7 @@ __all__ = [
     "quantized_apply",
     "quantized_places",
     "quantized_weights",
+    "scores",
     "standard_rules",
     "symmetric_range",
     "weight_ranges",
