@@ -10,14 +10,6 @@ TOLERANCE = {"float32": 1e-6, "float64": 1e-10}
 both_precisions = pytest.mark.parametrize("dtype", TOLERANCE)
 
 
-@pytest.fixture(autouse=True)
-def precision(request):
-    """float64 is on in those tests, and only those, whose `dtype` is float64."""
-    params = getattr(request.node, "callspec", None)
-    with jax.enable_x64(bool(params and params.params.get("dtype") == "float64")):
-        yield
-
-
 def assert_close(got, want, dtype):
     assert got.dtype == dtype
     tolerance = TOLERANCE[dtype]

@@ -8,14 +8,12 @@ import numpy as np
 import pytest
 from goldens import load_golden
 from jax.sharding import NamedSharding, PartitionSpec
-from loss_checks import arrays_of, assert_close, both_precisions, precision
+from loss_checks import arrays_of, assert_close, both_precisions
 
 from vit_jax_tricks import losses
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.sharding import make_mesh
 
-
-__all__ = ["precision"]
 
 _, GOLDEN = load_golden("losses/clip_contrastive")
 FEATURES = ("image_features", "text_features")

@@ -5,13 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from goldens import load_golden
-from loss_checks import arrays_of, assert_close, both_precisions, precision
+from loss_checks import arrays_of, assert_close, both_precisions
 
 from vit_jax_tricks import losses
 from vit_jax_tricks.errors import UserError
 
-
-__all__ = ["precision"]
 
 _, GOLDEN = load_golden("losses/deit_distillation")
 _, OPTIONS = load_golden("losses/options")

@@ -6,13 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from loss_checks import both_precisions, precision
+from loss_checks import both_precisions
 
 from vit_jax_tricks import losses
 from vit_jax_tricks.errors import UserError
 
-
-__all__ = ["precision"]
 
 FORMS = {
     "focal": losses.focal,

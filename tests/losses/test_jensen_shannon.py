@@ -4,12 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from goldens import load_golden
-from loss_checks import assert_close, both_precisions, precision
+from loss_checks import assert_close, both_precisions
 
 from vit_jax_tricks import losses
 
-
-__all__ = ["precision"]
 
 _, GOLDEN = load_golden("losses/classification")
 

@@ -6,12 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from loss_checks import assert_finite, assert_pure, precision
+from loss_checks import assert_finite, assert_pure
 
 from vit_jax_tricks import losses
 
-
-__all__ = ["precision"]
 
 ON_LABELS = {
     "softmax": losses.softmax_cross_entropy,

@@ -5,14 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from goldens import load_golden
-from loss_checks import arrays_of, assert_close, both_precisions, precision
+from loss_checks import arrays_of, assert_close, both_precisions
 
 from vit_jax_tricks import losses
 from vit_jax_tricks.augment import mixup_with
 from vit_jax_tricks.errors import UserError
 
-
-__all__ = ["precision"]
 
 MANIFEST, GOLDEN = load_golden("losses/token_label")
 _, MAPS = load_golden("losses/token_label_targets")

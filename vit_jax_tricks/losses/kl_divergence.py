@@ -16,10 +16,8 @@ def kl_divergence(
     """KL(q | p) = sum_k q_k (log q_k - log p_k), p = softmax(z), with 0 log 0 = 0.
 
     The cross-entropy of `softmax_cross_entropy` less the entropy of the labels q: the
-    same gradient for the logits, and 0 for a perfect prediction. With `[b, n, k]` it
-    is the loss of token labels. Examples outside `where` give 0.
-
-    Equivalent to torch's kl_div of log-probabilities, summed over classes (tested).
+    same gradient for the logits (tested), and 0 for a perfect prediction. With
+    `[b, n, k]` it is the loss of token labels. Examples outside `where` give 0.
     """
     logits, labels = prepared(where, logits, labels)
     log_q = jnp.log(jnp.where(labels > 0, labels, 1))
