@@ -86,6 +86,8 @@ def test_unsigned_symmetric_grids_have_torchs_middle_or_none():
     low, high = jnp.float32(-1), jnp.float32(2)
     half = symmetric_range(low, high, grid=grid("uint8"), half_range=True)
     assert (float(half.scale), int(half.zero_point)) == (np.float32(2 / 127.5), 128)
+    four = symmetric_range(low, high, grid=grid("uint4"), half_range=True)
+    assert (float(four.scale), int(four.zero_point)) == (np.float32(2 / 7.5), 7)
     full = symmetric_range(low, high, grid=grid("uint8"))
     assert (float(full.scale), full.zero_point) == (np.float32(2 / 255), None)
 

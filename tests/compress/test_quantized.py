@@ -299,7 +299,13 @@ def test_bad_calls_stop():
         calibrate(model, variables, [], W8A8)
     with pytest.raises(UserError, match="not finite"):
         calibrate(model, variables, [jnp.full_like(images, jnp.nan)], W8A8)
+    for own, other in ((False, True), (True, False)):
+        model, variables, images, _ = small("small_vit", scan=own)
+        ranges = ranges_of("small_vit", scan=other)
+        with pytest.raises(UserError, match="kernel has no range"):
+            quantized_apply(model, variables, images, ranges, W8A8)
     ranges = dict(ranges_of("small_vit"))
+    model, variables, images, _ = small("small_vit")
     kernel = "blocks_0/attn/qkv/kernel"
     with pytest.raises(UserError, match="a range but no rule"):
         quantized_apply(model, variables, images, ranges, ((r".*", None),))

@@ -62,11 +62,11 @@ def layer_names(name: str, weights: Mapping[str, Parameter]) -> tuple[str, ...]:
     if name in weights:
         return weights[name].names
     stack = _STACK.fullmatch(name)
-    if stack is None:
-        return (name,)
-    before = stack[1] or ""
+    before = (stack[1] or "") if stack else ""
     inside = f"{before}blocks/"
-    leaf = next(p for path, p in weights.items() if path.startswith(inside))
+    leaf = next((p for path, p in weights.items() if path.startswith(inside)), None)
+    if stack is None or leaf is None:
+        return (name,)
     block = re.compile(re.escape(before) + r"blocks_\d+/")
     starts = [found[0] for n in leaf.names if (found := block.match(n))]
     return tuple(start + stack[2] for start in starts)

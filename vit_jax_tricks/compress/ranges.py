@@ -72,8 +72,9 @@ def symmetric_range(
     The largest value is then a number of the grid (TensorRT and ONNX Runtime; zero
     point 0). With `half_range` the divisor is (grid.high - grid.low) / 2, 127.5 for
     int8: torch's observers and Qwix. On an unsigned grid the zero point is then its
-    middle, as torch's is, and without `half_range` it is 0, for values that are never
-    negative. The step is at least 2^-23; `power_of_two` makes it the next power.
+    middle as torch has it, 128 of uint8 and high // 2 of others; without `half_range`
+    it is 0, for values that are never negative. The step is at least 2^-23;
+    `power_of_two` makes it the next power.
 
     Equivalent to torch's observers with per_tensor_symmetric (tested).
     """
@@ -83,5 +84,5 @@ def symmetric_range(
     scale = next_power_of_two(scale) if power_of_two else scale
     if not half_range or grid.low:
         return Range(scale)
-    middle = (int(grid.high) + 1) // 2
+    middle = 128 if grid.high == 255 else int(grid.high) // 2
     return Range(scale, jnp.full(scale.shape, middle, jnp.int32))
