@@ -5,7 +5,7 @@
 All take the same random uint8 batches (16 images of 224 x 224, 1000 classes) in float32
 and take turns, so that a busy spell of the machine meets every one of them:
 
-    ours           configs/deit_s.py as it is: flip, mixup and CutMix, drop path, EMA
+    ours           configs/deit_s.py as it is: augmentation, drop path, EMA
     ours, plain    the same without those
     flax           the hand-written step of plain_vit.py, faster of two attentions
     flax, MHDPA    the same with flax.linen.MultiHeadDotProductAttention
@@ -36,7 +36,10 @@ from vit_jax_tricks import banner, config, experiment
 BATCH, CLASSES = 16, 1000
 PAUSE = 0.3  # seconds between turns: OpenMP's threads spin on for a while
 PLAIN = {
+    "data.repeats": "1",
     "augment.flip": "False",
+    "augment.auto_augment": "none",
+    "augment.erasing": "0",
     "augment.mixup": "0",
     "augment.cutmix": "0",
     "ema.decay": "None",

@@ -47,18 +47,32 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.resize = "area"  # or pil_bicubic, the references' own, slower
     c.data.repeats = 1  # 3: repeated augmentation, as DeiT
 
-    # Images on the device, float in [0, 1]; each draw depends on seed, step, example.
+    # Images on the device; each draw depends on seed, step and example. In this order:
     c.augment = ml_collections.ConfigDict()
+    c.augment.crop = "none"  # random_resized, random_or_center or simple (mirrored pad)
+    c.augment.crop_scale = (0.08, 1.0)  # random crops: share of the area
+    c.augment.crop_ratio = (3 / 4, 4 / 3)  # random crops: width over height
     c.augment.flip = False  # mirror left-right with probability 1/2
-    c.augment.pad = 0  # pad by this many pixels and crop back at random
+    c.augment.auto_augment = "none"  # a policy: rand-m9-mstd0.5-inc1, original, 3a,
+    # imagenet, cifar10, svhn, trivial, augmix-m3-w3, ...: see augment/parse.py
+    c.augment.color_jitter = 0.0  # strength: brightness, contrast, saturation
+    c.augment.hue = 0.0  # strength in turns, with color_jitter
+    c.augment.jitter_prob = 0.8  # share of images that are jittered
+    c.augment.interpolation = "bicubic"  # of crop and policy; or bilinear, random, ...
     c.augment.degrees = 0.0  # rotate by up to this
     c.augment.translate = 0.0  # shift by up to this fraction of the side
     c.augment.scale = (1.0, 1.0)  # zoom range
     c.augment.shear = 0.0  # shear by up to this many degrees
+    c.augment.pad = 0  # pad by this many pixels and crop back at random
+    c.augment.erasing = 0.0  # share of images with erased boxes, after normalisation
+    c.augment.erasing_mode = "pixel"  # noise; or const (0), rand (one colour)
+    c.augment.erasing_count = 1  # boxes of an image, at most
     c.augment.mixup = 0.0  # alpha of mixup's Beta law; 0 is off
     c.augment.cutmix = 0.0  # alpha of cutmix's Beta law; 0 is off
     c.augment.mix_prob = 1.0  # share of batches that are mixed at all
     c.augment.switch_prob = 0.5  # cutmix's share when both are on
+    c.augment.mix_mode = "batch"  # one draw a batch; or pair, elem
+    c.augment.mix_first = False  # mix before erasing, as timm's prefetcher, not DeiT
 
     # Terms of the loss; each has a weight.
     c.loss = ml_collections.ConfigDict()

@@ -18,6 +18,7 @@ def get_recipe(name: str, model: str, arg: str) -> ml_collections.ConfigDict:
     )
     if args.recipe not in ("official", "source"):
         raise UserError(f'recipe="{args.recipe}": expected "official" or "source".')
+    c.data.repeats = 3
     c.augment.mixup = 0.8
     c.augment.cutmix = 1.0
     c.schedule.lr = 5e-4

@@ -1,5 +1,8 @@
 """What recipes for ImageNet-1k share, whichever the model: no experiment of its own.
 
+Flips, RandAugment and random erasing of `start` are those of DeiT, Swin, T2T-ViT,
+LV-ViT and ConViT.
+
 `timm_recipe` is that of timm's training loop, which T2T-ViT and LV-ViT use: AdamW for
 300 epochs and 10 more at the lowest rate, the rate set once an epoch.
 """
@@ -30,6 +33,9 @@ def start(
     if args.data.startswith("tfds:imagenet2012"):
         c.data.test_split = "validation"
     c.augment.flip = not scenes  # a mirrored digit is another shape
+    # Beside RandAugment the official commands' colour jitter does nothing.
+    c.augment.auto_augment = "rand-m9-mstd0.5-inc1"
+    c.augment.erasing = 0.25
     c.loss.classification.smoothing = 0.1
     c.optimizer.name = "adamw"
     c.optimizer.weight_decay = 0.05
@@ -55,4 +61,5 @@ def timm_recipe(
     c.schedule.lr_per = batch_size
     c.schedule.warmup_epochs = min(warmup, args.epochs / 4)
     c.schedule.cooldown_epochs = args.epochs / 31
+    c.augment.mix_first = True  # the order of timm's prefetcher
     return c

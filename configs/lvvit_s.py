@@ -6,7 +6,7 @@ Command: python -m vit_jax_tricks.main --config=configs/lvvit_s.py
   on other data: --config=configs/lvvit_s.py:data=digit_scenes,epochs=5
 Expected: 83.3 % top-1 with token labels from an NFNet-F6; not run here. Without label
   maps, as in this config, every token learns the label of its image, as in the official
-  program. RandAugment and random erasing of the official recipe are not in it either.
+  program.
 Wall time: 310 epochs; not run here.
 """
 

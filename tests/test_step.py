@@ -9,6 +9,7 @@ import optax
 import pytest
 from goldens import base_normal, load_golden, reference_state
 
+from configs import common
 from vit_jax_tricks import augment, ema, optimizer
 from vit_jax_tricks.models import create_model
 from vit_jax_tricks.objectives import Objective
@@ -21,6 +22,7 @@ from vit_jax_tricks.step import eval_step, train_step
 
 
 TINY = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
+CHANGES = {"flip": True, "pad": 2, "auto_augment": "rand-m9-mstd0.5-inc1"}
 PLAIN = {"classification": {"name": "softmax", "weight": 1.0, "smoothing": 0.0}}
 SMOOTH = {"classification": {"name": "softmax", "weight": 1.0, "smoothing": 0.1}}
 
@@ -210,17 +212,8 @@ def test_eight_devices_equal_one(sizes):
     state, step = make(
         model={"drop_path_rate": 0.3},
         augment=augment.from_config(
-            flip=True,
-            pad=2,
-            degrees=0.0,
-            translate=0.0,
-            scale=(1.0, 1.0),
-            shear=0.0,
-            mixup=0.8,
-            cutmix=1.0,
-            mix_prob=1.0,
-            switch_prob=0.5,
-        )[0],
+            mean=(0.5,) * 3, **dict(common.get_config().augment) | CHANGES
+        ).augment,
     )
     one, metrics = jax.jit(step)(state, batch())
     mesh = make_mesh(**dict(zip(("data", "fsdp", "tensor"), sizes, strict=True)))
@@ -285,3 +278,30 @@ def test_eval_counts_each_example_once_and_ignores_padding():
     )
     close(whole, masked, atol=1e-5)
     assert float(whole["correct5"]) == float(whole["count"]) == 12  # top-3 of 3
+
+
+@pytest.mark.parametrize("mix_first", [False, True])
+def test_order_of_erasing_and_mixing(mix_first):
+    """DeiT erases normalised images and mixes those; timm's prefetcher mixes first."""
+    calls = []
+
+    def saw(name, images):
+        note = functools.partial(lambda name, x: calls.append((name, float(x))), name)
+        jax.debug.callback(note, images[0, 0, 0, 0], ordered=True)
+
+    def erase(key, images, index):
+        saw("erase", images)
+        return images
+
+    def mix(key, images, labels):
+        saw("mix", images)
+        return images, labels
+
+    state, step = make(erase=erase, mix=mix, mix_first=mix_first)
+    black = jnp.zeros((16, 16, 16, 3), jnp.uint8)
+    jax.block_until_ready(jax.jit(step)(state, batch() | {"image": black}))
+    jax.effects_barrier()
+    if mix_first:  # before normalisation black is 0, after it -1
+        assert calls == [("mix", 0.0), ("erase", -1.0)]
+    else:
+        assert calls == [("erase", -1.0), ("mix", -1.0)]

@@ -183,16 +183,16 @@ def poisoned(*steps: int):
     original, root = augment.from_config, jax.random.key(0)
 
     def from_config(**options):
-        images_fn, mix = original(**options)
+        stack = original(**options)
 
         def poison(key, images, index):
             bad = jnp.array(False)
             for step in steps:
                 other = step_key(root, "augment", jnp.asarray(step, jnp.int32))
                 bad |= jnp.all(jax.random.key_data(key) == jax.random.key_data(other))
-            return images_fn(key, jnp.where(bad, jnp.nan, images), index)
+            return jnp.where(bad, jnp.nan, stack.augment(key, images, index))
 
-        return poison, mix
+        return stack._replace(augment=poison)
 
     return from_config
 

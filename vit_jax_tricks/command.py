@@ -38,15 +38,17 @@ class Arguments:
     def get(self, flag: str, default: Any = None) -> Any:
         return self.values.get(flag, default)
 
-    def whole(self, flag: str, default: int | None) -> int | None:
-        """A whole number, at least 1."""
+    def whole(self, flag: str, default: int | None, least: int = 1) -> int | None:
+        """A whole number, at least `least`."""
         from vit_jax_tricks.errors import UserError
 
         text = self.values.get(flag)
         if text is None:
             return default
-        if not text.isascii() or not text.isdigit() or int(text) < 1:
-            raise UserError(f"--{flag}={text}: expected a whole number, at least 1.")
+        if not text.isascii() or not text.isdigit() or int(text) < least:
+            raise UserError(
+                f"--{flag}={text}: expected a whole number, at least {least}."
+            )
         return int(text)
 
     def choice(self, flag: str, choices: Sequence[str], default: Any = None) -> Any:

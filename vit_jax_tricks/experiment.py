@@ -164,7 +164,7 @@ def build(config: Section, *, devices: Sequence[Any] | None = None) -> Experimen
     average = None
     if decay is not None:
         average = functools.partial(_average, decay=decay, warmup=warmup)
-    images_fn, mix = augment.from_config(**config.augment)
+    stack = augment.from_config(mean=mean, **config.augment)
     train_step = functools.partial(
         step.train_step,
         model=model,
@@ -173,8 +173,7 @@ def build(config: Section, *, devices: Sequence[Any] | None = None) -> Experimen
         num_classes=source.num_classes,
         mean=mean,
         std=std,
-        augment=images_fn,
-        mix=mix,
+        **stack._asdict(),
         average=average,
         accumulate=accumulate,
     )

@@ -79,7 +79,8 @@ def predictions(
     """
     import jax
 
-    from vit_jax_tricks.step import normalize, to_float
+    from vit_jax_tricks.augment.pixels import to_float
+    from vit_jax_tricks.step import normalize
 
     spec, model = trained.spec, trained.model
     variables = trained.variables[""]

@@ -6,14 +6,14 @@ splits heads and hidden units. One jit with `NamedSharding` serves every combina
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.typing import Array
+from vit_jax_tricks.typing import Array, PRNGKeyArray
 
 
 AXES = ("data", "fsdp", "tensor")
@@ -69,6 +69,25 @@ def constrain(x: Array, *axes: str | None) -> Array:
     if jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH, *axes))
+
+
+def each_shard(fn: Callable[..., Array]) -> Callable[..., Array]:
+    """fn(key, *arrays), run by each device on its own part of the batch.
+
+    For functions that treat examples one by one but whose program looks at all of them
+    (sorting, loops). Identity when no mesh is set (`jax.set_mesh`).
+    """
+
+    def on_shards(key: PRNGKeyArray, *arrays: Array) -> Array:
+        if jax.sharding.get_abstract_mesh().empty:
+            return fn(key, *arrays)
+        batch = PartitionSpec(BATCH)
+        specs = (PartitionSpec(), *[batch] * len(arrays))
+        # Devices along `tensor` do the same work twice, which JAX cannot see.
+        sharded = jax.shard_map(fn, in_specs=specs, out_specs=batch, check_vma=False)
+        return sharded(key, *arrays)
+
+    return on_shards
 
 
 def param_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:

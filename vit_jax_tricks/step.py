@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import optax
 from einops import rearrange
 
+from vit_jax_tricks.augment.pixels import to_float
 from vit_jax_tricks.objectives import Objective
 from vit_jax_tricks.random import step_key
 from vit_jax_tricks.state import TrainState, variables
-from vit_jax_tricks.typing import Array, Float, Params, PRNGKeyArray, UInt8
+from vit_jax_tricks.typing import Array, Float, Params, PRNGKeyArray
 
 
 Batch = dict[str, Array]
@@ -25,11 +26,6 @@ Metrics = dict[str, Array]
 Augment = Callable[[PRNGKeyArray, Array, Array], Array]
 Mix = Callable[[PRNGKeyArray, Array, Array], tuple[Array, Any]]
 Average = Callable[[Params, Params, Array], Params]
-
-
-def to_float(images: UInt8[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-    """uint8 images to float32 in [0, 1]."""
-    return images.astype(jnp.float32) / 255.0
 
 
 def normalize(
@@ -52,11 +48,13 @@ def train_step(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     augment: Augment,
+    erase: Augment | None = None,
     mix: Mix,
+    mix_first: bool = False,
     average: Average | None = None,
     accumulate: int = 1,
 ) -> tuple[TrainState, Metrics]:
-    """augment → mix → forward → loss → update.
+    """augment → normalise → erase → mix → forward → loss → update.
 
     A step whose loss or gradient is not finite changes nothing but the counters `step`,
     `skipped` and `streak`.
@@ -70,8 +68,11 @@ def train_step(
       objective: the loss.
       num_classes: k.
       mean, std: of each channel, for images in [0, 1].
-      augment: (key, images [b, h, w, c], index [b]) -> images, draws for each image.
+      augment: (key, uint8 images [b, h, w, c], index [b]) -> images, uint8 or float in
+        [0, 1]; draws for each image.
+      erase: (key, normalised images, index) -> images, or None.
       mix: (key, images, labels [b, k]) -> (images, labels).
+      mix_first: mixes before normalising and erasing, so that erased boxes are whole.
       average: (ema, current, step) -> ema, or None.
       accumulate: micro-batches, run one after another; their gradients are averaged.
 
@@ -83,10 +84,15 @@ def train_step(
     def key(name: str) -> PRNGKeyArray:
         return step_key(state.key, name, state.step)
 
-    images = augment(key("augment"), to_float(batch["image"]), batch["index"])
+    images = to_float(augment(key("augment"), batch["image"], batch["index"]))
     labels = jax.nn.one_hot(batch["label"], num_classes, dtype=jnp.float32)
-    images, labels = mix(key("mix"), images, labels)
+    if mix_first:
+        images, labels = mix(key("mix"), images, labels)
     images = normalize(images, mean, std)
+    if erase is not None:
+        images = erase(key("erase"), images, batch["index"])
+    if not mix_first:
+        images, labels = mix(key("mix"), images, labels)
 
     def loss_fn(params: Params, batch_stats: Params, micro: Batch, dropout: Any):
         (logits, aux), updates = model.apply(

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from vit_jax_tricks import banner, model_spec, report
+from vit_jax_tricks.augment.pixels import to_float
 from vit_jax_tricks.checkpoint import Checkpointer
 from vit_jax_tricks.config import Section
 from vit_jax_tricks.console import Bar, say
@@ -21,7 +22,7 @@ from vit_jax_tricks.inspect.nonfinite import first_nonfinite
 from vit_jax_tricks.metrics import MetricsWriter, read
 from vit_jax_tricks.resume import check_workdir, record
 from vit_jax_tricks.state import TrainState
-from vit_jax_tricks.step import normalize, to_float
+from vit_jax_tricks.step import normalize
 from vit_jax_tricks.stop import Stop, Stopped
 
 

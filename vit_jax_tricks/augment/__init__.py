@@ -63,7 +63,7 @@ from vit_jax_tricks.augment.resized_crop import (
     resize_center_crop,
     simple_random_crop,
 )
-from vit_jax_tricks.augment.stack import from_config
+from vit_jax_tricks.augment.stack import Stack, from_config, stages
 from vit_jax_tricks.augment.tone import (
     auto_contrast,
     equalize,
@@ -86,6 +86,7 @@ __all__ = [
     "Geometry",
     "MixDraw",
     "Policy",
+    "Stack",
     "Step",
     "adjust_brightness",
     "adjust_contrast",
@@ -143,6 +144,7 @@ __all__ = [
     "simple_random_crop",
     "solarize",
     "solarize_add",
+    "stages",
     "three_augment",
     "training_size",
     "translate_matrix",

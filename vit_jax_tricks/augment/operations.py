@@ -5,6 +5,7 @@ degenerate image (or that image itself), or a turn of the hue. A slot runs each 
 kinds once, on those images that drew such an operation.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,9 +22,11 @@ from vit_jax_tricks.errors import UserError, nearest
 from vit_jax_tricks.typing import Array, Bool, Float, Int, UInt8
 
 
+ALONG = {"x": ("shear_x", "translate_x"), "y": ("shear_y", "translate_y")}
 WARPS = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
 TABLES = ("invert", "solarize", "solarize_add", "posterize", "brightness")
-MEASURED = ("contrast", "auto_contrast", "equalize")  # tables that need the image
+HISTOGRAM = ("auto_contrast", "equalize")  # tables that need the image, as does
+MEASURED = ("contrast", *HISTOGRAM)  # this one its mean
 BLENDS = ("saturation", "sharpness")
 # What `op` counts; the first changes nothing.
 OPERATIONS = ("identity", *WARPS, *TABLES, *MEASURED, *BLENDS, "gaussian_blur", "hue")
@@ -85,21 +88,23 @@ def _tables(op: Int[Array, "b"], amount: Float[Array, "b"]) -> UInt8[Array, "b 1
     return levels.astype(jnp.uint8)
 
 
-def _measured_tables(
-    images: UInt8[Array, "b h w c"], op: Int[Array, "b"], amount: Float[Array, "b"]
-) -> UInt8[Array, "b c 256"]:
-    """The curves of contrast, auto_contrast and equalize."""
-
-    def chosen(name: str) -> Array:
-        return (op == code(name))[:, None, None]
-
-    counts = tone.histogram(images)
+def _contrast_tables(
+    images: UInt8[Array, "b h w c"], amount: Float[Array, "b"]
+) -> UInt8[Array, "b 1 256"]:
+    """Away from the mean grey, or towards it."""
     levels = jnp.arange(256, dtype=jnp.int32)[None, None]
     mean = tone.mean_luma(images)[:, None, None]
-    faded = tone.fade_levels(levels, amount[:, None, None], mean).astype(jnp.uint8)
+    return tone.fade_levels(levels, amount[:, None, None], mean).astype(jnp.uint8)
+
+
+def _histogram_tables(
+    images: UInt8[Array, "b h w c"], op: Int[Array, "b"]
+) -> UInt8[Array, "b c 256"]:
+    """The curves of auto_contrast and equalize."""
+    counts = tone.histogram(images)
+    stretches = (op == code("auto_contrast"))[:, None, None]
     stretched, spread = tone.auto_contrast_table(counts), tone.equalize_table(counts)
-    table = jnp.where(chosen("auto_contrast"), stretched, spread)
-    return jnp.where(chosen("contrast"), faded, table)
+    return jnp.where(stretches, stretched, spread)
 
 
 def _blended(
@@ -138,26 +143,33 @@ def apply_operation(
     amount = amount.astype(jnp.float32)
     each_its_own = () if isinstance(interpolation, str) else (interpolation,)
 
-    def warped(images, op, amount, *chosen):
+    def warped(along, images, op, amount, *chosen):
         matrix = operation_matrix(op, amount, images.shape[1:3])
         how = chosen[0] if chosen else interpolation
-        return warp.affine_warp(images, matrix, fill=fill, interpolation=how)
+        options = {"fill": fill, "interpolation": how, "along": along}
+        return warp.affine_warp(images, matrix, **options)
 
     def stage(names: Sequence[str], fn: Callable[..., Array], x, *parameters):
         here = [name for name in names if name in among]
         return apply_where(is_one_of(op, here), fn, x, *parameters) if here else x
 
-    images = stage(WARPS, warped, images, op, amount, *each_its_own)
+    for along, names in (*ALONG.items(), (None, ("rotate",))):
+        fn = functools.partial(warped, along)
+        images = stage(names, fn, images, op, amount, *each_its_own)
     if any(name in among for name in (*TABLES, *MEASURED)):
         tables = _tables(op, amount)
-        if any(name in among for name in MEASURED):
+
+        def contrast(_, *x):
+            return _contrast_tables(*x)
+
+        def histogram(_, *x):
+            return _histogram_tables(*x)
+
+        tables = stage(("contrast",), contrast, tables, images, amount)
+        if any(name in among for name in HISTOGRAM):
             shape = (*tables.shape[:1], images.shape[-1], 256)
             tables = jnp.broadcast_to(tables, shape)
-
-            def measure(_, *x):
-                return _measured_tables(*x)
-
-            tables = stage(MEASURED, measure, tables, images, op, amount)
+            tables = stage(HISTOGRAM, histogram, tables, images, op)
         images = stage((*TABLES, *MEASURED), tone.apply_table, images, tables)
     images = stage(BLENDS, _blended, images, op, amount)
 

@@ -24,6 +24,11 @@ def from_uint8(images: UInt8[Array, "..."], like: Num[Array, "..."]) -> Array:
     return images if like.dtype == jnp.uint8 else images.astype(like.dtype) / 255
 
 
+def to_float(images: Num[Array, "..."]) -> Float[Array, "..."]:
+    """Grey levels as float32 in [0, 1]; floats as they are."""
+    return images.astype(jnp.float32) / 255.0 if images.dtype == jnp.uint8 else images
+
+
 def compute_dtype(images: Num[Array, "..."]) -> Any:
     """float64 for float64 images, else float32."""
     return jnp.float64 if images.dtype == jnp.float64 else jnp.float32

@@ -1,129 +1,29 @@
-"""Crop and resize as two small matrix products, each image with a box of its own.
+"""Crop and resize: along each axis a weighted sum of pixels, each image its own box.
 
-Along one axis a box of L pixels that starts at pixel s becomes R pixels; the middle of
-pixel i of these is at s + (2 i + 1) L / (2 R) in the input, and its value is the mean
-of the pixels j of the box, weighted by
-
-    filter((j + 1/2 - s - (2 i + 1) L / (2 R)) / max(1, L / R))
-
-which widens as the picture shrinks (antialiasing). Pixels outside the box count for
-nothing, as if it had been cut out first.
+Few pixels count for each sum. CPUs and GPUs gather them; on TPUs the weights are
+matrices, and the sums two small matrix products.
 """
 
-from collections.abc import Callable
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.typing import DTypeLike
 
 from vit_jax_tricks.augment.pixels import compute_dtype
-from vit_jax_tricks.augment.warp import INTERPOLATIONS, Interpolation
+from vit_jax_tricks.augment.resample_weights import (
+    SUPPORT,
+    Weights,
+    count_taps,
+    resampling_weights,
+)
+from vit_jax_tricks.augment.warp import Interpolation
 from vit_jax_tricks.errors import UserError, nearest
 from vit_jax_tricks.typing import Array, Float, Int, Num
 
 
 HIGHEST = jax.lax.Precision.HIGHEST
-
-
-def _bilinear(x: jax.Array) -> jax.Array:
-    return jnp.maximum(1 - jnp.abs(x), 0)
-
-
-def _bicubic(x: jax.Array) -> jax.Array:
-    """Keys' cubic with a = -1/2."""
-    x = jnp.abs(x)
-    near = (1.5 * x - 2.5) * x * x + 1
-    far = (((x - 5) * x + 8) * x - 4) * -0.5
-    return jnp.where(x < 1, near, jnp.where(x < 2, far, 0))
-
-
-def _lanczos(x: jax.Array) -> jax.Array:
-    return jnp.where(jnp.abs(x) < 3, jnp.sinc(x) * jnp.sinc(x / 3), 0)
-
-
-def resampling_matrix(
-    start: Int[Array, "b"],
-    length: Int[Array, "b"],
-    resized: Int[Array, "b"] | None = None,
-    offset: Int[Array, "b"] | None = None,
-    *,
-    size: int,
-    source: int,
-    interpolation: Interpolation = "bicubic",
-    dtype: DTypeLike = jnp.float32,
-) -> Float[Array, "b size source"]:
-    """Weights of the input's pixels in each output pixel, along one axis; see above.
-
-    The output is `size` of the `resized` pixels from `offset` on, by default all. Where
-    it reaches beyond them it mirrors them without repeating the last (reflect padding).
-    Equivalent to the tables of Pillow's resize (tested); "nearest" takes the pixel that
-    the position lies in.
-    """
-    plain = resized is None and offset is None
-    resized = jnp.full_like(length, size) if resized is None else resized
-    offset = jnp.zeros_like(length) if offset is None else offset
-    start, length, resized, offset = (
-        jnp.asarray(v, jnp.int32)[:, None] for v in (start, length, resized, offset)
-    )
-    i = jnp.arange(size, dtype=jnp.int32)[None] + offset
-    i = jnp.where(i < 0, -i, i)
-    i = jnp.where(i >= resized, 2 * (resized - 1) - i, i)
-    # Whole numbers keep the place exact: start + whole + part / (2 resized).
-    whole, part = jnp.divmod((2 * i + 1) * length, 2 * resized)
-    j = jnp.arange(source, dtype=jnp.int32)[None, None]
-    steps = (j - (start + whole)[..., None]).astype(dtype)
-    part = part.astype(dtype) / (2 * resized).astype(dtype)
-    stretch = jnp.maximum(length.astype(dtype) / resized.astype(dtype), 1)
-
-    def hit(_: jax.Array) -> jax.Array:
-        pixel = whole
-        if plain:
-            table = _pillow_nearest(size, source)
-            pixel = jnp.take(table, length[:, 0] - 1, axis=0, mode="clip")
-        return (j == (start + pixel)[..., None]).astype(dtype)
-
-    shapes = {
-        "nearest": hit,
-        "bilinear": _bilinear,
-        "bicubic": _bicubic,
-        "lanczos": _lanczos,
-    }
-    distance = (steps + (0.5 - part[..., None])) / stretch[..., None]
-    weights = _weights(shapes, distance, interpolation)
-    within = (j >= start[..., None]) & (j < (start + length)[..., None])
-    weights = jnp.where(within, weights, 0)
-    return weights / weights.sum(axis=-1, keepdims=True)
-
-
-def _pillow_nearest(size: int, source: int) -> Int[np.ndarray, "source size"]:
-    """The pixel that Pillow takes when 1, 2, .. `source` pixels become `size`.
-
-    It adds up steps of length / size in float64, whose rounding decides at edges.
-    """
-    step = np.arange(1.0, source + 1)[:, None] / size
-    places = np.concatenate(
-        [step / 2, np.broadcast_to(step, (source, size - 1))], axis=1
-    )
-    hit = np.add.accumulate(places, axis=1).astype(np.int32)
-    return np.minimum(hit, np.arange(source, dtype=np.int32)[:, None])
-
-
-def _weights(
-    shapes: dict[str, Callable[[jax.Array], jax.Array]],
-    distance: jax.Array,
-    interpolation: Interpolation,
-) -> jax.Array:
-    if not isinstance(interpolation, str):
-        kind = interpolation[:, None, None]
-        options = [shapes[name](distance) for name in INTERPOLATIONS]
-        return jnp.select([kind == k for k in range(len(options))], options)
-    if interpolation not in shapes:
-        raise UserError(
-            f'interpolation="{interpolation}" is unknown.'
-            f"{nearest(interpolation, shapes)}"
-        )
-    return shapes[interpolation](distance)
+MOST_TAPS = 16  # beyond, a matrix product is as fast
 
 
 def crop_and_resize(
@@ -133,6 +33,7 @@ def crop_and_resize(
     size: tuple[int, int],
     resized: Int[Array, "b 2"] | None = None,
     offset: Int[Array, "b 2"] | None = None,
+    least: tuple[int, int] | None = None,
     interpolation: Interpolation = "bicubic",
 ) -> Num[Array, "b h2 w2 c"]:
     """Cuts out a box of each image and resizes it to `size`.
@@ -148,51 +49,112 @@ def crop_and_resize(
     Args:
       images: uint8, or float in 0..1.
       box: (top, left, height, width) in pixels, inside the image.
+      least: (h, w), which `resized` never goes below; knowing it is faster.
       interpolation: "nearest", "bilinear", "bicubic" or "lanczos", or for each image
         0, 1 or 2, its place in this list.
 
     Raises:
       UserError: An unknown interpolation.
     """
+    if isinstance(interpolation, str) and interpolation not in SUPPORT:
+        hint = nearest(interpolation, SUPPORT)
+        raise UserError(f'interpolation="{interpolation}" is unknown.{hint}')
+    least = size if resized is None else least
+    source = images.shape[1:3]
+    each: dict[str, Any] = {"box": box, "resized": resized, "offset": offset}
+    name = interpolation if isinstance(interpolation, str) else None
+    each["interpolation"] = interpolation if name is None else None
+    run = functools.partial(_crop_and_resize, size=size, interpolation=name)
+    products = functools.partial(run, taps=(None, None))
+    if least is None:
+        return products(images, each)
+    taps = tuple(count_taps(interpolation, source[i] / least[i]) for i in (0, 1))
+    if max(taps) > MOST_TAPS:
+        return products(images, each)
+    gathers = functools.partial(run, taps=taps)
+
+    def one_by_one(images: Array, each: dict[str, Any]) -> jax.Array:
+        """Stays in the cache, and no later fusion computes it twice."""
+
+        def one(of_image: Any) -> jax.Array:
+            return gathers(*jax.tree.map(lambda x: x[None], of_image))[0]
+
+        return jax.lax.map(one, (images, each))
+
+    return jax.lax.platform_dependent(
+        images, each, tpu=products, cpu=one_by_one, default=gathers
+    )
+
+
+def _crop_and_resize(
+    images: Num[Array, "b h w c"],
+    each: dict[str, Any],
+    *,
+    size: tuple[int, int],
+    interpolation: str | None,
+    taps: tuple[int | None, ...],
+) -> Num[Array, "b h2 w2 c"]:
+    box, resized, offset = (each[name] for name in ("box", "resized", "offset"))
     grey_levels = images.dtype == jnp.uint8
     dtype = jnp.result_type(float) if grey_levels else compute_dtype(images)
     rows, columns = (
-        resampling_matrix(
+        resampling_weights(
             box[:, axis],
             box[:, 2 + axis],
             None if resized is None else resized[:, axis],
             None if offset is None else offset[:, axis],
             size=size[axis],
             source=images.shape[1 + axis],
-            interpolation=interpolation,
+            taps=taps[axis],
+            interpolation=interpolation or each["interpolation"],
             dtype=dtype,
         )
         for axis in (0, 1)
     )
-
-    def scale_height(x: Array, weights: Array) -> jax.Array:
-        return jnp.einsum("boh,bhwc->bowc", weights, x, precision=HIGHEST)
-
-    def scale_width(x: Array, weights: Array) -> jax.Array:
-        return jnp.einsum("bow,bhwc->bhoc", weights, x, precision=HIGHEST)
-
     x = images.astype(dtype)
     if not grey_levels:
-        x = scale_width(scale_height(x, rows), columns)
+        # XLA computes the first again for each tap of the second; widths cost less.
+        x = _scale_height(_scale_width(x, columns), rows)
         return jnp.clip(x, 0, 1).astype(images.dtype)
     rows, columns = _fixed_point(rows), _fixed_point(columns)
-    flat = _levels(scale_height(_levels(scale_width(x, columns)), rows))
+    flat = _levels(_scale_height(_levels(_scale_width(x, columns)), rows))
     target = jnp.asarray(size)[None] if resized is None else resized
     lost = box[:, 2:].astype(jnp.int32) - target.astype(jnp.int32)
     tall_first = (lost[:, 0] > 0) & (lost[:, 0] > 2 * lost[:, 1])
-    tall = _levels(scale_width(_levels(scale_height(x, rows)), columns))
+    tall = _levels(_scale_width(_levels(_scale_height(x, rows)), columns))
     x = jnp.where(tall_first[:, None, None, None], tall, flat)
     return x.astype(jnp.uint8)
 
 
-def _fixed_point(weights: Array) -> jax.Array:
+def _scale_height(x: Float[Array, "b h w c"], weights: Weights) -> jax.Array:
+    if weights.place is None:
+        return jnp.einsum("boh,bhwc->bowc", weights.weight, x, precision=HIGHEST)
+    return _gathered(x, weights, axis=1)
+
+
+def _scale_width(x: Float[Array, "b h w c"], weights: Weights) -> jax.Array:
+    if weights.place is None:
+        return jnp.einsum("bow,bhwc->bhoc", weights.weight, x, precision=HIGHEST)
+    return _gathered(x, weights, axis=2)
+
+
+def _gathered(x: Float[Array, "b h w c"], weights: Weights, axis: int) -> jax.Array:
+    """Rows or columns, weighed and added; those outside weigh nothing."""
+    assert weights.place is not None
+    place = weights.place
+    take = jax.vmap(lambda x, i: jnp.take(x, i, axis=axis - 1, mode="clip"))
+    shape = [len(x), 1, 1, 1]
+    shape[axis] = weights.weight.shape[1]
+    taps = (
+        take(x, place[..., t]) * weights.weight[..., t].reshape(shape)
+        for t in range(weights.weight.shape[2])
+    )
+    return functools.reduce(jnp.add, taps)
+
+
+def _fixed_point(weights: Weights) -> Weights:
     """Pillow keeps weights as multiples of 2^-22."""
-    return jnp.round(weights * 2**22) / 2**22
+    return weights._replace(weight=jnp.round(weights.weight * 2**22) / 2**22)
 
 
 def _levels(x: Array) -> jax.Array:

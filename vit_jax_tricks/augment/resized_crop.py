@@ -151,6 +151,7 @@ def _crop(
         size=geometry.size,
         resized=geometry.resized,
         offset=geometry.offset,
+        least=geometry.size,
         interpolation=interpolation,
     )
     return cropped, geometry

@@ -1,86 +1,196 @@
-"""The augmentation of a config as two functions of the training step."""
+"""The augmentation of a config as functions of the training step."""
 
 import functools
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+
+from vit_jax_tricks.augment import parse, policy
 from vit_jax_tricks.augment.affine import random_affine
+from vit_jax_tricks.augment.auto_augment import aug_mix
+from vit_jax_tricks.augment.color_jitter import color_jitter
 from vit_jax_tricks.augment.crop import random_pad_crop
+from vit_jax_tricks.augment.erase import random_erasing
 from vit_jax_tricks.augment.flip import random_flip
-from vit_jax_tricks.augment.mix import Mixed, mixup_or_cutmix
+from vit_jax_tricks.augment.mix import mixup_or_cutmix
+from vit_jax_tricks.augment.pixels import to_float, to_uint8
+from vit_jax_tricks.augment.resized_crop import (
+    random_or_center_crop,
+    random_resized_crop,
+    simple_random_crop,
+)
+from vit_jax_tricks.augment.settings import Settings
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.random import fold_in_str
-from vit_jax_tricks.typing import Array, Float, Int, PRNGKeyArray
+from vit_jax_tricks.sharding import each_shard
+from vit_jax_tricks.typing import Array, Float, Int, Num, PRNGKeyArray
 
 
 Augment = Callable[[PRNGKeyArray, Array, Array], Array]
-Mix = Callable[[PRNGKeyArray, Array, Array], Mixed]
+Mix = Callable[[PRNGKeyArray, Array, Array], tuple[Array, Any]]
 
 
-def from_config(
-    *,
-    flip: bool,
-    pad: int,
-    degrees: float,
-    translate: float,
-    scale: tuple[float, float],
-    shear: float,
-    mixup: float,
-    cutmix: float,
-    mix_prob: float,
-    switch_prob: float,
-) -> tuple[Augment, Mix]:
-    """Builds `augment(key, images, index)` and `mix(key, images, labels)`.
+class Stack(NamedTuple):
+    """What the training step calls, in this order.
 
-    Each operation has a stream of its own, so switching one on leaves the draws of the
-    others alone. What is off costs nothing.
+    Attributes:
+      augment: (key, images uint8 [b, h, w, c], index [b]) -> images float in [0, 1].
+      erase: (key, normalised images, index) -> the same with boxes filled.
+      mix: (key, images, labels) -> both, mixed.
+      mix_first: mixes before normalising and erasing, not after.
+    """
+
+    augment: Augment
+    erase: Augment
+    mix: Mix
+    mix_first: bool
+
+
+def stages(*, mean: tuple[float, ...], **options: Any) -> list[tuple[str, Augment]]:
+    """The parts of `Stack.augment`, by the names of their streams, in order.
+
+    What is off is left out. Arguments and errors: those of `from_config`.
+    """
+    settings = Settings(**options)
+    settings.check()
+    return [*_on_levels(settings, mean), *_on_floats(settings)]
+
+
+def from_config(*, mean: tuple[float, ...], **options: Any) -> Stack:
+    """Builds the stack from the keys of `config.augment` (see configs/common.py).
+
+    Images are cropped, flipped, put through the policy, jittered, and then warped and
+    shifted. Each of these has a stream of its own, so switching one on leaves the draws
+    of the others alone. What is off costs nothing. Under `jax.set_mesh` each device
+    works on its own images. `mean` (of the normalisation, in 0..1) fills what a
+    policy's warp leaves empty.
 
     Raises:
-      UserError: a value outside its range.
+      UserError: a value outside its range, or an unknown name.
     """
-    ranges = {
-        "pad": pad >= 0,
-        "degrees": 0 <= degrees <= 180,
-        "translate": 0 <= translate <= 1,
-        "scale": len(scale) == 2 and 0 < scale[0] <= scale[1],
-        "shear": 0 <= shear < 90,
-        "mixup": mixup >= 0,
-        "cutmix": cutmix >= 0,
-        "mix_prob": 0 <= mix_prob <= 1,
-        "switch_prob": 0 <= switch_prob <= 1,
-    }
-    values = locals()
-    for name, fits in ranges.items():
-        if not fits:
-            raise UserError(f"config.augment.{name}={values[name]}: out of range.")
-    warped = degrees or translate or shear or tuple(scale) != (1.0, 1.0)
-    warp = functools.partial(
-        random_affine, degrees=degrees, translate=translate, scale=scale, shear=shear
-    )
+    parts = stages(mean=mean, **options)
+    settings = Settings(**options)
 
     def augment(
+        key: PRNGKeyArray, images: Num[Array, "b h w c"], index: Int[Array, "b"]
+    ) -> Float[Array, "b h w c"]:
+        for name, part in parts:
+            images = part(fold_in_str(key, name), images, index)
+        return to_float(images)
+
+    def erase(
         key: PRNGKeyArray, images: Float[Array, "b h w c"], index: Int[Array, "b"]
     ) -> Float[Array, "b h w c"]:
-        if warped:
-            images = warp(fold_in_str(key, "affine"), images, index)
-        if pad:
-            images = random_pad_crop(fold_in_str(key, "crop"), images, index, pad=pad)
-        if flip:
-            images = random_flip(fold_in_str(key, "flip"), images, index)
-        return images
+        if not settings.erasing:
+            return images
+        return random_erasing(
+            key,
+            images,
+            index,
+            prob=settings.erasing,
+            mode=settings.erasing_mode,
+            count=(1, settings.erasing_count),
+        )
 
     def mix(
-        key: PRNGKeyArray, images: Float[Array, "b h w c"], labels: Float[Array, "b k"]
-    ) -> Mixed:
-        if not (mixup or cutmix) or mix_prob == 0:
+        key: PRNGKeyArray, images: Float[Array, "b h w c"], labels: Array
+    ) -> tuple[Array, Any]:
+        if not (settings.mixup or settings.cutmix) or settings.mix_prob == 0:
             return images, labels
         return mixup_or_cutmix(
             key,
             images,
             labels,
-            mixup_alpha=mixup,
-            cutmix_alpha=cutmix,
-            prob=mix_prob,
-            switch_prob=switch_prob,
+            mixup_alpha=settings.mixup,
+            cutmix_alpha=settings.cutmix,
+            prob=settings.mix_prob,
+            switch_prob=settings.switch_prob,
+            mode=settings.mix_mode,
         )
 
-    return augment, mix
+    return Stack(each_shard(augment), each_shard(erase), mix, settings.mix_first)
+
+
+def _on_levels(s: Settings, mean: tuple[float, ...]) -> list[tuple[str, Augment]]:
+    """What works on uint8 images, by the name of its stream."""
+    steps: list[tuple[str, Augment]] = []
+    if s.crop != "none":
+        steps.append(("box", functools.partial(_crop, s)))
+    if s.flip:
+        steps.append(("flip", random_flip))
+    fill = tuple(min(255, round(255 * m)) for m in mean)
+    warps = {"fill": fill, "interpolation": s.interpolation}
+    if s.auto_augment.startswith("augmix"):
+        mixed = functools.partial(aug_mix, policy=s.auto_augment, **warps)
+        steps.append(("policy", mixed))
+    elif s.auto_augment != "none":
+        law = parse.parse_policy(s.auto_augment)
+        applied = functools.partial(policy.apply_policy, policy=law, **warps)
+        steps.append(("policy", applied))
+    if s.jitters:
+        strength = s.color_jitter
+        jitter = functools.partial(
+            color_jitter,
+            brightness=strength,
+            contrast=strength,
+            saturation=strength,
+            hue=s.hue,
+            prob=s.jitter_prob,
+        )
+        steps.append(("jitter", jitter))
+    return steps
+
+
+def _crop(
+    s: Settings,
+    key: PRNGKeyArray,
+    images: Num[Array, "b h w c"],
+    index: Int[Array, "b"],
+) -> Num[Array, "b h w c"]:
+    """To the size that the images have.
+
+    uint8 images are resampled as floats, which costs half, and rounded only for what
+    works on grey levels.
+    """
+    h, w = images.shape[1], images.shape[2]
+    if s.crop != "random_resized" and h != w:
+        raise UserError(f"config.augment.crop={s.crop} needs squares, not {h}x{w}.")
+    x, how = to_float(images), s.interpolation
+    if s.crop == "simple":
+        x, _ = simple_random_crop(key, x, index, size=h, interpolation=how)
+    else:
+        square = s.crop == "random_or_center"
+        crop: Any = random_or_center_crop if square else random_resized_crop
+        x, _ = crop(
+            key,
+            x,
+            index,
+            size=h if square else (h, w),
+            scale=s.crop_scale,
+            ratio=s.crop_ratio,
+            interpolation=how,
+        )
+    return to_uint8(x) if images.dtype == jnp.uint8 and s.on_levels else x
+
+
+def _on_floats(s: Settings) -> list[tuple[str, Augment]]:
+    """What works on floats in [0, 1], by the name of its stream."""
+    steps: list[tuple[str, Augment]] = []
+    if s.degrees or s.translate or s.shear or tuple(s.scale) != (1.0, 1.0):
+
+        def warp(key, images, index):
+            return random_affine(
+                key,
+                to_float(images),
+                index,
+                degrees=s.degrees,
+                translate=s.translate,
+                scale=s.scale,
+                shear=s.shear,
+            )
+
+        steps.append(("affine", warp))
+    if s.pad:
+        steps.append(("crop", functools.partial(random_pad_crop, pad=s.pad)))
+    return steps

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from vit_jax_tricks.typing import Array, Bool, Num
 
 
-CHUNK = 8  # images at a time
+CHUNK = 8  # images at a time, at most: a sixteenth of the batch
 
 
 def apply_where(
@@ -28,7 +28,7 @@ def apply_where(
     own images.
     """
     b = images.shape[0]
-    chunk = max(1, min(CHUNK, b // 4))
+    chunk = max(1, min(CHUNK, b // 16))
     order = jnp.argsort(~needed, stable=True).astype(jnp.int32)
     count = jnp.sum(needed, dtype=jnp.int32)
     place = jnp.arange(b + chunk, dtype=jnp.int32)

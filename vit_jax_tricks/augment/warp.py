@@ -61,6 +61,7 @@ def affine_warp(
     *,
     fill: Fill = 0.0,
     interpolation: Interpolation = "bicubic",
+    along: str | None = None,
 ) -> Num[Array, "b h w c"]:
     """Warps each image by its matrix; what lies outside becomes `fill`.
 
@@ -76,6 +77,8 @@ def affine_warp(
       fill: In the images' units, one number or one for each channel.
       interpolation: "nearest", "bilinear" or "bicubic", or for each image its place
         in this list.
+      along: "x" or "y" where no matrix moves anything along the other axis (the same
+        result, sooner), or None.
 
     Raises:
       UserError: An unknown interpolation.
@@ -90,7 +93,7 @@ def affine_warp(
         stepped = stepped[:, None, None]
         y = jnp.where(stepped, _stepped(matrix[:, 3:], size), y)
         x = jnp.where(stepped, _stepped(matrix[:, :3], size), x)
-    return sample(images, y, x, fill=fill, interpolation=interpolation)
+    return sample(images, y, x, fill=fill, interpolation=interpolation, along=along)
 
 
 def affine_positions(
@@ -130,10 +133,12 @@ def sample(
     *,
     fill: Fill,
     interpolation: Interpolation,
+    along: str | None = None,
 ) -> Num[Array, "b h2 w2 c"]:
     """Reads images at real positions (1/2 is the middle of the first pixel).
 
-    See `affine_warp`. Nearest takes numbers of any type, such as class ids.
+    See `affine_warp`. Nearest takes numbers of any type, such as class ids. With
+    `along` the positions on the other axis are middles of pixels.
     """
     b, h, w, c = images.shape
     shift, taps = _stencil(interpolation, x.dtype)
@@ -152,6 +157,10 @@ def sample(
 
     if len(taps) == 1:
         out = tap(0, 0)
+    elif along == "x":
+        out = _curve([tap(0, i).astype(x.dtype) for i in taps], dx, interpolation)
+    elif along == "y":
+        out = _curve([tap(j, 0).astype(x.dtype) for j in taps], dy, interpolation)
     else:
         curves = [
             _curve([tap(j, i).astype(x.dtype) for i in taps], dx, interpolation)

@@ -1,6 +1,7 @@
 """Looks at what is there: `python -m vit_jax_tricks.inspect WHAT ...`.
 
-models   the table of all models, as Markdown
+models    the table of all models, as Markdown
+augment   what the augmentation of a config does to training images, as a PNG
 """
 
 import sys
@@ -16,7 +17,11 @@ if TYPE_CHECKING:
 
 USAGE = f"""{(__doc__ or "").strip()}
 
-  --output=FILE          write it there instead of to the screen
+  --output=FILE          where to; models: instead of the screen, augment: augment.png
+  --config=FILE[:args]   augment: a config file, by default configs/digits.py
+  --config.KEY=VALUE     augment: one value, such as --config.augment.erasing=0.5
+  --images=8             augment: how many
+  --step=0               augment: the step of the run whose images are shown
   --help                 this text
 """
 
@@ -52,7 +57,29 @@ def _models(argv: list[str], stop: "Stop") -> None:
     Path(output).write_text(model_table.HEADER + "\n".join(rows) + "\n")
 
 
-COMMANDS = {"models": _models}
+def _augment(argv: list[str], stop: "Stop") -> None:
+    from vit_jax_tricks import config, console
+    from vit_jax_tricks.errors import UserError
+    from vit_jax_tricks.inspect.augment_sheet import write_sheet
+
+    values = ("config", "output", "images", "step")
+    given = command.parse(argv, values=values, sections=("config",))
+    output = given.get("output", "augment.png")
+    if not output.endswith(".png"):
+        raise UserError(f"--output={output}: expected a name that ends in .png.")
+    spec = given.get("config", "configs/digits.py")
+    loaded = config.load(spec, given.sections["config"])
+    with console.muted():
+        path = write_sheet(
+            loaded,
+            Path(output),
+            images=given.whole("images", 8) or 8,
+            step=given.whole("step", 0, least=0) or 0,
+        )
+    console.say(f"images: {path}")
+
+
+COMMANDS = {"augment": _augment, "models": _models}
 
 
 if __name__ == "__main__":
