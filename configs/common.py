@@ -77,10 +77,16 @@ def get_config() -> ml_collections.ConfigDict:
     # Terms of the loss; each has a weight.
     c.loss = ml_collections.ConfigDict()
     c.loss.classification = ml_collections.ConfigDict()
-    c.loss.classification.name = "softmax"  # softmax or sigmoid cross-entropy
+    c.loss.classification.name = "softmax"  # sigmoid, smoothed_focal, focal, ...
     c.loss.classification.weight = 1.0
     c.loss.classification.smoothing = 0.0  # label smoothing, uniform over all classes
     c.loss.classification.dense_weight = 1.0  # of the tokens' loss, for a dense head
+    c.loss.classification.dist_weight = 0.5  # the distillation head's share, if any
+    c.loss.classification.target_threshold = config_dict.placeholder(float)  # sigmoid
+    c.loss.classification.sum_classes = False  # sigmoid: not the mean over classes
+    c.loss.classification.focal_weight = config_dict.placeholder(float)  # None: 0.3
+    c.loss.classification.alpha = config_dict.placeholder(float)  # focal; None: 0.25
+    c.loss.classification.gamma = config_dict.placeholder(float)  # focal; None: 2
 
     c.optimizer = ml_collections.ConfigDict()
     c.optimizer.name = "adamw"  # adam, adamw, lamb, lion, muon, sgd

@@ -8,7 +8,8 @@ from vit_jax_tricks.inspect import augment_sheet
 from vit_jax_tricks.inspect.__main__ import main
 
 
-DIGITS = set("zero one two three four five six seven eight nine".split())
+DIGITS = {"zero", "one", "two", "three", "four"}
+DIGITS |= {"five", "six", "seven", "eight", "nine"}
 FULL = (
     "--config=configs/digits.py",
     "--config.augment.flip=True",

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from vit_jax_tricks.models.layers import initializers
 from vit_jax_tricks.models.layers.batch_norm import BatchNorm
 from vit_jax_tricks.models.layers.functional import pooling
+from vit_jax_tricks.models.layers.functional.depthwise import grouped_conv
 from vit_jax_tricks.models.layers.norm import LayerNorm
 from vit_jax_tricks.typing import Array, Float
 
@@ -39,6 +40,7 @@ def conv2d(
         padding="SAME" if padding == "same" else pad,
         feature_group_count=groups,
         use_bias=use_bias,
+        conv_general_dilated=grouped_conv if groups > 1 else None,
         **rest,
     )
 
