@@ -17,6 +17,7 @@ FILES = sorted(p for p in Path("configs").glob("*.py") if not p.stem.endswith("c
 VARIANTS = [
     "configs/deit_s.py:recipe=source",
     "configs/deit_s.py:data=digit_scenes,epochs=5",
+    "configs/deit_s_tricks.py:data=digit_scenes,epochs=5",
     "configs/coatnet_0.py:data=digit_scenes,epochs=5",
     "configs/convit_s.py:data=digit_scenes,epochs=5",
     "configs/digit_scenes.py:size=32",

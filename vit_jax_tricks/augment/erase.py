@@ -3,14 +3,13 @@
 Source: Zhong et al. 2017, arXiv 1708.04896; timm's RandomErasing, whose law it has.
 """
 
+import functools
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from vit_jax_tricks.augment.subset import apply_where
 from vit_jax_tricks.errors import UserError, nearest
 from vit_jax_tricks.random import example_keys, fold_in_str, uniform_below
 from vit_jax_tricks.typing import Array, Float, Int, Num, PRNGKeyArray
@@ -119,15 +118,13 @@ def random_erasing(
         # Rounded sides add at most half of height + width to a box.
         room = math.ceil(scale[1] * h * w) + count[1] * (h + w)
 
-        def pixels(_: Any, data: Any, boxes: Array) -> Array:
+        def pixels() -> Array:
             fill = jax.vmap(lambda k, box: _fill(k, box, (h, w), (room, c)))
-            return fill(jax.random.wrap_key_data(data, impl=impl), boxes)
+            return fill(noise_keys, boxes)
 
-        # Only for the images that need it, and never again inside a later fusion.
-        impl, black = jax.random.key_impl(key), jnp.zeros(images.shape, jnp.float32)
-        noise = apply_where(
-            applied, pixels, black, jax.random.key_data(noise_keys), boxes
-        )[:, None]
+        # The branch also keeps later fusions from drawing noise again.
+        black = functools.partial(jnp.zeros, images.shape, jnp.result_type(float))
+        noise = jax.lax.cond(jnp.any(applied), pixels, black)[:, None]
     elif mode == "rand":
         colours = jax.vmap(lambda k: jax.random.normal(k, (count[1], 1, 1, c)))
         noise = colours(noise_keys)

@@ -73,16 +73,15 @@ def crop_and_resize(
         return products(images, each)
     gathers = functools.partial(run, taps=taps)
 
-    def one_by_one(images: Array, each: dict[str, Any]) -> jax.Array:
-        """Stays in the cache, and no later fusion computes it twice."""
-
-        def one(of_image: Any) -> jax.Array:
-            return gathers(*jax.tree.map(lambda x: x[None], of_image))[0]
-
-        return jax.lax.map(one, (images, each))
+    def materialized(images: Array, each: dict[str, Any]) -> jax.Array:
+        """A branch that is always taken keeps later fusions from doing it twice."""
+        inside = jnp.all(each["box"] >= 0)
+        shape = jax.eval_shape(gathers, images, each)
+        black = functools.partial(jnp.zeros, shape.shape, shape.dtype)
+        return jax.lax.cond(inside, lambda: gathers(images, each), black)
 
     return jax.lax.platform_dependent(
-        images, each, tpu=products, cpu=one_by_one, default=gathers
+        images, each, tpu=products, cpu=materialized, default=gathers
     )
 
 

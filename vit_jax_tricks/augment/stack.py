@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from vit_jax_tricks.augment import parse, policy
@@ -84,14 +85,13 @@ def from_config(*, mean: tuple[float, ...], **options: Any) -> Stack:
     ) -> Float[Array, "b h w c"]:
         if not settings.erasing:
             return images
-        return random_erasing(
-            key,
-            images,
-            index,
+        boxes = functools.partial(
+            random_erasing,
             prob=settings.erasing,
             mode=settings.erasing_mode,
             count=(1, settings.erasing_count),
         )
+        return _one_by_one(boxes, key, images, index)
 
     def mix(
         key: PRNGKeyArray, images: Float[Array, "b h w c"], labels: Array
@@ -116,7 +116,8 @@ def _on_levels(s: Settings, mean: tuple[float, ...]) -> list[tuple[str, Augment]
     """What works on uint8 images, by the name of its stream."""
     steps: list[tuple[str, Augment]] = []
     if s.crop != "none":
-        steps.append(("box", functools.partial(_crop, s)))
+        crop = functools.partial(_crop, s)
+        steps.append(("box", functools.partial(_one_by_one, crop)))
     if s.flip:
         steps.append(("flip", random_flip))
     fill = tuple(min(255, round(255 * m)) for m in mean)
@@ -140,6 +141,26 @@ def _on_levels(s: Settings, mean: tuple[float, ...]) -> list[tuple[str, Augment]
         )
         steps.append(("jitter", jitter))
     return steps
+
+
+def _one_by_one(
+    fn: Augment,
+    key: PRNGKeyArray,
+    images: Num[Array, "b h w c"],
+    index: Int[Array, "b"],
+) -> Num[Array, "b h w c"]:
+    """fn(key, images, index); on a CPU image by image, which then stays in the cache.
+
+    No image waits for another's noise either: a batch is erased as a whole or not.
+    """
+
+    def each(key: PRNGKeyArray, images: Array, index: Array) -> Array:
+        def one(image: tuple[Array, Array]) -> Array:
+            return fn(key, image[0][None], image[1][None])[0]
+
+        return jax.lax.map(one, (images, index))
+
+    return jax.lax.platform_dependent(key, images, index, cpu=each, default=fn)
 
 
 def _crop(
