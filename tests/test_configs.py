@@ -25,6 +25,12 @@ VARIANTS = [
     "configs/swin_t.py:data=digit_scenes,epochs=5",
     "configs/t2t_vit_14.py:data=digit_scenes,epochs=5",
 ]
+# The others' whole steps are traced in the slow suite.
+QUICK = {"configs/digits.py", "configs/deit_s.py", VARIANTS[2]}
+SPECS = [
+    pytest.param(spec, marks=[] if spec in QUICK else [pytest.mark.slow])
+    for spec in (*map(str, FILES), *VARIANTS)
+]
 SHAPES = {
     "digits": ((8, 8, 1), 10, 1437),
     "digit_scenes/32": ((32, 32, 3), 10, 8_000),
@@ -65,7 +71,7 @@ def test_documented(path):
     assert "TODO" not in text
 
 
-@pytest.mark.parametrize("spec", [*map(str, FILES), *VARIANTS])
+@pytest.mark.parametrize("spec", SPECS)
 def test_whole_step_by_shape(spec, fake_data):
     x = experiment.build(config.load(spec), devices=jax.devices()[:1])
     state = x.state_shape()
