@@ -149,9 +149,9 @@ def _one_by_one(
     images: Num[Array, "b h w c"],
     index: Int[Array, "b"],
 ) -> Num[Array, "b h w c"]:
-    """fn(key, images, index); on a CPU image by image, which then stays in the cache.
+    """fn(key, images, index); on a CPU image by image.
 
-    No image waits for another's noise either: a batch is erased as a whole or not.
+    An image then stays in the cache, and only one that is erased has noise drawn.
     """
 
     def each(key: PRNGKeyArray, images: Array, index: Array) -> Array:

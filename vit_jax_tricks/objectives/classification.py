@@ -6,9 +6,9 @@ from typing import Any
 import jax.numpy as jnp
 
 from vit_jax_tricks import losses
-from vit_jax_tricks.errors import UserError, nearest
+from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.losses.inputs import Number
-from vit_jax_tricks.objectives.term import Targets, within
+from vit_jax_tricks.objectives.term import Targets, one_of, within
 from vit_jax_tricks.typing import Array, Float
 
 
@@ -69,9 +69,8 @@ def classification(
       UserError: an unknown loss, an option that it does not read, or a value outside
         its range.
     """
-    if name not in LOSSES:
-        hint = nearest(name, LOSSES)
-        raise UserError(f'config.loss.classification.name="{name}": unknown.{hint}')
+    path = "config.loss.classification"
+    one_of(path, "name", name, LOSSES)
     given = dict(
         smoothing=smoothing or None,
         target_threshold=target_threshold,
@@ -85,10 +84,9 @@ def classification(
         if key not in OPTIONS[name]:
             users = [other for other, keys in OPTIONS.items() if key in keys]
             raise UserError(
-                f'config.loss.classification.{key}={value} does nothing for name="'
+                f'{path}.{key}={value} does nothing for name="'
                 f'{name}": leave it out, or use {", ".join(users)}.'
             )
-    path = "config.loss.classification"
     within(path, "smoothing", smoothing, below=1)
     within(path, "dist_weight", dist_weight, most=1)
     within(path, "focal_weight", focal_weight, most=1)

@@ -5,9 +5,9 @@ from typing import Any
 import jax.numpy as jnp
 
 from vit_jax_tricks import losses
-from vit_jax_tricks.errors import UserError, nearest
+from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.losses.inputs import Number
-from vit_jax_tricks.objectives.term import Targets, output, target
+from vit_jax_tricks.objectives.term import Targets, one_of, output, target
 from vit_jax_tricks.typing import Array, Float
 
 
@@ -27,22 +27,20 @@ def distillation(
       UserError: an unknown name or scaling, tau <= 0, an option that "hard" does not
         read, or no such target.
     """
-    if name not in ("soft", "hard"):
-        hint = nearest(name, ("soft", "hard"))
-        raise UserError(f'config.loss.distillation.name="{name}": unknown.{hint}')
+    path = "config.loss.distillation"
+    one_of(path, "name", name, ("soft", "hard"))
     given = dict(tau=tau, scaling=scaling)
     options: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     if name == "hard" and options:
         key = next(iter(options))
         raise UserError(
-            f'config.loss.distillation.{key}={options[key]} does nothing for name="hard'
-            '": leave it out, or use soft.'
+            f'{path}.{key}={options[key]} does nothing for name="hard": leave it out, '
+            "or use soft."
         )
     if tau is not None and not tau > 0:
-        raise UserError(f"config.loss.distillation.tau={tau}: expected above 0.")
-    if scaling not in (None, *losses.SCALINGS):
-        hint = nearest(str(scaling), losses.SCALINGS)
-        raise UserError(f'config.loss.distillation.scaling="{scaling}": unknown.{hint}')
+        raise UserError(f"{path}.tau={tau}: expected above 0.")
+    if scaling is not None:
+        one_of(path, "scaling", scaling, losses.SCALINGS)
 
     def term(
         *,
@@ -55,7 +53,7 @@ def distillation(
         student = aux.get("logits_dist", logits)
         if teacher.shape != student.shape:
             raise UserError(
-                f"config.loss.distillation: the teacher's logits are {teacher.shape}, "
+                f"{path}: the teacher's logits are {teacher.shape}, "
                 f"the student's {student.shape}; both need the same classes."
             )
         pair: dict[str, Any] = dict(logits=student, teacher_logits=teacher)
@@ -80,9 +78,7 @@ def token_distillation(*, name: str = "mse"):
     Raises:
       UserError: another name, or no such output or target.
     """
-    if name not in ("mse", "kl"):
-        hint = nearest(name, ("mse", "kl"))
-        raise UserError(f'config.loss.token_distillation.name="{name}": unknown.{hint}')
+    one_of("config.loss.token_distillation", "name", name, ("mse", "kl"))
 
     def term(
         *,

@@ -1,9 +1,9 @@
 """What terms of an objective have in common."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.errors import UserError, nearest
 from vit_jax_tricks.losses.inputs import Number
 from vit_jax_tricks.typing import Array
 
@@ -29,6 +29,12 @@ def output(aux: Mapping[str, Any], name: str, term: str) -> Array:
             f'config.loss.{term} needs aux["{name}"], and the model gives {have}.'
         )
     return aux[name]
+
+
+def one_of(path: str, key: str, value: str, known: Iterable[str]) -> None:
+    """UserError for a name that is not among the known."""
+    if value not in (known := tuple(known)):
+        raise UserError(f'{path}.{key}="{value}": unknown.{nearest(value, known)}')
 
 
 def within(

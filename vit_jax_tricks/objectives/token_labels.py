@@ -1,9 +1,9 @@
 """A term that trains a dense head on the labels of tokens."""
 
 from vit_jax_tricks import losses
-from vit_jax_tricks.errors import UserError, nearest
+from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.losses.inputs import Number
-from vit_jax_tricks.objectives.term import Targets, output, target, within
+from vit_jax_tricks.objectives.term import Targets, one_of, output, target, within
 from vit_jax_tricks.typing import Array, Float
 
 
@@ -32,15 +32,13 @@ def token_labels(
     Raises:
       UserError: an unknown name, a negative weight, or no such output or target.
     """
-    if name not in ("softmax", "kl"):
-        hint = nearest(name, ("softmax", "kl"))
-        raise UserError(f'config.loss.token_labels.name="{name}": unknown.{hint}')
-    within("config.loss.token_labels", "class_weight", class_weight)
-    within("config.loss.token_labels", "dense_weight", dense_weight)
+    path = "config.loss.token_labels"
+    one_of(path, "name", name, ("softmax", "kl"))
+    within(path, "class_weight", class_weight)
+    within(path, "dense_weight", dense_weight)
     if correct and not class_weight:
         raise UserError(
-            "config.loss.token_labels.correct=True does nothing with class_weight=0: "
-            "leave it out."
+            f"{path}.correct=True does nothing with class_weight=0: leave it out."
         )
     loss = losses.kl_divergence if name == "kl" else losses.softmax_cross_entropy
 
@@ -55,7 +53,7 @@ def token_labels(
         each = target(targets, "token_labels", "token_labels")
         if each.shape != dense.shape:
             raise UserError(
-                f"config.loss.token_labels: the labels are {each.shape}, the dense "
+                f"{path}: the labels are {each.shape}, the dense "
                 f"head's logits {dense.shape}; make labels of the model's grid."
             )
         out = dense_weight * loss(logits=dense, labels=each).mean(1)
