@@ -10,9 +10,11 @@ before it is used.
 import contextlib
 import errno
 import json
+import logging
 import os
 import re
 import shutil
+import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -160,6 +162,7 @@ class Checkpointer:
         try:
             yield
         except Exception as error:
+            _hush_other_writes()
             why = getattr(error, "strerror", None) or str(error).partition("\n")[0]
             if code := re.search(r"os_error_code='(\d+)'", why):  # of tensorstore
                 why = os.strerror(int(code[1]))
@@ -322,3 +325,12 @@ def _plain(state: TrainState) -> dict[str, Any]:
 def _typed(tree: dict[str, Any], like: TrainState) -> TrainState:
     key = jax.random.wrap_key_data(tree["key"])
     return like.replace(**(tree | {"key": key}))
+
+
+def _hush_other_writes() -> None:
+    """Orbax writes many arrays at once; after one failure asyncio tells of each other.
+
+    It does so whenever Python lets go of them, so for the rest of the process.
+    """
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", ".* was never awaited", RuntimeWarning)
