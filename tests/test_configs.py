@@ -54,6 +54,7 @@ def fake_data(monkeypatch):
             num_test=100,
             in_memory=True,
             view=View(shape[:2], shape[2], "whole", 0.875, "area"),
+            train=[],
             _train=lambda *a: iter(()),
             _test=lambda *a: iter(()),
         )

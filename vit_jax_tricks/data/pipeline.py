@@ -12,8 +12,9 @@ import numpy as np
 
 from vit_jax_tricks.data import memory, stream, views
 from vit_jax_tricks.data.prefetch import Batch, Prefetch
-from vit_jax_tricks.data.source import Source, Subset
+from vit_jax_tricks.data.source import Records, Source, Subset
 from vit_jax_tricks.errors import UserError, nearest
+from vit_jax_tricks.typing import Int
 
 
 IN_MEMORY_BYTES = 2**30
@@ -37,6 +38,7 @@ class Data:
     num_test: int
     in_memory: bool
     view: views.View
+    train: Records = dataclasses.field(repr=False)
     _train: Callable[[int, int, int], Iterator[Batch]] = dataclasses.field(repr=False)
     _test: Callable[[int, str], Iterator[Batch]] = dataclasses.field(repr=False)
 
@@ -47,6 +49,16 @@ class Data:
     @property
     def channels(self) -> int:
         return self.image_shape[2]
+
+    @property
+    def whole_train(self) -> Records:
+        """The training split before `examples` chose some of it."""
+        return self.train.records if isinstance(self.train, Subset) else self.train
+
+    def example_ids(self, index: Int[np.ndarray, "b"]) -> Int[np.ndarray, "b"]:
+        """Where in `whole_train` the examples of a training batch's `index` are."""
+        place = index % self.num_train
+        return self.train.rows[place] if isinstance(self.train, Subset) else place
 
     def train_batches(
         self, batch_size: int, seed: int, start_step: int = 0
@@ -181,6 +193,7 @@ def build(
         num_test=counts[1],
         in_memory=resident,
         view=view,
+        train=train,
         _train=train_part,
         _test=test_part,
     )

@@ -1,0 +1,211 @@
+"""A teacher's labels of every training example and its patches, stored compactly.
+
+A folder with `pack.json` and files of records, written by `python -m
+vit_jax_tricks.relabel`. An example takes 3 bytes for each score, plus about 100.
+"""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from vit_jax_tricks.data.folder import FileRecords
+from vit_jax_tricks.data.label_pack_code import record_dtype
+from vit_jax_tricks.data.label_pack_manifest import (
+    BEGUN,
+    FINISHED,
+    Manifest,
+    Spec,
+    labels_crc,
+    names_crc,
+)
+from vit_jax_tricks.data.pipeline import IN_MEMORY_BYTES, Data
+from vit_jax_tricks.data.progress import progress
+from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.typing import Int, Shaped
+
+
+SAMPLE = 2048  # examples whose labels are compared where reading all would take long
+REMAKE = "make it anew with python -m vit_jax_tricks.relabel."
+Read = Callable[[Int[np.ndarray, "b"]], Shaped[np.ndarray, "b"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelPack:
+    """An opened pack; `spec` says what is in it."""
+
+    path: Path
+    spec: Spec
+    _labels: int
+    _read: Read = dataclasses.field(repr=False)
+
+    @staticmethod
+    def open(path: str | os.PathLike, *, in_memory: bool | None = None) -> "LabelPack":
+        """Checks a pack and opens it.
+
+        Every byte is read once and its SHA-256 compared: about a second a gigabyte and
+        core where the disk is as fast. A pack below 1 GiB then stays in memory, as it
+        does with `in_memory`; others are read by record.
+
+        Raises:
+          UserError: no pack is there, or it is unfinished, damaged or of another
+            version.
+        """
+        path = Path(path).expanduser()
+        if not (path / FINISHED).is_file():
+            raise UserError(_missing(path))
+        manifest = Manifest.load(path / FINISHED)
+        spec = manifest.spec
+        if len(manifest.files) != spec.shards:
+            raise UserError(f"{path / FINISHED} lacks files; {REMAKE}")
+        files = [path / spec.file(shard) for shard in range(spec.shards)]
+        _verify(files, manifest)
+        dtype = record_dtype(spec.grid, spec.top)
+        if in_memory is None:
+            in_memory = spec.count * dtype.itemsize < IN_MEMORY_BYTES
+        read = _reader(files, dtype)
+        if in_memory:
+            read = _resident(read, spec, dtype).__getitem__
+        return LabelPack(path, spec, manifest.labels, read)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.spec.class_names)
+
+    def rows(
+        self,
+        index: Int[np.ndarray, "b"],
+        labels: Int[np.ndarray, "b"] | None = None,
+    ) -> dict[str, np.ndarray]:
+        """The labels of some examples, as stored; `decode` makes numbers of them.
+
+        Args:
+          index: places in the whole training split, as of `Data.example_ids`.
+          labels: the examples' own, which must be those that the teacher met.
+
+        Returns:
+          `token_scores` uint8 [b, p, q, t] with `token_range` float32 [b, 2],
+          `token_classes` uint16 [b, p, q, t], `class_scores` float32 [b, t] and
+          `class_classes` uint16 [b, t], the greatest scores first.
+
+        Raises:
+          UserError: an example that the pack lacks, or another label.
+        """
+        outside = (index < 0) | (index >= self.spec.count)
+        if outside.any():
+            raise UserError(
+                f"{self.path} holds {self.spec.count} examples, and example "
+                f"{index[outside][0]} is wanted; {REMAKE}"
+            )
+        found = self._read(index)
+        if labels is not None and (odd := found["label"] != labels).any():
+            self._other_label(index[odd][0], labels[odd][0], found["label"][odd][0])
+        names = [name for name in found.dtype.names or () if name != "label"]
+        return {name: np.ascontiguousarray(found[name]) for name in names}
+
+    def check(self, data: Data, *, num_classes: int) -> None:
+        """Raises UserError unless the pack was made for this data and these classes.
+
+        Compares the number of examples, the class names, the names of files, and
+        labels: all of a folder, else 2,048 spread evenly; `rows` compares the others
+        on the way.
+        """
+        records, spec = data.whole_train, self.spec
+        made = f"{self.path} was made for {spec.data['name']}"
+        if len(records) != spec.count:
+            raise UserError(
+                f"{made} with {spec.count} training examples, and {data.name} has "
+                f"{len(records)}; give the same data and split, or {REMAKE}"
+            )
+        for theirs, ours in zip(data.class_names, spec.class_names, strict=False):
+            if theirs != ours:
+                raise UserError(
+                    f'{made}, whose class "{ours}" is "{theirs}" in {data.name}; give '
+                    f"the same data, or {REMAKE}"
+                )
+        if not num_classes == data.num_classes == self.num_classes:
+            raise UserError(
+                f"{self.path} has labels of {self.num_classes} classes, {data.name} "
+                f"has {data.num_classes} and the model tells {num_classes} apart; give "
+                "the data and the model that it was made for."
+            )
+        if isinstance(records, FileRecords):
+            same = spec.files in (None, names_crc(records))
+            if not same or labels_crc(records.labels) != self._labels:
+                raise UserError(
+                    f"{made}, and the files of {data.name} have other names; give the "
+                    f"same data, or {REMAKE}"
+                )
+            return
+        count = min(SAMPLE, spec.count)
+        places = np.linspace(0, spec.count - 1, count).astype(np.int64)
+        labels = np.array([records[int(place)][1] for place in places], np.int32)
+        self.rows(places, labels)
+
+    def _other_label(self, example: int, label: int, stored: int) -> None:
+        raise UserError(
+            f"{self.path}: example {example} is of class {stored} there and of class "
+            f"{label} in the data, so it was made for other data or another order; "
+            f"{REMAKE}"
+        )
+
+
+def _missing(path: Path) -> str:
+    if (path / BEGUN).is_file():
+        return (
+            f"{path} is an unfinished label pack; run the command that began it again, "
+            "and it goes on."
+        )
+    what = "is no label pack" if path.exists() else "does not exist"
+    return (
+        f"{path} {what}; make one with python -m vit_jax_tricks.relabel "
+        f"--teacher=WORKDIR --data=SPEC --out={path}."
+    )
+
+
+def _verify(files: list[Path], manifest: Manifest) -> None:
+    """Sizes of all files first, then what is in them."""
+    for file, (size, _) in zip(files, manifest.files, strict=True):
+        if not file.is_file() or file.stat().st_size != size:
+            why = "is missing" if not file.is_file() else "has another size"
+            raise UserError(f"{file} {why}; put a copy back, or {REMAKE}")
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        digests = pool.map(digest, files)
+        watched = progress(digests, len(files), "checking the label pack")
+        for file, found, (_, kept) in zip(files, watched, manifest.files, strict=True):
+            if found != kept:
+                raise UserError(
+                    f"{file} is damaged: its checksum differs; put a copy back, or "
+                    f"{REMAKE}"
+                )
+
+
+def digest(file: Path) -> str:
+    """The SHA-256 of a file."""
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _reader(files: list[Path], dtype: np.dtype) -> Read:
+    """Reads records by place."""
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+    source = ArrayRecordDataSource([str(file) for file in files])
+
+    def read(index: Int[np.ndarray, "b"]) -> Shaped[np.ndarray, "b"]:
+        records = source.__getitems__(index.tolist())
+        return np.frombuffer(b"".join(records), dtype)
+
+    return read
+
+
+def _resident(read: Read, spec: Spec, dtype: np.dtype) -> Shaped[np.ndarray, "n"]:
+    records = np.empty(spec.count, dtype)
+    for shard in range(spec.shards):
+        part = spec.examples(shard)
+        records[part.start : part.stop] = read(np.arange(part.start, part.stop))
+    return records

@@ -1,0 +1,141 @@
+"""Writes label packs, file by file; what was killed goes on at the next file."""
+
+import contextlib
+import dataclasses
+import fcntl
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from vit_jax_tricks.data.label_pack import digest
+from vit_jax_tricks.data.label_pack_manifest import (
+    BEGUN,
+    FINISHED,
+    Manifest,
+    Spec,
+    labels_crc,
+)
+from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.typing import Shaped
+
+
+OPTIONS = "group_size:1,zstd:3"
+Records = Callable[[range], Iterable[Shaped[np.ndarray, "b"]]]
+
+
+def write_pack(path: Path, spec: Spec, records: Records) -> bool:
+    """Writes what of a pack is missing; False if nothing was.
+
+    Args:
+      path: the folder; new, empty, or one that the same spec began or finished.
+      spec: what the pack is.
+      records: gives the records of a range of examples, in order, in pieces.
+
+    Raises:
+      UserError: the folder holds something else, or cannot be written.
+    """
+    with _writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+    with _alone(path):
+        done = finished(path, spec)
+        if (path / FINISHED).exists():
+            return False
+        with _writing(path):
+            done.save(path / BEGUN)
+        for shard in range(len(done.files), spec.shards):
+            file = path / spec.file(shard)
+            labels = _write_file(file, records(spec.examples(shard)))
+            with _writing(path):
+                entry = (file.stat().st_size, digest(file))
+                done = dataclasses.replace(
+                    done,
+                    labels=labels_crc(labels, done.labels),
+                    files=(*done.files, entry),
+                )
+                done.save(path / BEGUN)
+        with _writing(path):
+            (path / BEGUN).replace(path / FINISHED)
+    return True
+
+
+def finished(path: Path, spec: Spec) -> Manifest:
+    """What of a pack is there already.
+
+    Raises:
+      UserError: the folder holds something else.
+    """
+    for name in (FINISHED, BEGUN):
+        if (path / name).exists():
+            found = Manifest.load(path / name)
+            _same(path, found.spec, spec)
+            return found
+    if any(entry.suffix != ".part" for entry in path.iterdir()):
+        raise UserError(
+            f"--out={path} holds something else; give a new or an empty folder."
+        )
+    return Manifest(spec)
+
+
+def _same(path: Path, there: Spec, here: Spec) -> None:
+    for field in dataclasses.fields(Spec):
+        old, new = (getattr(spec, field.name) for spec in (there, here))
+        if _plain(old) != _plain(new):
+            raise UserError(
+                f"--out={path} holds labels with another {field.name} ({old}, and now "
+                f"{new}); give the command that began it, or another --out."
+            )
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _write_file(
+    file: Path, pieces: Iterable[Shaped[np.ndarray, "b"]]
+) -> Shaped[np.ndarray, "n"]:
+    """Writes one file of records, complete or not at all; returns their labels."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    part = file.with_name(f".{file.name}.part")
+    with _writing(file.parent):
+        writer = ArrayRecordWriter(str(part), OPTIONS)
+    labels = []
+    for piece in pieces:
+        with _writing(file.parent):
+            for record in piece:
+                writer.write(record.tobytes())
+        labels.append(piece["label"])
+    with _writing(file.parent):
+        writer.close()
+        part.replace(file)
+    return np.concatenate(labels)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """What the system refuses is one line."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # RuntimeError: array_record's writer
+        why = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        raise UserError(
+            f"--out={path} cannot be written ({why}); files that are complete are "
+            "kept. Make room, then run the same command again."
+        ) from error
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Keeps a second writer out; the system frees the lock when the process dies."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise UserError(
+            f"another command is writing {path}; wait for it, or give another --out."
+        ) from error
+    finally:
+        os.close(handle)
