@@ -24,6 +24,10 @@ def get_config() -> ml_collections.ConfigDict:
     c.dtype = "auto"  # compute type: float32, bfloat16, or auto: bfloat16 off the CPU
     c.resume = "auto"  # auto, required (an error if there is nothing), or never
 
+    # Weights before the first step: a .safetensors, .npz or .pth file, a workdir, or
+    # hub:owner/name. None: drawn from the seed. A resumed run does not read them.
+    c.init = config_dict.placeholder(str)
+
     # The model: a name of list_models(); more keys are its overrides.
     c.model = ml_collections.ConfigDict()
     c.model.name = "vit_small_patch16_224"

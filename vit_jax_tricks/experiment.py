@@ -20,6 +20,7 @@ from vit_jax_tricks.config import Section
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import create_model, preprocessing
 from vit_jax_tricks.objectives import Objective
+from vit_jax_tricks.pretrained.load import load_pretrained
 from vit_jax_tricks.random import fold_in_str
 from vit_jax_tricks.state import TrainState, create
 
@@ -36,6 +37,7 @@ class Experiment:
       lr, peak_lr: the learning rate by update, and its highest value.
       optimizer: the whole optax chain.
       total_steps, eval_steps: length of the run and steps between evaluations.
+      source: of the first weights, as `load_pretrained` takes it; None: drawn.
     """
 
     config: Section
@@ -53,12 +55,18 @@ class Experiment:
     batch_size: int
     eval_batch_size: int
     has_ema: bool
+    source: str | None = None
 
     def init(self) -> TrainState:
-        """The state before step 0, a function of the seed alone."""
-        key = jax.random.key(self.seed)
+        """The state before step 0 where nothing is loaded: of the seed alone."""
         images = jnp.zeros((1, *self.data.image_shape), jnp.float32)
-        variables: Any = self.model.init(fold_in_str(key, "init"), images, train=False)
+        key = fold_in_str(jax.random.key(self.seed), "init")
+        variables: Any = self.model.init(key, images, train=False)
+        return self._state(variables)
+
+    def _state(self, variables: Any) -> TrainState:
+        """The state before step 0 from the model's variables."""
+        key = jax.random.key(self.seed)
         return create(variables, optimizer=self.optimizer, key=key, ema=self.has_ema)
 
     def state_shape(self) -> TrainState:
@@ -87,10 +95,20 @@ class Experiment:
         }
 
     def compile_init(self) -> TrainState:
-        """Runs `init` under the mesh, so that no device ever holds the whole state."""
+        """The state before step 0 on the mesh: loaded from `source`, else drawn.
+
+        Drawing happens under the mesh, so that no device ever holds the whole state.
+
+        Raises: UserError as `load_pretrained`.
+        """
         at = jax.tree.map(lambda s: s.sharding, self.state_shape())
+        if self.source is None:
+            with jax.set_mesh(self.mesh):
+                return jax.jit(self.init, out_shardings=at)()
+        key = fold_in_str(jax.random.key(self.seed), "init")
+        variables, _ = load_pretrained(self.model, self.source, key=key)
         with jax.set_mesh(self.mesh):
-            return jax.jit(self.init, out_shardings=at)()
+            return jax.jit(self._state, out_shardings=at)(jax.device_get(variables))
 
     def compile_train_step(self) -> jax.stages.Compiled:
         """`(state, batch) -> (state, metrics)`; the state's buffers are donated."""
@@ -197,6 +215,7 @@ def build(config: Section, *, devices: Sequence[Any] | None = None) -> Experimen
         batch_size=batch_size,
         eval_batch_size=-(-eval_batch // pieces) * pieces,
         has_ema=average is not None,
+        source=config.init,
     )
 
 

@@ -12,6 +12,7 @@ from vit_jax_tricks.errors import UserError
 # A run with another value of these is another run: it needs its own workdir.
 IDENTITY = (
     "seed",
+    "init",
     "batch_size",
     "accumulate",
     "model",
