@@ -16,6 +16,17 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+def pytest_configure(config):
+    """The quick suite spends its time compiling: it lets LLVM optimise nothing.
+
+    The slow suite runs what users run.
+    """
+    if "not slow" in config.option.markexpr:
+        flags = "--xla_backend_optimization_level=0"
+        flags += " --xla_llvm_disable_expensive_passes=true"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """Data, caches and compiled programs of the command line, away from the user's."""

@@ -24,6 +24,7 @@ def test_complete_on_one_page(path):
         assert Path(name).exists(), f"{path} names {name}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", CARDS, ids=lambda p: p.stem)
 def test_code_prints_what_it_says(path, capsys):
     """The comment after each print is its output, but for words after a comma."""

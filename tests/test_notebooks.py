@@ -8,6 +8,7 @@ import matplotlib
 import pytest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(Path("notebooks").glob("*.ipynb")), ids=str)
 def test_every_cell_runs(path):
     matplotlib.use("agg")

@@ -165,6 +165,7 @@ LAYOUT_CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", LAYOUT_CASES, ids=str)
 def test_stacked_blocks_take_the_same_steps(options):
     """Trust ratios, clipping units, Muon's matrices and layer rates are per layer."""

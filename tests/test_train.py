@@ -77,6 +77,7 @@ MOMENTS = (
 )
 
 
+@pytest.mark.slow
 def test_stopped_anywhere_it_ends_alike(whole, tmp_path):
     for number, (where, owner, name, call, step) in enumerate(MOMENTS):
         signum, code = ((signal.SIGTERM, 0), (signal.SIGINT, 130))[number % 2]
@@ -197,6 +198,7 @@ def poisoned(*steps: int):
     return from_config
 
 
+@pytest.mark.slow
 def test_steps_that_are_not_finite(tmp_path, monkeypatch):
     """Single ones and pairs are skipped, also over a stop; three end the run."""
     monkeypatch.setattr(augment, "from_config", poisoned(1, 4, 5, 9, 10, 11))

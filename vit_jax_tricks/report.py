@@ -60,7 +60,7 @@ def _plot(path: Path, lines: list[dict], label: str, keys: tuple[str, ...]) -> b
     if found:
         axes.set(xlabel="step", ylabel=label)
         axes.grid(alpha=0.3)
-        axes.legend()
+        axes.legend(loc="upper right")
         FigureCanvasAgg(figure).print_png(str(path))
     return found
 

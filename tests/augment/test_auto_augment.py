@@ -89,6 +89,7 @@ POLICIES = {
 each_policy = pytest.mark.parametrize("fn", POLICIES.values(), ids=POLICIES)
 
 
+@pytest.mark.slow
 @each_policy
 def test_draws_depend_on_key_and_index_alone(fn):
     """In any order, on one device or eight, compiled once."""
@@ -115,6 +116,7 @@ def test_draws_depend_on_key_and_index_alone(fn):
     assert "all-gather" not in program.as_text()
 
 
+@pytest.mark.slow
 def test_eager_and_mapped_keys():
     images, index = IMAGES[:4], INDEX[:4]
     fn = functools.partial(augment.color_jitter, contrast=0.0, hue=0.0)
@@ -125,6 +127,7 @@ def test_eager_and_mapped_keys():
     np.testing.assert_array_equal(mapped[0], want)
 
 
+@pytest.mark.slow
 def test_types_and_gradients():
     images, index = IMAGES[:4], INDEX[:4]
     want = jit_once(augment.rand_augment)(KEY, images, index)

@@ -52,6 +52,7 @@ OPERATIONS = {
 each_operation = pytest.mark.parametrize("op", OPERATIONS.values(), ids=OPERATIONS)
 
 
+@pytest.mark.slow
 @each_operation
 def test_draws_depend_on_key_and_index_alone(op):
     order = np.random.default_rng(1).permutation(16)
@@ -65,6 +66,7 @@ def test_draws_depend_on_key_and_index_alone(op):
     assert not np.array_equal(other, out)
 
 
+@pytest.mark.slow
 @each_operation
 def test_jit_and_eight_devices_change_nothing(op):
     eager = op(KEY, IMAGES, INDEX)
@@ -89,6 +91,7 @@ def test_dtype_is_kept_and_keys_can_be_mapped(op):
         np.testing.assert_allclose(run(key, IMAGES, INDEX), out, atol=1e-6)
 
 
+@pytest.mark.slow
 @each_operation
 def test_gradients_are_finite(op):
     grad = jax.jit(jax.grad(lambda x: jnp.square(op(KEY, x, INDEX)).sum()))(IMAGES)

@@ -90,6 +90,7 @@ def test_label_mass_is_pixel_mass(mix):
     assert len(np.unique(target)) > 20
 
 
+@pytest.mark.slow
 def test_jit_devices_and_keys():
     images, labels = batch()
     key = jax.random.key(2)

@@ -131,6 +131,7 @@ def test_part_of_the_resized_box_with_mirrored_border():
         assert (wrong > 0).mean() < 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_a_filter_for_each_image():
     boxes = boxes_in(20, 26, 3)
@@ -156,6 +157,7 @@ def test_weights_add_up_to_one_inside_the_box_alone(kind):
         assert not np.any(w[:, (j < s) | (j >= s + n)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [*FILTERS, "each"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_matrix_products_give_the_same(kind, dtype, monkeypatch):

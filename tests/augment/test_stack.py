@@ -115,6 +115,7 @@ def pipeline(stack):
     return run
 
 
+@pytest.mark.slow
 def test_eight_devices_make_the_same_images():
     """Without an exchange between them, and with one program for every key."""
     run = pipeline(make(**EVERYTHING))
@@ -134,6 +135,7 @@ def test_eight_devices_make_the_same_images():
         assert exchange not in program.as_text()
 
 
+@pytest.mark.slow
 def test_gradients():
     """They pass crop, flip, warp, erasing and mixing, and stop at grey levels."""
     x, labels = IMAGES[:4].astype(jnp.float32) / 255, jnp.eye(4)

@@ -199,6 +199,7 @@ def test_values_that_lie_in_one_point_are_held():
     assert float(wider.counts[1536]) >= 100  # where 2 lies between -1 and 3
 
 
+@pytest.mark.slow
 def test_vmap_equals_a_loop():
     x = jnp.asarray(BATCHES)
     empty = jax.tree.map(

@@ -94,6 +94,7 @@ def test_float8_and_affine_activations_and_observers():
         assert relative(quantized_logits("small_vit", rules), float_logits) < bound
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["small_vit", SLOW_SWIN])
 def test_scanned_blocks_have_the_same_ranges_and_logits(name):
     flat, stacked = ranges_of(name), ranges_of(name, scan=True)
@@ -109,6 +110,7 @@ def test_scanned_blocks_have_the_same_ranges_and_logits(name):
     assert relative(many, one) < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["small_vit", SLOW_SWIN, SLOW_LVVIT])
 def test_eager_equals_compiled_up_to_values_next_to_a_tie(name):
     model, variables, images, _ = small(name)
@@ -116,6 +118,7 @@ def test_eager_equals_compiled_up_to_values_next_to_a_tie(name):
     assert relative(eager, quantized_logits(name)) < 2e-3
 
 
+@pytest.mark.slow
 def test_scanned_and_recomputed_blocks_have_gradients_of_their_steps():
     fields = dict(img_size=16, patch_size=8, embed_dim=16, depth=2, num_heads=2)
     fields |= dict(num_classes=4, scan=True, remat=True)

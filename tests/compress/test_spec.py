@@ -64,6 +64,7 @@ def test_fixed_ranges_see_no_data():
     np.testing.assert_allclose(found.scale, 1 / 127, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("observer", ["percentile", "mse", "entropy"])
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_histograms_clip_the_tail(observer, symmetric):

@@ -40,6 +40,7 @@ def sheet(tmp_path, monkeypatch, *argv):
     return seen["rows"], seen["tiles"]
 
 
+@pytest.mark.slow
 def test_a_row_for_each_stage(home, tmp_path, monkeypatch, capsys):
     rows, tiles = sheet(tmp_path, monkeypatch, *FULL, "--images=4")
     assert len(rows) == 7

@@ -38,6 +38,7 @@ def test_vmap_over_seeds_equals_a_loop(built):
     assert jnp.abs(many[0] - many[1]).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_bfloat16_is_near_float32(built):
     """Rounding of 2**-9 in every layer: within a tenth of the logits' deviation."""
     model, variables, images = built
@@ -49,6 +50,7 @@ def test_bfloat16_is_near_float32(built):
     assert float(jnp.abs(logits - full).max() / full.std()) < 0.1
 
 
+@pytest.mark.slow
 def test_training_gradients_are_finite_and_reach_every_parameter(built):
     model, variables, images = built
     state = {k: v for k, v in variables.items() if k != "params"}

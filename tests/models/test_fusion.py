@@ -32,6 +32,7 @@ def largest_fusion(depth: int, drop_path: float) -> int:
     return max(line.count("%") for line in inputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drop_path", [0.0, 0.1])
 def test_residual_gradients_are_not_recomputed_in_every_block(drop_path):
     assert largest_fusion(6, drop_path) <= largest_fusion(3, drop_path) + 2

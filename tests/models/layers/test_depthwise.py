@@ -30,6 +30,7 @@ def reference(images, kernel, strides, padding, groups):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [1, 3, 4, 5])
 @pytest.mark.parametrize("strides", [(1, 1), (2, 2), (2, 1)])
 @pytest.mark.parametrize("padding", ["SAME", "VALID", [(1, 1), (0, 2)]], ids=str)
