@@ -31,8 +31,18 @@ def random_pad_crop(
         raise UserError(f"pad={pad} does not fit {limit}-pixel images in mode {mode}.")
     padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode=mode)
 
-    def crop(k: PRNGKeyArray, image: jax.Array) -> jax.Array:
-        y, x = jax.random.randint(k, (2,), 0, 2 * pad + 1)
-        return jax.lax.dynamic_slice(image, (y, x, 0), images.shape[1:])
+    def crop(place: Array, image: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_slice(image, (*place, 0), images.shape[1:])
 
-    return jax.vmap(crop)(example_keys(key, index), padded)
+    return jax.vmap(crop)(pad + random_shifts(key, index, pad=pad), padded)
+
+
+def random_shifts(
+    key: PRNGKeyArray, index: Int[Array, "b"], *, pad: int
+) -> Int[Array, "b 2"]:
+    """(y, x) in the source of the first pixel of each `random_pad_crop`."""
+
+    def one(k: PRNGKeyArray) -> Array:
+        return jax.random.randint(k, (2,), 0, 2 * pad + 1) - pad
+
+    return jax.vmap(one)(example_keys(key, index))

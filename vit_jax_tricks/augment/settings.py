@@ -1,6 +1,7 @@
 """The keys of `config.augment` and what fits them."""
 
 import dataclasses
+from typing import Any
 
 from vit_jax_tricks.augment import erase, mix_draw, parse, policy
 from vit_jax_tricks.errors import UserError, nearest
@@ -46,6 +47,15 @@ class Settings:
     def on_levels(self) -> bool:
         """Whether anything works on grey levels, whole numbers."""
         return self.jitters or self.auto_augment != "none"
+
+    @property
+    def warps(self) -> dict[str, Any]:
+        """Arguments of `random_affine`, or nothing if that would change nothing."""
+        moves = self.degrees or self.translate or self.shear
+        if not moves and tuple(self.scale) == (1.0, 1.0):
+            return {}
+        keys = ("degrees", "translate", "scale", "shear")
+        return {key: getattr(self, key) for key in keys}
 
     def check(self) -> None:
         """Raises UserError for a value outside its range, or an unknown name."""

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from vit_jax_tricks.augment import parse, policy
 from vit_jax_tricks.augment.affine import random_affine
@@ -15,14 +14,10 @@ from vit_jax_tricks.augment.crop import random_pad_crop
 from vit_jax_tricks.augment.erase import random_erasing
 from vit_jax_tricks.augment.flip import random_flip
 from vit_jax_tricks.augment.mix import mixup_or_cutmix
-from vit_jax_tricks.augment.pixels import to_float, to_uint8
-from vit_jax_tricks.augment.resized_crop import (
-    random_or_center_crop,
-    random_resized_crop,
-    simple_random_crop,
-)
+from vit_jax_tricks.augment.pixels import to_float
+from vit_jax_tricks.augment.set_crop import crop_as_set
 from vit_jax_tricks.augment.settings import Settings
-from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.augment.trace import Trace, traced
 from vit_jax_tricks.random import fold_in_str
 from vit_jax_tricks.sharding import each_shard
 from vit_jax_tricks.typing import Array, Float, Int, Num, PRNGKeyArray
@@ -40,12 +35,15 @@ class Stack(NamedTuple):
       erase: (key, normalised images, index) -> the same with boxes filled.
       mix: (key, images, labels) -> both, mixed.
       mix_first: mixes before normalising and erasing, not after.
+      trace: (key, index, (h, w)) -> the `Geometry` that `augment` with this key gives
+        images of h x w pixels.
     """
 
     augment: Augment
     erase: Augment
     mix: Mix
     mix_first: bool
+    trace: Trace
 
 
 def stages(*, mean: tuple[float, ...], **options: Any) -> list[tuple[str, Augment]]:
@@ -109,14 +107,23 @@ def from_config(*, mean: tuple[float, ...], **options: Any) -> Stack:
             mode=settings.mix_mode,
         )
 
-    return Stack(each_shard(augment), each_shard(erase), mix, settings.mix_first)
+    return Stack(
+        augment=each_shard(augment),
+        erase=each_shard(erase),
+        mix=mix,
+        mix_first=settings.mix_first,
+        trace=functools.partial(traced, settings),
+    )
 
 
 def _on_levels(s: Settings, mean: tuple[float, ...]) -> list[tuple[str, Augment]]:
     """What works on uint8 images, by the name of its stream."""
     steps: list[tuple[str, Augment]] = []
     if s.crop != "none":
-        crop = functools.partial(_crop, s)
+
+        def crop(key: PRNGKeyArray, images: Array, index: Array) -> Array:
+            return crop_as_set(s, key, images, index)[0]
+
         steps.append(("box", functools.partial(_one_by_one, crop)))
     if s.flip:
         steps.append(("flip", random_flip))
@@ -163,53 +170,13 @@ def _one_by_one(
     return jax.lax.platform_dependent(key, images, index, cpu=each, default=fn)
 
 
-def _crop(
-    s: Settings,
-    key: PRNGKeyArray,
-    images: Num[Array, "b h w c"],
-    index: Int[Array, "b"],
-) -> Num[Array, "b h w c"]:
-    """To the size that the images have.
-
-    uint8 images are resampled as floats, which costs half, and rounded only for what
-    works on grey levels.
-    """
-    h, w = images.shape[1], images.shape[2]
-    if s.crop != "random_resized" and h != w:
-        raise UserError(f"config.augment.crop={s.crop} needs squares, not {h}x{w}.")
-    x, how = to_float(images), s.interpolation
-    if s.crop == "simple":
-        x, _ = simple_random_crop(key, x, index, size=h, interpolation=how)
-    else:
-        square = s.crop == "random_or_center"
-        crop: Any = random_or_center_crop if square else random_resized_crop
-        x, _ = crop(
-            key,
-            x,
-            index,
-            size=h if square else (h, w),
-            scale=s.crop_scale,
-            ratio=s.crop_ratio,
-            interpolation=how,
-        )
-    return to_uint8(x) if images.dtype == jnp.uint8 and s.on_levels else x
-
-
 def _on_floats(s: Settings) -> list[tuple[str, Augment]]:
     """What works on floats in [0, 1], by the name of its stream."""
     steps: list[tuple[str, Augment]] = []
-    if s.degrees or s.translate or s.shear or tuple(s.scale) != (1.0, 1.0):
+    if s.warps:
 
-        def warp(key, images, index):
-            return random_affine(
-                key,
-                to_float(images),
-                index,
-                degrees=s.degrees,
-                translate=s.translate,
-                scale=s.scale,
-                shear=s.shear,
-            )
+        def warp(key: PRNGKeyArray, images: Array, index: Array) -> Array:
+            return random_affine(key, to_float(images), index, **s.warps)
 
         steps.append(("affine", warp))
     if s.pad:
