@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.models import checks
+from vit_jax_tricks.models import checks, pruned
 from vit_jax_tricks.models.block import run_blocks
 from vit_jax_tricks.models.late_class_token import LateClassToken
 from vit_jax_tricks.models.layers import functional
@@ -24,11 +24,13 @@ class ConViT(LateClassToken):
     Field names and meanings are those of timm's `ConVit`: `embed_dim` is the width of
     one head, d = embed_dim * num_heads. `qk_scale` is the official code's, in place of
     embed_dim ** -0.5. `scan` stacks the local blocks; the others keep their numbers,
-    `blocks_10`, ... . Source: d'Ascoli et al. 2021, arXiv 2103.10697;
-    facebookresearch/convit.
+    `blocks_10`, ... . `block_heads` and `block_hidden` as in `VisionTransformer`.
+    Source: d'Ascoli et al. 2021, arXiv 2103.10697; facebookresearch/convit.
     """
 
     embed_dim: int = 48
+    block_heads: tuple[int, ...] | None = None
+    block_hidden: tuple[int, ...] | None = None
     qkv_bias: bool = False
     qk_scale: float | None = None
     local_up_to_layer: int = 10
@@ -48,6 +50,7 @@ class ConViT(LateClassToken):
                 f"local_up_to_layer={self.local_up_to_layer} leaves no block for the "
                 f"class token; use less than depth={self.depth}."
             )
+        pruned.check(self, self.depth, self.local_up_to_layer)
         if self.locality_strength <= 0:
             raise UserError(
                 f"locality_strength={self.locality_strength} must be over 0, such as 1."
@@ -78,6 +81,8 @@ class ConViT(LateClassToken):
         rates = functional.drop_path_rates(self.drop_path_rate, self.depth)
         run = partial(run_blocks, train=train, scan=self.scan, remat=self.remat)
         first = self.local_up_to_layer
-        x = run([{**plain, "attn_layer": gated}] * first, x, rates[:first])
+        local = [{**plain, "attn_layer": gated}] * first
+        layers = pruned.layers(self, local + [plain] * (self.depth - first))
+        x = run(layers[:first], x, rates[:first])
         x = jnp.concatenate([cls_token, x], axis=1)
-        return run([plain] * (self.depth - first), x, rates[first:], start=first)
+        return run(layers[first:], x, rates[first:], start=first)

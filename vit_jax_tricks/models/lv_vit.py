@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from vit_jax_tricks.augment.mix_token import mix_tokens, random_box
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.models import checks
+from vit_jax_tricks.models import checks, pruned
 from vit_jax_tricks.models.block import run_blocks
 from vit_jax_tricks.models.layers import functional
 from vit_jax_tricks.models.layers.conv_stem import ConvStem
@@ -40,7 +40,8 @@ class LVViT(nn.Module):
     Field names and meanings are those of `LV_ViT` in TokenLabeling: `p_emb` ("4_2",
     "4_2_128", or 1 for plain patches), `skip_lam` (divides every branch), `order` (a
     kind for each block: "tr", "mha" or "ffn", instead of `depth`), `drop_path_decay`
-    ("linear" or "fix"). Additions: `scan` and `remat` as in `VisionTransformer`.
+    ("linear" or "fix"). Additions: `scan`, `remat`, `block_heads` and `block_hidden` as
+    in `VisionTransformer`.
     Source: Jiang et al. 2021, arXiv 2104.10858.
     """
 
@@ -52,6 +53,8 @@ class LVViT(nn.Module):
     depth: int = 12
     num_heads: int = 12
     mlp_ratio: float = 4.0
+    block_heads: tuple[int, ...] | None = None
+    block_hidden: tuple[int, ...] | None = None
     qkv_bias: bool = False
     qk_scale: float | None = None
     drop_rate: float = 0.0
@@ -117,6 +120,7 @@ class LVViT(nn.Module):
             raise UserError(
                 f"order has {sorted(unknown)[0]!r}; its entries are tr, mha or ffn."
             )
+        pruned.check(self, len(self.kinds))
         if self.mix_token and not self.return_dense:
             raise UserError(
                 "mix_token=True needs return_dense=True: without the dense head the "
@@ -207,6 +211,7 @@ class LVViT(nn.Module):
             param_dtype=self.param_dtype,
         )
         layers = [{**fields, "kind": kind} for kind in self.kinds]
+        layers = pruned.layers(self, layers)
         decay = "constant" if self.drop_path_decay == "fix" else "linear"
         rates = functional.drop_path_rates(
             self.drop_path_rate, len(layers), decay=decay

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.models import pruned
 from vit_jax_tricks.models.checks import (
     check_choices,
     check_images,
@@ -47,7 +48,8 @@ class WindowedTransformer(nn.Module):
     and `square_windows`, which fits both sides of a window to the shorter side of the
     map. Additions: `pos_drop_rate`, `act_layer` and `norm_eps` by value, `scan` (one
     traced block for each stage, parameters stacked under `blocks`), `remat` (recompute
-    each block in the backward pass).
+    each block in the backward pass), `block_heads` and `block_hidden` (heads and hidden
+    units of each block by stage, as pruning leaves them).
     """
 
     img_size: int | tuple[int, int] = 224
@@ -64,6 +66,8 @@ class WindowedTransformer(nn.Module):
     strict_img_size: bool = True
     dynamic_img_size: bool = False
     mlp_ratio: float | tuple[float, ...] = 4.0
+    block_heads: tuple[tuple[int, ...], ...] | None = None
+    block_hidden: tuple[tuple[int, ...], ...] | None = None
     qkv_bias: bool = True
     ape: bool = False
     patch_norm: bool = True
@@ -132,6 +136,7 @@ class WindowedTransformer(nn.Module):
         _check_each("window_size", sizes, stages)
         if min(map(min, sizes)) < 1 or min(self.num_heads) < 1:
             raise UserError("window_size and num_heads must be 1 or more.")
+        pruned.check(self, self.depths)
         if self.always_partition and self.square_windows:
             raise UserError("square_windows has no effect with always_partition=True.")
         if self.ape and self.any_size:
@@ -190,19 +195,27 @@ class WindowedTransformer(nn.Module):
             )
         block = partial(
             block,
-            attention=self.attention(stage),
             window=window,
             shift=shift,
-            mlp_hidden=int(width * ratio),
             post_norm=self.post_norm,
             proj_drop_rate=self.proj_drop_rate,
             act_layer=self.act_layer,
             norm_eps=self.norm_eps,
             **dtypes,
         )
+        attention = self.attention(stage)
+        sizes = {"num_heads": self.num_heads[stage], "mlp_hidden": int(width * ratio)}
+        layers = pruned.layers(self, [sizes] * self.depths[stage], stage)
         merging = partial(PatchMerging, width, self.norm_eps, self.post_norm, **dtypes)
         return SwinStage(
-            block,
+            tuple(
+                partial(
+                    block,
+                    attention=partial(attention, num_heads=layer["num_heads"]),
+                    mlp_hidden=layer["mlp_hidden"],
+                )
+                for layer in layers
+            ),
             merging if stage else None,
             tuple(rates),
             self.scan,

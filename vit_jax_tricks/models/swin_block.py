@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from vit_jax_tricks.models.layers import functional
 from vit_jax_tricks.models.layers.drop import DropPath
 from vit_jax_tricks.models.layers.mlp import Mlp
+from vit_jax_tricks.models.layers.no_heads import NoHeads
 from vit_jax_tricks.models.layers.norm import LayerNorm
 from vit_jax_tricks.models.layers.patch_embed import PatchConv
 from vit_jax_tricks.sharding import constrain
@@ -88,6 +89,10 @@ class WindowAttention(nn.Module):
         mask: Float[Array, "m n n"] | None,
         train: bool,
     ) -> Float[Array, "b m n d"]:
+        if not self.num_heads:
+            dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+            proj = NoHeads(x.shape[-1], drop=self.proj_drop, name="proj", **dtypes)
+            return proj(x, train)
         init = nn.initializers.normal(0.02)
         dense = partial(
             nn.DenseGeneral,
@@ -171,13 +176,13 @@ class SwinBlock(nn.Module):
 
 
 class SwinStage(nn.Module):
-    """`downsample`, where there is one, then a block for each of `drop_path_rates`.
+    """`downsample`, where there is one, then each of `blocks` with its drop path rate.
 
     Blocks 1, 3, ... are shifted. With `scan` one traced block serves them all; it rolls
     by an amount that is only known at run time.
     """
 
-    block: Callable[..., nn.Module]
+    blocks: tuple[Callable[..., nn.Module], ...]
     downsample: Callable[..., nn.Module] | None
     drop_path_rates: Sequence[float]
     scan: bool
@@ -199,8 +204,8 @@ class SwinStage(nn.Module):
             )
             shifted = jnp.arange(depth) % 2 == 1
             rates = jnp.asarray(self.drop_path_rates, jnp.float32) if drops else None
-            return scan(self.block(name="blocks"), x, (shifted, rates))[0]
+            return scan(self.blocks[0](name="blocks"), x, (shifted, rates))[0]
         for i, rate in enumerate(self.drop_path_rates):
-            block = self.block(name=f"blocks_{i}")
+            block = self.blocks[i](name=f"blocks_{i}")
             x = block(x, i % 2 == 1, rate if drops else None, train)
         return x

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models.layers import functional
+from vit_jax_tricks.models.layers.no_heads import NoHeads
 from vit_jax_tricks.models.swin import WindowedTransformer, check_stage_heads
 from vit_jax_tricks.typing import Array, Float
 
@@ -65,6 +66,10 @@ class CosineWindowAttention(nn.Module):
         mask: Float[Array, "m n n"] | None,
         train: bool,
     ) -> Float[Array, "b m n d"]:
+        if not self.num_heads:
+            dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+            proj = NoHeads(x.shape[-1], drop=self.proj_drop, name="proj", **dtypes)
+            return proj(x, train)
         wide = functional.at_least_float32(self.dtype)
         heads = (self.num_heads, self.head_dim)
         dense = partial(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.models import checks
+from vit_jax_tricks.models import checks, pruned
 from vit_jax_tricks.models.block import run_blocks
 from vit_jax_tricks.models.layers import functional
 from vit_jax_tricks.models.layers.functional.resample import resize_table
@@ -34,7 +34,8 @@ class T2TViT(nn.Module):
     stem, `qk_scale` of the blocks (None: h ** -0.5), `drop_rate` after the positions
     and in the blocks. Additions: `pos_img_size`, the size of the images whose sinusoids
     are resampled to this one's (bicubic), as the reference does with weights of another
-    size (None: computed for this size); `scan` and `remat` as in `VisionTransformer`.
+    size (None: computed for this size); `scan`, `remat`, `block_heads` and
+    `block_hidden` as in `VisionTransformer`.
     Source: Yuan et al. 2021, arXiv 2101.11986.
     """
 
@@ -46,6 +47,8 @@ class T2TViT(nn.Module):
     depth: int = 12
     num_heads: int = 12
     mlp_ratio: float = 4.0
+    block_heads: tuple[int, ...] | None = None
+    block_hidden: tuple[int, ...] | None = None
     qkv_bias: bool = False
     qk_scale: float | None = None
     drop_rate: float = 0.0
@@ -101,6 +104,7 @@ class T2TViT(nn.Module):
         checks.check_choices(self, {"tokens_type": choices})
         if self.embed_dim * self.mlp_ratio < 1:
             raise UserError(f"mlp_ratio={self.mlp_ratio} leaves no hidden units.")
+        pruned.check(self, self.depth)
         sizes = {"img_size": self.image_shape[:2]}
         if self.pos_img_size is not None:
             sizes["pos_img_size"] = (self.pos_img_size, self.pos_img_size)
@@ -146,7 +150,7 @@ class T2TViT(nn.Module):
         )
         rates = functional.drop_path_rates(self.drop_path_rate, self.depth)
         x = run_blocks(
-            [fields] * self.depth,
+            pruned.layers(self, [fields] * self.depth),
             constrain(x),
             rates,
             train,

@@ -32,7 +32,9 @@ class VisionTransformer(nn.Module):
     and `ref_feat_shape` (timm's `Eva`), `irpe_ratio`; `head_bias` (CLIP's projection
     has none), `drop_path_decay` ("linear" or "constant"), `parallel` and `stem="hmlp"`
     (Touvron et al. 2022, arXiv 2203.09795), `scan` (one traced block, parameters
-    stacked under `blocks`), `remat` (recompute each block in the backward pass).
+    stacked under `blocks`), `remat` (recompute each block in the backward pass),
+    `block_heads` and `block_hidden` (heads and hidden units of each block, as pruning
+    leaves them).
     Sources: Dosovitskiy et al. 2020, arXiv 2010.11929; Touvron et al. 2020 (DeiT),
     arXiv 2012.12877; Touvron et al. 2022 (DeiT-III), arXiv 2204.07118.
     """
@@ -46,6 +48,8 @@ class VisionTransformer(nn.Module):
     depth: int = 12
     num_heads: int = 12
     mlp_ratio: float = 4.0
+    block_heads: tuple[int, ...] | None = None
+    block_hidden: tuple[int, ...] | None = None
     qkv_bias: bool = True
     qk_norm: bool = False
     scale_attn_norm: bool = False

@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Any
 
+from vit_jax_tricks.models import pruned
 from vit_jax_tricks.models.block import Block, run_blocks
 from vit_jax_tricks.models.layers import functional, initializers
 from vit_jax_tricks.models.layers.attention import Attention
@@ -69,7 +70,7 @@ def run(
         model.drop_path_rate, model.depth, decay=model.drop_path_decay
     )
     return run_blocks(
-        [fields] * model.depth,
+        pruned.layers(model, [fields] * model.depth),
         x,
         rates,
         train,

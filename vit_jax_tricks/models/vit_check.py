@@ -3,7 +3,7 @@
 from typing import Any
 
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.models import checks, vit_blocks
+from vit_jax_tricks.models import checks, pruned, vit_blocks
 from vit_jax_tricks.models.layers import functional, initializers
 from vit_jax_tricks.models.layers.attention import QKV
 from vit_jax_tricks.models.layers.norm import NORMS
@@ -40,6 +40,7 @@ def check(model: Any) -> None:
         )
     positions = parse(model.pos_embed)
     _check_positions(model, positions)
+    _check_pruned(model, positions)
     if model.block_fn == "parallel_scaling":
         plain = {
             "parallel": 1,
@@ -59,6 +60,22 @@ def check(model: Any) -> None:
                 f'block_fn="parallel_scaling" takes no "{positions.relative}" of each '
                 "block; use shared_rel_pos=True or another pos_embed."
             )
+
+
+def _check_pruned(model: Any, positions: Positions) -> None:
+    """Blocks of unequal size share no positions by head, and have two branches."""
+    pruned.check(model, model.depth)
+    if model.block_heads is not None and (
+        model.shared_rel_pos or positions.rope == "rope_mixed"
+    ):
+        what = "shared_rel_pos=True" if model.shared_rel_pos else "rope_mixed"
+        raise UserError(
+            f"block_heads: with {what} all blocks share positions by head; leave it "
+            "out."
+        )
+    for field in pruned.FIELDS.values():
+        if model.block_fn == "parallel_scaling" and getattr(model, field) is not None:
+            raise UserError(f'{field} needs another block_fn than "parallel_scaling".')
 
 
 def _check_tokens(model: Any) -> None:

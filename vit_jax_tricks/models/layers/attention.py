@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from vit_jax_tricks.models.layers import functional, initializers
+from vit_jax_tricks.models.layers.no_heads import NoHeads
 from vit_jax_tricks.models.layers.norm import NORMS
 from vit_jax_tricks.typing import Array, Float
 
@@ -31,6 +32,7 @@ class Attention(nn.Module):
     `rel_values` one that gives what to add to the output for the weights; `bias` comes
     on top. `rope` is `functional.rotary_table` of all tokens; `out_gain` multiplies
     proj's initial kernel. `features` is the output's width where it is not the input's.
+    Without heads the output is proj's bias.
     """
 
     num_heads: int
@@ -65,6 +67,9 @@ class Attention(nn.Module):
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         norm = partial(NORMS[self.norm_layer], self.norm_eps, **dtypes)
         heads = {"num_heads": self.num_heads, **dtypes}
+        if not self.num_heads:
+            ends = (self.features or x.shape[-1], self.proj_bias, self.proj_drop)
+            return NoHeads(*ends, name="proj", **dtypes)(x, train)
         q, k, v = self._project(x)
         if self.qk_norm:
             q, k = norm(name="q_norm")(q), norm(name="k_norm")(k)

@@ -1,5 +1,6 @@
 """Gated positional self-attention: a convolution at first, attention where it helps."""
 
+import math
 from functools import partial
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax_tricks.models.layers import functional
+from vit_jax_tricks.models.layers.no_heads import NoHeads
 from vit_jax_tricks.typing import Array, Float
 
 
@@ -43,6 +45,10 @@ class GatedPositionalAttention(nn.Module):
             dtype=self.dtype,
             param_dtype=self.param_dtype,
         )
+        if not self.num_heads:
+            dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+            proj = NoHeads(x.shape[-1], drop=self.proj_drop, name="proj", **dtypes)
+            return proj(x, train)
         heads = (self.num_heads, self.head_dim)
         qk = dense((2, *heads), use_bias=self.qkv_bias, name="qk")(x)
         v = dense(heads, use_bias=self.qkv_bias, kernel_init=identity_kernel, name="v")(
@@ -96,6 +102,9 @@ class PositionScores(nn.Module):
 
 
 def identity_kernel(key, shape, dtype=jnp.float32):
-    """An initialiser: the identity from the first axis to the others together."""
+    """An initialiser: the identity from the first axis to the others together.
+
+    Fewer heads than fill the width give its first columns.
+    """
     del key
-    return jnp.eye(shape[0], dtype=dtype).reshape(shape)
+    return jnp.eye(shape[0], math.prod(shape[1:]), dtype=dtype).reshape(shape)
