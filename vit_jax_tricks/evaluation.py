@@ -61,7 +61,7 @@ def measure(given: Arguments) -> dict[str, Any]:
         mesh=mesh,
         eval_batch_size=-(-batch_size // pieces) * pieces,
     )
-    _check_classes(evaluation.data, trained)
+    check_classes(evaluation.data, trained)
     totals = _totals(evaluation, trained, splits)
     return {
         "weights": trained.source,
@@ -74,7 +74,7 @@ def measure(given: Arguments) -> dict[str, Any]:
 def _data(trained: Trained, given: Arguments) -> data.Data:
     """The run's own data, or --data as the model's preprocessing shows it."""
     workdir, name = given.get("workdir"), given.get("data")
-    pairs = _run_pairs(Path(workdir)) if name is None else _pairs(trained, name)
+    pairs = run_pairs(Path(workdir)) if name is None else _pairs(trained, name)
     if name is None and given.get("resize"):
         pairs.append(("resize", given.get("resize")))
     pairs += given.sections["data"]
@@ -83,7 +83,7 @@ def _data(trained: Trained, given: Arguments) -> data.Data:
     return data.build(**section.data)
 
 
-def _run_pairs(workdir: Path) -> Pairs:
+def run_pairs(workdir: Path) -> Pairs:
     """The data section of a run's config, as it would be typed."""
     try:
         section = json.loads((workdir / "config.json").read_text())["data"]
@@ -113,7 +113,8 @@ def _pairs(trained: Trained, name: str) -> Pairs:
     return [*pairs, ("resize", view.resize)]
 
 
-def _check_classes(source: data.Data, trained: Trained) -> None:
+def check_classes(source: data.Data, trained: Trained) -> None:
+    """Raises UserError unless a model tells the classes of the data apart."""
     classes = trained.spec.fields["num_classes"]
     if source.num_classes != classes:
         raise UserError(

@@ -1,5 +1,7 @@
 """How a label pack keeps an example: eight bits a token score, in one record."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,7 +64,7 @@ def encode(
     return records
 
 
-def decode(rows: dict[str, Array]) -> dict[str, jax.Array]:
+def decode(rows: Mapping[str, Array]) -> dict[str, jax.Array]:
     """Scores as float32 and classes as int32, of `LabelPack.rows`; works under jit.
 
     token_scores = low + step * code, (low, step) = token_range.

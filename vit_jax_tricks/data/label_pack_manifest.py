@@ -77,6 +77,11 @@ class Manifest:
     labels: int = 0
     files: tuple[tuple[int, str], ...] = ()
 
+    @property
+    def examples(self) -> int:
+        """How many examples are written."""
+        return min(len(self.files) * self.spec.shard_size, self.spec.count)
+
     def save(self, path: Path) -> None:
         """Writes it, atomically."""
         content = self._content()

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import fcntl
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -71,7 +72,8 @@ def finished(path: Path, spec: Spec) -> Manifest:
             found = Manifest.load(path / name)
             _same(path, found.spec, spec)
             return found
-    if any(entry.suffix != ".part" for entry in path.iterdir()):
+    held = path.iterdir() if path.is_dir() else ()
+    if path.is_file() or any(entry.suffix != ".part" for entry in held):
         raise UserError(
             f"--out={path} holds something else; give a new or an empty folder."
         )
@@ -80,16 +82,12 @@ def finished(path: Path, spec: Spec) -> Manifest:
 
 def _same(path: Path, there: Spec, here: Spec) -> None:
     for field in dataclasses.fields(Spec):
-        old, new = (getattr(spec, field.name) for spec in (there, here))
-        if _plain(old) != _plain(new):
+        old, new = (json.dumps(getattr(spec, field.name)) for spec in (there, here))
+        if old != new:
             raise UserError(
                 f"--out={path} holds labels with another {field.name} ({old}, and now "
                 f"{new}); give the command that began it, or another --out."
             )
-
-
-def _plain(value: object) -> object:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _write_file(
@@ -131,11 +129,12 @@ def _alone(path: Path) -> Iterator[None]:
     """Keeps a second writer out; the system frees the lock when the process dies."""
     handle = os.open(path, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"another command writes to {path}; wait for it, or give another --out."
+            ) from error
         yield
-    except BlockingIOError as error:
-        raise UserError(
-            f"another command is writing {path}; wait for it, or give another --out."
-        ) from error
     finally:
         os.close(handle)

@@ -25,20 +25,29 @@ def read(path: Path, ema: bool | None) -> dict[str, np.ndarray]:
     Raises:
       UserError: torch is missing, or the file is damaged or holds other objects.
     """
-    torch = _torch(path)
-    try:
-        # Training programs keep their arguments beside the weights; a namespace is a
-        # plain record.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(_why(torch, path, error)) from error
+    torch, loaded = load(path)
     tensors = _unpacked(path, loaded, ema)
     return {
         name: _array(torch, tensor)
         for name, tensor in tensors.items()
         if isinstance(tensor, torch.Tensor)
     }
+
+
+def load(path: Path) -> tuple[Any, Any]:
+    """Torch, and what a file holds: tensors and plain containers.
+
+    Raises:
+      UserError: torch is missing, or the file is damaged or holds other objects.
+    """
+    torch = _torch(path)
+    try:
+        # Training programs keep their arguments beside the weights; a namespace is a
+        # plain record.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch, torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(_why(torch, path, error)) from error
 
 
 def torchscript(path: Path) -> str:

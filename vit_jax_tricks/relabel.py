@@ -1,0 +1,170 @@
+"""Stores a teacher's labels: `python -m vit_jax_tricks.relabel --teacher=X --out=DIR`.
+
+For every training image, and for every patch of it, the best classes with their scores,
+as a label pack: what token labels and distillation with a stored teacher read. The
+teacher sees each picture whole, as a square, so that places in the pack are places in
+the picture. A killed command goes on where it was when it is given again.
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vit_jax_tricks import command
+
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from vit_jax_tricks.command import Arguments
+    from vit_jax_tricks.data.label_pack import LabelPack
+    from vit_jax_tricks.stop import Stop
+
+USAGE = f"""{(__doc__ or "").strip()}
+
+  --teacher=DIR          a run: its model, newest checkpoint, classes and data
+  --teacher.model=NAME   or a name of list_models(), with
+  --teacher.weights=SOURCE  a .safetensors, .npz or .pth file, hub:owner/name
+  --teacher.KEY=VALUE    num_classes, ema or resize, as in other commands, or an
+                         override of the model, such as model.img_size=384
+  --from=DIR             instead of a teacher: official label maps, CLASS/NAME.pt
+  --data=SPEC            digits, digit_scenes/64, folder:PATH or tfds:NAME
+  --data.KEY=VALUE       which examples: train_split, data_dir, split_seed, ...
+  --out=DIR              the label pack, a new folder
+  --top=5                classes to keep for each place; give all where they are few
+  --raw                  keep logits as they are, those left out counting as 0; else
+                         they are shifted so that the others have 0 in the mean
+  --grid=14x14           rows and columns; the teacher's own when left out
+  --batch_size=64        examples at once
+  --examples_per_file=8192  what a killed command may have to do again
+  --picture=OUT.png      also draw some images under the classes of their patches
+  --help                 this text
+"""
+SHOWN = 24  # images on the picture
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command and returns its exit status; errors are one line."""
+    return command.run(_relabel, argv, USAGE)
+
+
+def _relabel(argv: list[str], stop: "Stop") -> None:
+    from vit_jax_tricks.console import say, si
+    from vit_jax_tricks.data.label_pack import LabelPack
+    from vit_jax_tricks.errors import UserError
+
+    given = command.parse(
+        argv,
+        values=(
+            *("teacher", "from", "data", "out", "top", "grid", "batch_size"),
+            *("examples_per_file", "picture"),
+        ),
+        switches=("raw",),
+        sections=("teacher", "data"),
+    )
+    if given.get("out") is None:
+        raise UserError("give --out=DIR, a new folder for the label pack.")
+    picture = given.get("picture")
+    if picture is not None and not picture.endswith(".png"):
+        raise UserError(f"--picture={picture}: expected a name that ends in .png.")
+    out = Path(given.get("out")).expanduser()
+    labeller = _labeller(given)
+    if not _write(out, labeller, stop):
+        say(f"{out} is complete already")
+    pack = LabelPack.open(out)
+    size = sum(entry.stat().st_size for entry in out.iterdir())
+    spec = pack.spec
+    grid = "x".join(map(str, spec.grid))
+    say(
+        f"label pack: {out}, {spec.count} images, {grid} cells, {spec.top} of "
+        f"{pack.num_classes} classes, {si(size, 'B')}, {size // spec.count} bytes an "
+        "image"
+    )
+    if picture is not None:
+        say(f"picture: {_draw(Path(picture), pack, labeller.source)}")
+
+
+def _labeller(given: "Arguments") -> Any:
+    """The teacher, or the label maps, that give records."""
+    from vit_jax_tricks import relabelling
+    from vit_jax_tricks.console import say
+    from vit_jax_tricks.data.label_pack_maps import open_maps
+    from vit_jax_tricks.errors import UserError
+
+    if (root := given.get("from")) is None:
+        labeller = relabelling.labeller(given)
+        if not labeller.form.exact:
+            say(
+                "token logits: the teacher has no dense head, and its classifier is "
+                "applied at each place, for which it was not trained: an approximation"
+            )
+        return labeller
+    idle = [
+        flag for flag in ("teacher", "grid", "batch_size", "raw") if given.get(flag)
+    ]
+    idle += [f"teacher.{key}" for key, _ in given.sections["teacher"]]
+    if idle:
+        raise UserError(f"--from has its own labels; leave --{idle[0]} out.")
+    source, named = relabelling.open_data(given)
+    options = relabelling.sizes(given, source.num_classes)
+    return open_maps(Path(root).expanduser(), source, named, **options)
+
+
+def _write(out: Path, labeller: Any, stop: "Stop") -> bool:
+    """Writes what is missing, with a bar; False if nothing was."""
+    from vit_jax_tricks.console import Bar, say
+    from vit_jax_tricks.data.label_pack_writer import finished, write_pack
+    from vit_jax_tricks.stop import Stopped
+
+    spec = labeller.spec
+    start = finished(out, spec).examples
+    if 0 < start < spec.count:
+        say(f"{start} of {spec.count} examples are there already")
+    bar, began = Bar(spec.count, start, "example"), time.monotonic()
+    right = 0
+
+    def check(done: int) -> None:
+        stop.check()
+        rate = (done - start) / max(time.monotonic() - began, 1e-9)
+        bar.update(done, f"{rate:.0f} img/s")
+
+    def records(part: range) -> "Iterator[np.ndarray]":
+        nonlocal right
+        for piece in labeller.records(part, check):
+            right += int((piece["class_classes"][:, 0] == piece["label"]).sum())
+            yield piece
+
+    try:
+        with stop.deferred():
+            wrote = write_pack(out, spec, records)
+        if wrote:
+            share = right / max(spec.count - start, 1)
+            say(f"the first class is the label of {share:.1%} of the images")
+        return wrote
+    except Stopped:
+        say(f"stopped; run the same command again and {out} goes on")
+        raise
+    finally:
+        bar.close()
+
+
+def _draw(path: Path, pack: "LabelPack", source: Any) -> Path:
+    """Some images, evenly spread."""
+    import numpy as np
+
+    from vit_jax_tricks.data.views import View
+    from vit_jax_tricks.inspect.label_sheet import TILE, write_sheet
+
+    count = min(SHOWN, pack.spec.count)
+    index = np.linspace(0, pack.spec.count - 1, count).astype(np.int64)
+    records = [source.whole_train[int(i)] for i in index]
+    view = View((TILE, TILE), source.channels, "whole", 1.0, "area")
+    images = [view.test(data) for data, _ in records]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return write_sheet(path, pack, index, images, [label for _, label in records])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
