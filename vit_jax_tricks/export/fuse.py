@@ -1,0 +1,207 @@
+"""Patterns of nodes that ONNX has one operator for.
+
+Each pattern looks at one node and what it is made of, and gives the node to put in its
+place; what nothing reads any more is left out at the end.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from vit_jax_tricks.export.graph import Graph, Node
+
+
+Pattern = Callable[[Graph, str], Node | None]
+
+
+def fuse(graph: Graph, outputs: list[str]) -> None:
+    """Rewrites the graph, in order, and drops what the outputs do not need."""
+    for name in list(graph.nodes):
+        for pattern in PATTERNS:
+            found = pattern(graph, name)
+            if found is not None:
+                graph.nodes[name] = found
+    needed = set(outputs)
+    for name in reversed(list(graph.nodes)):
+        if name in needed:
+            needed.update(graph.nodes[name].inputs)
+        else:
+            del graph.nodes[name]
+    for name in list(graph.constants):
+        if name not in needed:
+            del graph.constants[name]
+
+
+def of(graph: Graph, name: str, *ops: str) -> tuple[str, ...] | None:
+    """The inputs of a node if it is the last of a chain of operators.
+
+    `of(g, x, "Reciprocal", "Sqrt")` are the inputs of Sqrt in Reciprocal(Sqrt(...)).
+    """
+    inputs: tuple[str, ...] = (name,)
+    for op in ops:
+        node = graph.node(inputs[0])
+        if node.op != op:
+            return None
+        inputs = node.inputs
+    return inputs
+
+
+def number(graph: Graph, name: str, op: str) -> tuple[str, float] | None:
+    """(x, value) of `op(x, value)`, on either side."""
+    node = graph.node(name)
+    if node.op == op:
+        for x, other in (node.inputs, node.inputs[::-1]):
+            value = graph.scalar(other)
+            if not np.isnan(value):
+                return x, value
+    return None
+
+
+def gelu(graph: Graph, name: str) -> Node | None:
+    """0.5 x (1 - erf(-x / sqrt(2)))."""
+    node = graph.node(name)
+    if node.op != "Mul":
+        return None
+    for half, complement in (node.inputs, node.inputs[::-1]):
+        scaled = number(graph, half, "Mul")
+        difference = of(graph, complement, "Sub")
+        argument = difference and of(graph, difference[1], "Erf")
+        inner = argument and number(graph, argument[0], "Mul")
+        if not scaled or not difference or not inner:
+            continue
+        factors = (scaled[1], graph.scalar(difference[0]), inner[1])
+        right = np.allclose(factors, (0.5, 1, 0.5**0.5), rtol=1e-6, atol=0)
+        if right and of(graph, inner[0], "Neg") == (scaled[0],):
+            return Node("Gelu", (scaled[0],), {})
+    return None
+
+
+def softmax(graph: Graph, name: str) -> Node | None:
+    """exp(x - max x) / sum exp(x - max x)."""
+    node = graph.node(name)
+    if node.op != "Div":
+        return None
+    exponential, total = node.inputs
+    summed = of(graph, total, "ReduceSum")
+    difference = of(graph, exponential, "Exp", "Sub")
+    if summed is None or difference is None or summed[0] != exponential:
+        return None
+    highest = of(graph, difference[1], "ReduceMax")
+    axes = graph.constants.get(summed[1])
+    if axes is None or axes.size != 1 or highest != (difference[0], summed[1]):
+        return None
+    return Node("Softmax", (difference[0],), {"axis": int(axes[0])})
+
+
+def mean(graph: Graph, name: str) -> Node | None:
+    """sum x / n."""
+    divided = number(graph, name, "Div")
+    summed = divided and of(graph, divided[0], "ReduceSum")
+    if not divided or not summed or graph.node(name).inputs[0] != divided[0]:
+        return None
+    shape = graph.shapes[summed[0]]
+    lengths = [shape[axis] for axis in graph.constants[summed[1]]]
+    if any(not isinstance(n, int) for n in lengths) or divided[1] != np.prod(lengths):
+        return None
+    return Node("ReduceMean", summed, graph.node(divided[0]).attributes)
+
+
+def layer_norm(graph: Graph, name: str) -> Node | None:
+    """(x - mean x) / sqrt(mean (x - mean x)^2 + eps) over the last axis."""
+    node = graph.node(name)
+    if node.op != "Mul":
+        return None
+    for centred, factor in (node.inputs, node.inputs[::-1]):
+        variance = of(graph, factor, "Reciprocal", "Sqrt")
+        offset = variance and number(graph, variance[0], "Add")
+        square = offset and of(graph, offset[0], "ReduceMean")
+        parts = of(graph, centred, "Sub")
+        if not offset or not square or not parts:
+            continue
+        average = of(graph, parts[1], "ReduceMean")
+        last = len(graph.shapes[parts[0]]) - 1
+        if (
+            of(graph, square[0], "Mul") == (centred, centred)
+            and average == (parts[0], square[1])
+            and graph.constants[square[1]].tolist() == [last]
+        ):
+            ones = graph.constant(np.ones(graph.shapes[parts[0]][-1:], np.float32))
+            attributes = {"axis": -1, "epsilon": offset[1]}
+            return Node("LayerNormalization", (parts[0], ones), attributes)
+    return None
+
+
+def norm_gain(graph: Graph, name: str) -> Node | None:
+    """layer norm times a gain for each channel, and plus an offset."""
+    node = graph.node(name)
+    if node.op not in ("Mul", "Add"):
+        return None
+    for normed, other in (node.inputs, node.inputs[::-1]):
+        inner = graph.node(normed)
+        row = _row(graph, normed, other)
+        if inner.op != "LayerNormalization" or row is None or len(inner.inputs) != 2:
+            continue
+        if node.op == "Add":
+            offset = (*inner.inputs, graph.constant(row))
+            return Node("LayerNormalization", offset, inner.attributes)
+        if (graph.constants[inner.inputs[1]] == 1).all():
+            gain = (inner.inputs[0], graph.constant(row))
+            return Node("LayerNormalization", gain, inner.attributes)
+    return None
+
+
+def bias_before_reshape(graph: Graph, name: str) -> Node | None:
+    """reshape(x W) + b as reshape(x W + b), which kernels of products can take in."""
+    node = graph.node(name)
+    if node.op != "Add":
+        return None
+    for split, other in (node.inputs, node.inputs[::-1]):
+        found = of(graph, split, "Reshape")
+        made = found and of(graph, found[0], "MatMul")
+        if not found or not made or len(graph.shapes[made[1]]) != 2:
+            continue
+        row = _row(graph, split, other, graph.shapes[found[0]][-1])
+        if row is None:
+            continue
+        inputs = (found[0], graph.constant(row))
+        key = f"{name}_sum"
+        graph.shapes[key] = graph.shapes[found[0]]
+        _insert(graph, key, Node("Add", inputs, {}), name)
+        return Node("Reshape", (key, found[1]), {})
+    return None
+
+
+def _row(
+    graph: Graph, tensor: str, other: str, size: object = None
+) -> np.ndarray | None:
+    """A constant [1, ..., 1, c] beside a tensor [..., c] as a vector.
+
+    With `size` the last axes of the tensor may together be those c channels.
+    """
+    array = graph.constants.get(other)
+    shape = graph.shapes[tensor]
+    if array is None or len(array.shape) != len(shape):
+        return None
+    lead = next((i for i, n in enumerate(array.shape) if n != 1), len(shape) - 1)
+    if array.shape[lead:] != shape[lead:] or array.size != (size or shape[-1]):
+        return None
+    return array.reshape(-1)
+
+
+def _insert(graph: Graph, key: str, node: Node, before: str) -> None:
+    """Puts a node before another one, in the order of the computation."""
+    names = list(graph.nodes)
+    later = names[names.index(before) :]
+    moved = [(name, graph.nodes.pop(name)) for name in later]
+    graph.nodes[key] = node
+    graph.nodes.update(moved)
+
+
+PATTERNS: tuple[Pattern, ...] = (
+    mean,
+    gelu,
+    softmax,
+    layer_norm,
+    norm_gain,
+    bias_before_reshape,
+)

@@ -1,0 +1,141 @@
+"""A model as ONNX: traced for any number of images, translated, fused, written."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.export import elementwise, indexing, products, reductions, shapes
+from vit_jax_tricks.export.fuse import fuse
+from vit_jax_tricks.export.graph import Graph, Node
+from vit_jax_tricks.export.translate import Translator, trace
+from vit_jax_tricks.export.values import Batch, Shape, Value, constant
+
+
+OPSET = 21
+IR_VERSION = 10  # of that opset
+IMAGES, LOGITS = "images", "logits"
+LIMIT = 2**31  # bytes of a protobuf message
+_MODULES = (elementwise, indexing, products, reductions, shapes)  # they fill RULES
+
+
+def in_float32(model: nn.Module, variables: Any) -> tuple[Any, Any]:
+    """The model that computes in float32, and its variables so."""
+    fields = {"dtype", "param_dtype"} & set(model.__dataclass_fields__)
+    single: Any = dict.fromkeys(fields, jnp.float32)
+
+    def convert(leaf: Any) -> Any:
+        floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+        return jnp.asarray(leaf, jnp.float32) if floating else leaf
+
+    return model.clone(**single), jax.tree.map(convert, variables)
+
+
+def to_onnx(
+    model: nn.Module,
+    variables: Mapping[str, Any],
+    image_shape: Sequence[int],
+    metadata: Mapping[str, str] | None = None,
+) -> onnx.ModelProto:
+    """The logits of `model.apply(variables, images, train=False)` in float32.
+
+    The graph takes `images` [batch, h, w, c] of `image_shape` (h, w, c), normalised,
+    and gives `logits` [batch, k], for any batch.
+
+    Raises: UserError for an operation that has no translation, naming it.
+    """
+    model, variables = in_float32(model, variables)
+
+    def logits(variables: Any, images: Any) -> Any:
+        return model.apply(variables, images, train=False)[0]
+
+    leaves = [constant(leaf) for leaf in jax.tree.leaves(variables)]
+    subject = type(model).__name__
+    return write(logits, variables, leaves, image_shape, subject, metadata)
+
+
+def write(
+    function: Callable,
+    tree: Any,
+    leaves: Sequence[Value],
+    image_shape: Sequence[int],
+    subject: str,
+    metadata: Mapping[str, str] | None,
+) -> onnx.ModelProto:
+    """`function(tree, images)` with the leaves of the tree as given values."""
+    (batch,) = jax.export.symbolic_shape("batch")
+    images = jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)
+    graph = Graph(IMAGES, (Batch(1), *image_shape))
+    translator = Translator(graph, batch, subject)
+    closed = trace(function, tree, images)
+    seen = shapes.Tensor(IMAGES, graph.shapes[IMAGES], graph.shapes[IMAGES])
+    (found,) = translator.run(closed.jaxpr, closed.consts, [*leaves, seen])
+    name = graph.full(found)
+    fuse(graph, [name])
+    return _proto(graph, name, translator.shape(closed.jaxpr.outvars[0]), metadata)
+
+
+def _proto(
+    graph: Graph, output: str, shape: Shape, metadata: Mapping[str, str] | None
+) -> onnx.ModelProto:
+    nodes = [_node(name, node) for name, node in graph.nodes.items()]
+    nodes.append(helper.make_node("Identity", [output], [LOGITS]))
+    body = helper.make_graph(
+        nodes,
+        "vit_jax_tricks",
+        [_info(IMAGES, graph.shapes[IMAGES])],
+        [_info(LOGITS, shape)],
+        [numpy_helper.from_array(a, name) for name, a in graph.constants.items()],
+    )
+    model = helper.make_model(
+        body,
+        producer_name="vit_jax_tricks",
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+    )
+    helper.set_model_props(model, dict(metadata or {}))
+    return model
+
+
+def _node(name: str, node: Node) -> onnx.NodeProto:
+    attributes = dict(node.attributes)
+    if node.op == "Cast":
+        dtype = np.dtype(attributes["to"])
+        attributes["to"] = helper.np_dtype_to_tensor_dtype(dtype)
+    return helper.make_node(node.op, node.inputs, [name], name=name, **attributes)
+
+
+def _info(name: str, shape: Shape) -> onnx.ValueInfoProto:
+    sizes = ["batch" if isinstance(size, Batch) else size for size in shape]
+    return helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, sizes)
+
+
+def save(model: onnx.ModelProto, path: Path) -> None:
+    """Writes the file under another name first, so that it is whole or not there.
+
+    Raises: UserError for a model of more than 2 GB.
+    """
+    if (size := model.ByteSize()) >= LIMIT:
+        raise UserError(
+            f"the model takes {size / 1e9:.1f} GB, and an .onnx file holds 2.1 GB; "
+            "give --format=stablehlo."
+        )
+    write_whole(path, model.SerializeToString())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """The bytes as a file that appears at once."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,121 @@
+"""What a variable of a jaxpr is in the graph: a tensor, a constant, int8 levels."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from vit_jax_tricks.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """A size that is `times` the number of images."""
+
+    times: int
+
+
+Size: TypeAlias = Any  # int or Batch
+Shape: TypeAlias = tuple[Size, ...]
+
+
+def sizes(shape: Sequence[Any], batch: Any) -> Shape:
+    """The sizes of a traced shape, `batch` being JAX's symbolic number of images."""
+    found = []
+    for size in shape:
+        times = size if isinstance(size, int) else size // batch
+        if isinstance(size, int | np.integer):
+            found.append(int(size))
+        elif isinstance(times, int) and size - times * batch == 0:
+            found.append(Batch(times))
+        else:
+            raise UserError(f"a size of {size}: expected a multiple of {batch}.")
+    return tuple(found)
+
+
+def product(shape: Sequence[Size]) -> Size:
+    """The number of elements."""
+    whole, batches = 1, 0
+    for size in shape:
+        batches += isinstance(size, Batch)
+        whole *= size.times if isinstance(size, Batch) else size
+    if batches > 1:
+        raise UserError("a shape that is quadratic in the number of images.")
+    return Batch(whole) if batches else whole
+
+
+def static(shape: Sequence[Size]) -> bool:
+    """Whether no size depends on the number of images."""
+    return not any(isinstance(size, Batch) for size in shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """What a node computes.
+
+    `dims` is the shape that it has in the graph: as `shape`, or 1 where it is still to
+    be broadcast, which most operators do by themselves.
+    """
+
+    name: str
+    shape: Shape
+    dims: Shape
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant:
+    """Known when exporting; axes of `array` are as `shape` or 1, to be broadcast."""
+
+    array: np.ndarray
+    shape: Shape
+
+    @property
+    def dims(self) -> Shape:
+        return self.array.shape
+
+    def full(self) -> np.ndarray:
+        """The array in its whole shape, which must not depend on the batch."""
+        return np.broadcast_to(self.array, self.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantized:
+    """A weight as it is stored: (levels - zero_point) * scale.
+
+    `scale` and `zero_point` have as many axes as `levels`, of its sizes or 1.
+    """
+
+    levels: np.ndarray
+    scale: np.ndarray
+    zero_point: np.ndarray
+
+    @property
+    def shape(self) -> Shape:
+        return self.levels.shape
+
+    @property
+    def dims(self) -> Shape:
+        return self.levels.shape
+
+    def dequantized(self) -> Constant:
+        """The weight in float32."""
+        wide = self.levels.astype(np.float32) - self.zero_point.astype(np.float32)
+        return Constant(wide * self.scale, self.levels.shape)
+
+    def rearranged(self, change: Any) -> "Quantized":
+        """With `change` applied to levels and steps alike, such as a transposition."""
+        scale, zero_point = (
+            change(np.broadcast_to(part, self.levels.shape))
+            for part in (self.scale, self.zero_point)
+        )
+        return Quantized(change(self.levels), scale, zero_point)
+
+
+Value: TypeAlias = Tensor | Constant | Quantized
+
+
+def constant(array: Any) -> Constant:
+    """A constant in its whole shape."""
+    array = np.asarray(array)
+    return Constant(array, array.shape)
