@@ -20,6 +20,7 @@ from vit_jax_tricks.models.layers.norm import NORMS
 from vit_jax_tricks.models.swin import WindowedTransformer
 from vit_jax_tricks.models.vit import VisionTransformer
 from vit_jax_tricks.models.vit_front import VitFront
+from vit_jax_tricks.models.volo import VOLO
 from vit_jax_tricks.typing import Array, Float, Params
 
 
@@ -46,7 +47,8 @@ def form_of(model: Any) -> Form:
     """The form of a model's token logits; nothing is computed.
 
     Raises:
-      UserError: it pools by attention, so no place has a class of its own.
+      UserError: it pools by attention, so no place has a class of its own, or its
+        dense head leaves places out.
     """
     model = _plain(model)
     images = jax.ShapeDtypeStruct((1, *model.image_shape), jnp.float32)
@@ -55,12 +57,18 @@ def form_of(model: Any) -> Form:
         jax.random.key(0),
         images,
     )
-    if "logits_aux" in aux:
-        return Form("dense head", model.grid)
-    count = aux["tokens"].shape[1]
+    dense = "logits_aux" in aux
+    count = aux["logits_aux" if dense else "tokens"].shape[1]
     grid = model.maps[-1] if isinstance(model, CoAtNet) else model.grid
     while grid[0] * grid[1] > count:  # stages merge patches by 2 x 2
         grid = -(-grid[0] // 2), -(-grid[1] // 2)
+    if dense:
+        if grid[0] * grid[1] != count:
+            raise UserError(
+                f"the teacher's dense head tells the classes of {count} tokens, which "
+                "are no grid of the image; take another teacher."
+            )
+        return Form("dense head", grid)
     pool = getattr(model, "global_pool", "token")
     if pool not in POOLS:
         raise UserError(
@@ -74,8 +82,8 @@ def form_of(model: Any) -> Form:
         exact &= not (model.pool_include_prefix and model.prefix_tokens)
     elif isinstance(model, CoAtNet):
         exact &= not model.head_hidden_size
-    else:  # VOLO's mean holds the class token too
-        exact &= type(model).__name__ != "VOLO"
+    elif isinstance(model, VOLO):  # whose mean holds the class token too
+        exact &= model.post_layers is None
     name = "head at each place"
     return Form(name if exact else f"{name}, an approximation", grid)
 

@@ -76,6 +76,11 @@ class LabelPack:
     def num_classes(self) -> int:
         return len(self.spec.class_names)
 
+    @property
+    def checksum(self) -> str:
+        """The SHA-256 of the header, which has those of all files."""
+        return digest(self.path / FINISHED)
+
     def rows(
         self,
         index: Int[np.ndarray, "b"],
@@ -103,7 +108,12 @@ class LabelPack:
             )
         found = self._read(index)
         if labels is not None and (odd := found["label"] != labels).any():
-            self._other_label(index[odd][0], labels[odd][0], found["label"][odd][0])
+            example, here, there = (x[odd][0] for x in (index, labels, found["label"]))
+            raise UserError(
+                f"{self.path}: example {example} is of class {there} there and of "
+                f"class {here} in the data, so it was made for other data or another "
+                f"order; {REMAKE}"
+            )
         names = [name for name in found.dtype.names or () if name != "label"]
         return {name: np.ascontiguousarray(found[name]) for name in names}
 
@@ -116,10 +126,11 @@ class LabelPack:
         """
         records, spec = data.whole_train, self.spec
         made = f"{self.path} was made for {spec.data['name']}"
-        if len(records) != spec.count:
+        if not num_classes == data.num_classes == self.num_classes:
             raise UserError(
-                f"{made} with {spec.count} training examples, and {data.name} has "
-                f"{len(records)}; give the same data and split, or {REMAKE}"
+                f"{self.path} has labels of {self.num_classes} classes, {data.name} "
+                f"has {data.num_classes} and the model tells {num_classes} apart; give "
+                "the data and the model that it was made for."
             )
         for theirs, ours in zip(data.class_names, spec.class_names, strict=False):
             if theirs != ours:
@@ -127,11 +138,10 @@ class LabelPack:
                     f'{made}, whose class "{ours}" is "{theirs}" in {data.name}; give '
                     f"the same data, or {REMAKE}"
                 )
-        if not num_classes == data.num_classes == self.num_classes:
+        if len(records) != spec.count:
             raise UserError(
-                f"{self.path} has labels of {self.num_classes} classes, {data.name} "
-                f"has {data.num_classes} and the model tells {num_classes} apart; give "
-                "the data and the model that it was made for."
+                f"{made} with {spec.count} training examples, and {data.name} has "
+                f"{len(records)}; give the same data and split, or {REMAKE}"
             )
         if isinstance(records, FileRecords):
             same = spec.files in (None, names_crc(records))
@@ -145,13 +155,6 @@ class LabelPack:
         places = np.linspace(0, spec.count - 1, count).astype(np.int64)
         labels = np.array([records[int(place)][1] for place in places], np.int32)
         self.rows(places, labels)
-
-    def _other_label(self, example: int, label: int, stored: int) -> None:
-        raise UserError(
-            f"{self.path}: example {example} is of class {stored} there and of class "
-            f"{label} in the data, so it was made for other data or another order; "
-            f"{REMAKE}"
-        )
 
 
 def _missing(path: Path) -> str:

@@ -108,7 +108,7 @@ def _write_file(
     with _writing(file.parent):
         writer.close()
         part.replace(file)
-    return np.concatenate(labels)
+    return np.concatenate(labels).astype(np.int32)
 
 
 @contextlib.contextmanager
