@@ -1,0 +1,59 @@
+"""What heads and hidden units cost, counted from traced programs."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vit_jax_tricks.compress.prune_groups import (
+    Group,
+    block_sizes,
+    parameter_shapes,
+    resized,
+    unrolled,
+)
+from vit_jax_tricks.inspect.flops import count_flops
+from vit_jax_tricks.inspect.model_table import forward_shapes
+
+
+def model_macs(model: Any) -> int:
+    """Multiply-accumulates of the model for one image."""
+    return count_flops(model.apply, *forward_shapes(model, 1)).macs
+
+
+def unit_costs(model: Any, groups: Mapping[str, Group]) -> dict[str, int]:
+    """The MACs of one head or hidden unit of each group, for one image.
+
+    The difference that one more of them makes. Blocks of the same parameter shapes, but
+    for what was pruned, in the same stage count once.
+    """
+    model = unrolled(model)
+    shapes = parameter_shapes(model)
+    base = model_macs(model)
+    known: dict[Any, int] = {}
+    costs = {}
+    for name, group in groups.items():
+        key = _signature(group, groups, shapes)
+        if key not in known:
+            sizes = block_sizes(model, group.kind, shapes)
+            sizes[group.block] += 1
+            known[key] = model_macs(resized(model, {group.kind: sizes})) - base
+        costs[name] = known[key]
+    return costs
+
+
+def _signature(
+    group: Group, groups: Mapping[str, Group], shapes: Mapping[str, tuple[int, ...]]
+) -> Any:
+    """The kind, stage and parameters of a block without their lengths to be pruned."""
+    lengths = {}
+    for other in groups.values():
+        if other.block == group.block:
+            lengths |= {path: axis for path, (axis, _) in other.axes.items()}
+    start = f"{group.block}/"
+    block = []
+    for path, shape in shapes.items():
+        if path.startswith(start):
+            axis = lengths.get(path)
+            fixed = tuple(n for i, n in enumerate(shape) if i != axis)
+            block.append((path.removeprefix(start), fixed))
+    stage = group.block.rpartition("/")[0]
+    return group.kind, stage, tuple(block)

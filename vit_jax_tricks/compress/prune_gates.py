@@ -1,0 +1,71 @@
+"""A model with a gate on every head and hidden unit, its code untouched."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from vit_jax_tricks.compress.prune_groups import Group, Plan, unrolled
+from vit_jax_tricks.typing import Array, Float, Num
+
+
+def gated_apply(
+    model: Any,
+    variables: Any,
+    images: Num[Array, "b h w c"],
+    groups: Mapping[str, Group],
+    gates: Mapping[str, Float[Array, "#b s"]],
+) -> tuple[tuple[Float[Array, "b k"], dict[str, Array]], dict[str, Array]]:
+    """`model.apply` with the outputs of heads and hidden units times their gates.
+
+    `gates` are by group, for all images or each; what has none passes. Blocks are not
+    stacked: `model` and `variables` are unrolled.
+
+    Returns:
+      What the model returns, and what it computed on the way, by path: the outputs
+      before their gates as `blocks_0/attn/proj` [b, ..., g, h] and `blocks_0/mlp/fc2`
+      [b, ..., s], the attention probabilities as `blocks_0/attn` [b, ..., g, n, n].
+    """
+    by_place = {group.place: group for group in groups.values()}
+    heads = [group.layer for group in groups.values() if group.kind == "heads"]
+    weights = {f"{layer}/Dropout_0": layer for layer in heads}
+    seen: dict[str, Array] = {}
+
+    def gate(next_fun, args, kwargs, context):
+        path = "/".join(context.module.path)
+        if context.method_name != "__call__":
+            return next_fun(*args, **kwargs)
+        if path in weights:
+            seen[weights[path]] = args[0]
+        if path in by_place:
+            group, x = by_place[path], args[0]
+            seen[path] = x
+            if group.name in gates:
+                value = gates[group.name].astype(x.dtype)
+                end = 1 if group.kind == "heads" else 0
+                middle = (1,) * (x.ndim - 2 - end)
+                shape = (value.shape[0], *middle, group.size, *(1,) * end)
+                args = (x * value.reshape(shape), *args[1:])
+        return next_fun(*args, **kwargs)
+
+    with nn.intercept_methods(gate):
+        return model.apply(variables, images, train=False), seen
+
+
+def masked_apply(
+    model: Any,
+    variables: Any,
+    images: Num[Array, "b h w c"],
+    groups: Mapping[str, Group],
+    plan: Plan,
+) -> tuple[Float[Array, "b k"], dict[str, Array]]:
+    """`model.apply` without what the plan removes, at the model's full size.
+
+    Equal to the model that `shrink` makes (tested for every family).
+    """
+    gates = {
+        name: jnp.zeros((1, groups[name].size)).at[:, jnp.asarray(kept, int)].set(1)
+        for name, kept in plan.items()
+    }
+    return gated_apply(unrolled(model), variables, images, groups, gates)[0]

@@ -1,0 +1,173 @@
+"""A smaller model from a larger one: heads and hidden units removed for good."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from vit_jax_tricks.compress.prune_costs import model_macs, unit_costs
+from vit_jax_tricks.compress.prune_groups import (
+    KINDS,
+    Group,
+    Plan,
+    block_sizes,
+    find_groups,
+    parameter_shapes,
+    resized,
+    unrolled,
+)
+from vit_jax_tricks.compress.prune_scores import OF_THE_LOSS, check_criterion, score
+from vit_jax_tricks.compress.prune_select import select
+from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.pretrained.export import flatten
+from vit_jax_tricks.typing import Array, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Pruned:
+    """A pruned model with its weights, and how it came about.
+
+    Attributes:
+      model, variables: of the smaller model, blocks apart.
+      full_model: the larger one, blocks apart.
+      groups: what could be removed from the larger one.
+      scores: of each group, higher was kept.
+      plan: what is kept of each group.
+      costs: MACs of one head or hidden unit of each group.
+      macs, full_macs: of the smaller and of the larger model, for one image.
+    """
+
+    model: Any
+    variables: Params
+    full_model: Any
+    groups: dict[str, Group]
+    scores: dict[str, np.ndarray]
+    plan: Plan
+    costs: dict[str, int]
+    macs: int
+    full_macs: int
+
+
+def prune(
+    model: Any,
+    variables: Params,
+    batches: Iterable[tuple[Array, Array]],
+    *,
+    flops: float = 0.6,
+    criterion: str = "gradient",
+    normalize: str = "layer",
+    kinds: Sequence[str] = tuple(KINDS),
+    min_heads: int = 1,
+    min_hidden: int = 8,
+    multiple: int = 8,
+) -> Pruned:
+    """The model without the least important heads and hidden units.
+
+    Args:
+      model: of a family whose blocks may be unequal.
+      variables: its weights, blocks stacked or not.
+      batches: pairs of normalised images [b, h, w, c] and labels [b] for the scores.
+      flops: the share of the multiply-accumulates that stays, at most.
+      criterion: one of `CRITERIA`.
+      normalize: "layer" compares scores within their layer and kind, "none" over all
+        layers, heads with hidden units, for criteria in units of the loss.
+      kinds: what may be removed: "heads", "hidden".
+      min_heads, min_hidden: what every block keeps; min_heads=0 may remove its whole
+        attention but for the bias of the projection.
+      multiple: of hidden units, for the tiles of matrix products.
+
+    Raises: UserError for values that do not fit, and a budget out of reach.
+    """
+    check_options(flops=flops, criterion=criterion, normalize=normalize)
+    check_criterion(model, criterion)
+    groups = find_groups(model, kinds)
+    model, variables = unrolled(model), unstacked(variables)
+    full, costs = model_macs(model), unit_costs(model, groups)
+    scores = score(model, variables, batches, groups, criterion)
+    plan = select(
+        groups,
+        scores,
+        costs,
+        excess=full - int(flops * full),
+        relative=normalize == "layer",
+        min_heads=min_heads,
+        min_hidden=min_hidden,
+        multiple=multiple,
+    )
+    small = pruned_model(model, groups, plan)
+    return Pruned(
+        model=small,
+        variables=shrink(variables, groups, plan),
+        full_model=model,
+        groups=groups,
+        scores=scores,
+        plan=plan,
+        costs=costs,
+        macs=model_macs(small),
+        full_macs=full,
+    )
+
+
+def check_options(*, flops: float, criterion: str, normalize: str) -> None:
+    """Raises UserError for values that do not fit."""
+    if not 0 < flops <= 1:
+        raise UserError(
+            f"flops={flops}: the share that stays must be over 0 and at most 1."
+        )
+    if normalize not in ("layer", "none"):
+        raise UserError(f'normalize="{normalize}" is unknown: "layer" or "none".')
+    if normalize == "none" and criterion not in OF_THE_LOSS:
+        raise UserError(
+            f'normalize="none" compares heads with hidden units, and "{criterion}" '
+            f"gives them other units; use {' or '.join(OF_THE_LOSS)}."
+        )
+
+
+def pruned_model(model: Any, groups: Mapping[str, Group], plan: Plan) -> Any:
+    """The model with as many heads and hidden units as a plan keeps."""
+    model = unrolled(model)
+    shapes = parameter_shapes(model)
+    sizes = {}
+    for name, kept in plan.items():
+        group = groups[name]
+        if group.kind not in sizes:
+            sizes[group.kind] = block_sizes(model, group.kind, shapes)
+        sizes[group.kind][group.block] = len(kept)
+    return resized(model, sizes)
+
+
+def shrink(variables: Params, groups: Mapping[str, Group], plan: Plan) -> Params:
+    """The variables that a plan keeps, for `pruned_model`, blocks apart.
+
+    Of `qkv/kernel` [d, 3, g, h] and `proj/kernel` [g, h, d] some g stay, of
+    `fc1/kernel` [d, s] and `fc2/kernel` [s, d] some s, and so for biases, position
+    tables and gates; biases behind them and norms stay. Of attention without heads the
+    bias of `proj` is left.
+    """
+    arrays = flatten(variables)
+    for name, kept in plan.items():
+        group = groups[name]
+        if not len(kept):
+            bias = f"params/{group.place}/bias"
+            inside = f"params/{group.layer}/"
+            arrays = {
+                path: array
+                for path, array in arrays.items()
+                if path == bias or not path.startswith(inside)
+            }
+            continue
+        for path, (axis, copies) in group.axes.items():
+            index = np.concatenate(
+                [np.asarray(kept) + i * group.size for i in range(copies)]
+            )
+            leaf = arrays[f"params/{path}"]
+            arrays[f"params/{path}"] = jnp.take(leaf, index, axis)
+    return traverse_util.unflatten_dict(arrays, sep="/")
+
+
+def unstacked(variables: Params) -> Params:
+    """The variables with blocks apart."""
+    return traverse_util.unflatten_dict(flatten(variables), sep="/")

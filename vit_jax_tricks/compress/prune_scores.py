@@ -1,0 +1,171 @@
+"""Scores of all heads and hidden units of a model from a few batches."""
+
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from vit_jax_tricks.compress import scores
+from vit_jax_tricks.compress.prune_gates import gated_apply
+from vit_jax_tricks.compress.prune_groups import Group, unrolled
+from vit_jax_tricks.errors import UserError, nearest
+from vit_jax_tricks.param_groups import path_name
+from vit_jax_tricks.typing import Array, Float, Int, Num
+
+
+Scores = dict[str, Array]  # by name of the group, [size]
+# Of heads, from attention probabilities [b, g, n, m]; hidden units then go by
+# |activation| |outgoing weights|. Entropies begin at 0: uniform.
+ATTENTION: dict[str, Callable[[Array], Array]] = {
+    "confidence": scores.attention_confidence,
+    "entropy": lambda weights: 1 + scores.attention_entropy(weights),
+    "class_attention": scores.class_attention,
+    "mean_attention": scores.mean_attention,
+}
+CRITERIA = ("gradient", "taylor", "output_norm", *ATTENTION)
+# In units of the loss, so that heads and hidden units of all layers compare.
+OF_THE_LOSS = ("gradient", "taylor")
+
+
+def score_batch(
+    variables: Any,
+    images: Num[Array, "b h w c"],
+    labels: Int[Array, "b"],
+    *,
+    model: Any,
+    groups: Mapping[str, Group],
+    criterion: str,
+) -> Scores:
+    """The scores of one batch; higher is kept.
+
+    "gradient" E |dL / d gate| image by image (Michel et al. 2019, arXiv 1905.10650);
+    "taylor" sum |w dL/dw| over the weights (Molchanov et al. 2019, arXiv 1906.10771);
+    "output_norm" what a head or unit adds to the residual stream. The others judge
+    heads by their attention and hidden units by their output norm. L is the
+    cross-entropy of the logits.
+    """
+    if criterion == "taylor":
+        return _taylor(variables, images, labels, model=model, groups=groups)
+    if criterion == "gradient":
+        ones = {n: jnp.ones((len(images), g.size)) for n, g in groups.items()}
+
+        def loss(gates: Mapping[str, Array]) -> Array:
+            (logits, _), _ = gated_apply(model, variables, images, groups, gates)
+            return _cross_entropy(logits, labels).sum()
+
+        gradients = jax.grad(loss)(ones)
+        return {
+            name: scores.gate_importance(gradient, normalize=False)
+            for name, gradient in gradients.items()
+        }
+    _, seen = gated_apply(model, variables, images, groups, {})
+    params = _by_path(variables["params"])
+    of_weights = ATTENTION.get(criterion)
+    if criterion == "class_attention":
+        prefix = getattr(model, "prefix_tokens", 1)
+        of_weights = functools.partial(scores.class_attention, prefix=prefix)
+    found = {}
+    for name, group in groups.items():
+        outputs, kernel = seen[group.place], params[f"{group.place}/kernel"]
+        if group.kind == "hidden":
+            found[name] = scores.neuron_output_norm(outputs, kernel)
+        elif of_weights is None:
+            flat = outputs.reshape(len(images), -1, *outputs.shape[-2:])
+            found[name] = scores.head_output_norm(flat, kernel)
+        else:
+            weights = seen[group.layer]
+            found[name] = of_weights(weights.reshape(-1, *weights.shape[-3:]))
+    return found
+
+
+def score(
+    model: Any,
+    variables: Any,
+    batches: Iterable[tuple[Array, Array]],
+    groups: Mapping[str, Group],
+    criterion: str,
+) -> dict[str, Float[np.ndarray, "s"]]:
+    """The mean scores over batches of (normalised images, labels), by group.
+
+    A thousand images or more are usual.
+
+    Raises: UserError for an unknown criterion, one that the model has no place for, no
+    batch, and scores that are not finite.
+    """
+    check_criterion(model, criterion)
+    model = unrolled(model)
+    step = jax.jit(
+        functools.partial(score_batch, model=model, groups=groups, criterion=criterion)
+    )
+    total: dict[str, np.ndarray] = {}
+    count = 0
+    for images, labels in batches:
+        one = jax.device_get(step(variables, images, labels))
+        for name, values in one.items():
+            wide = np.asarray(values, np.float64) * len(images)
+            total[name] = total.get(name, 0.0) + wide
+        count += len(images)
+    if not count:
+        raise UserError("pruning got no batch of images: give at least one.")
+    for name, values in total.items():
+        if not np.isfinite(values).all():
+            raise UserError(
+                f"{name} has scores that are not finite: check the images and weights."
+            )
+    return {name: values / count for name, values in total.items()}
+
+
+def check_criterion(model: Any, criterion: str) -> None:
+    """Raises UserError for an unknown criterion, or without its class token."""
+    if criterion not in CRITERIA:
+        raise UserError(
+            f'criterion "{criterion}" is unknown.{nearest(criterion, CRITERIA)}'
+        )
+    late = hasattr(model, "depths") or hasattr(model, "local_up_to_layer")
+    if criterion == "class_attention" and (
+        late or not getattr(model, "class_token", True)
+    ):
+        raise UserError(
+            "class_attention needs a class token in every block, which "
+            f"{type(model).__name__} has not here; use another criterion."
+        )
+
+
+def _taylor(
+    variables: Any,
+    images: Array,
+    labels: Array,
+    *,
+    model: Any,
+    groups: Mapping[str, Group],
+) -> Scores:
+    rest = {k: v for k, v in variables.items() if k != "params"}
+
+    def loss(params: Any) -> Array:
+        logits, _ = model.apply({**rest, "params": params}, images, train=False)
+        return _cross_entropy(logits, labels).mean()
+
+    weights = _by_path(variables["params"])
+    gradients = _by_path(jax.grad(loss)(variables["params"]))
+    found = {}
+    for name, group in groups.items():
+        parts: list[tuple[Array, Array, int]] = []
+        for path, (axis, copies) in group.axes.items():
+            pair = (weights[path], gradients[path])
+            cut = (jnp.split(x, copies, axis) for x in pair)
+            parts += [(w, g, axis) for w, g in zip(*cut, strict=True)]
+        found[name] = scores.taylor(*map(list, zip(*parts, strict=True)))
+    return found
+
+
+def _cross_entropy(logits: Array, labels: Array) -> Array:
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def _by_path(params: Any) -> dict[str, Array]:
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {path_name(path): leaf for path, leaf in leaves}
