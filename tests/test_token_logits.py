@@ -75,7 +75,8 @@ def test_a_classifier_on_patch_tokens_by_hand():
     model, variables, images, *_ = case.build("float32")
     _, aux = jit_once(model.apply)(variables, images)
     head = variables["params"]["head"]
-    by_hand = np.asarray(aux["tokens"])[:, 1:] @ head["kernel"] + head["bias"][None]
+    kernel, bias = np.asarray(head["kernel"]), np.asarray(head["bias"])
+    by_hand = np.asarray(aux["tokens"])[:, 1:] @ kernel + bias
     run = jit_once(functools.partial(token_logits, model, form=form_of(model)))
     dense = np.asarray(run(variables, images)[1])
     np.testing.assert_allclose(dense.reshape(by_hand.shape), by_hand, atol=1e-5)

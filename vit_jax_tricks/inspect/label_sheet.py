@@ -51,7 +51,7 @@ def write_sheet(
         )
         tiles.append(np.hstack([large, overlaid(large, ids, p)]))
         captions.append(_words(pack.spec.class_names, int(label), ids))
-    return contact_sheet(tiles, captions, path, columns=columns, zoom=1)
+    return contact_sheet(tiles, captions, path, columns=columns, zoom=1.0)
 
 
 def overlaid(
