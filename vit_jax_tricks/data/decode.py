@@ -178,15 +178,22 @@ def center_crop(
     """
     size = (size, size) if isinstance(size, int) else size
     height, width = image.shape[:2]
-    rows, columns = (int(side / crop_pct) for side in size)
+    return _middle(
+        resize(image, center_target(height, width, size, crop_pct), how), size
+    )
+
+
+def center_target(
+    height: int, width: int, size: tuple[int, int], crop_pct: float
+) -> tuple[int, int]:
+    """The (height, width) that `center_crop` resizes the whole picture to."""
+    rows, columns = squash_target(size, crop_pct)
     if rows != columns:
         ratio = min(height / rows, width / columns)
-        target = round(height / ratio), round(width / ratio)
-    elif height <= width:
-        target = rows, int(rows * width / height)
-    else:
-        target = int(rows * height / width), rows
-    return _middle(resize(image, target, how), size)
+        return round(height / ratio), round(width / ratio)
+    if height <= width:
+        return rows, int(rows * width / height)
+    return int(rows * height / width), rows
 
 
 def squash_crop(
@@ -199,14 +206,22 @@ def squash_crop(
 
     timm's evaluation transform with `crop_mode="squash"`.
     """
-    target = int(size[0] / crop_pct), int(size[1] / crop_pct)
-    return _middle(resize(image, target, how), size)
+    return _middle(resize(image, squash_target(size, crop_pct), how), size)
+
+
+def squash_target(size: tuple[int, int], crop_pct: float) -> tuple[int, int]:
+    """The (height, width) that `squash_crop` resizes the whole picture to."""
+    return int(size[0] / crop_pct), int(size[1] / crop_pct)
 
 
 def _middle(
     image: UInt8[np.ndarray, "h w c"], size: tuple[int, int]
 ) -> UInt8[np.ndarray, "s t c"]:
-    top, left = (
-        round((side - new) / 2) for side, new in zip(image.shape[:2], size, strict=True)
-    )
-    return crop(image, (top, left, *size))
+    height, width = image.shape[:2]
+    return crop(image, middle_box((height, width), size))
+
+
+def middle_box(whole: tuple[int, int], size: tuple[int, int]) -> Box:
+    """The box of `size` in the middle; odd rests round half to even."""
+    (height, width), (rows, columns) = whole, size
+    return round((height - rows) / 2), round((width - columns) / 2), rows, columns

@@ -9,15 +9,17 @@ import numpy as np
 from vit_jax_tricks.data.progress import progress
 from vit_jax_tricks.data.repeated import repeated_places
 from vit_jax_tricks.data.source import Records
-from vit_jax_tricks.typing import Int, UInt8
+from vit_jax_tricks.data.views import Seen
+from vit_jax_tricks.typing import Float, Int, UInt8
 
 
 @dataclasses.dataclass(frozen=True)
 class Arrays:
-    """A decoded split."""
+    """A decoded split; `box` says what part of each picture is there (`views.Seen`)."""
 
     image: UInt8[np.ndarray, "n h w c"]
     label: Int[np.ndarray, "n"]
+    box: Float[np.ndarray, "n 4"]
 
     def __len__(self) -> int:
         return len(self.label)
@@ -29,29 +31,29 @@ class Arrays:
             "image": np.take(self.image, example, axis=0),
             "label": np.take(self.label, example),
             "index": index.astype(np.int32),
+            "box": np.take(self.box, example, axis=0),
         }
 
 
-def load(
-    records: Records, view: Callable[[bytes], UInt8[np.ndarray, "h w c"]], title: str
-) -> Arrays:
+def load(records: Records, view: Callable[[bytes], Seen], title: str) -> Arrays:
     """Decodes a whole split on threads; `view` makes a fixed-size picture of bytes."""
 
-    def one(index: int) -> tuple[np.ndarray, int]:
+    def one(index: int) -> tuple[Seen, int]:
         data, label = records[index]
         return view(data), label
 
     count = len(records)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         decoded = pool.map(one, range(count))
-        first, label = next(decoded)
-        image = np.empty((count, *first.shape), np.uint8)
+        (pixels, box), label = next(decoded)
+        image = np.empty((count, *pixels.shape), np.uint8)
         labels = np.empty(count, np.int32)
-        image[0], labels[0] = first, label
+        boxes = np.empty((count, 4), np.float32)
+        image[0], boxes[0], labels[0] = pixels, box, label
         rest = progress(decoded, count - 1, f"decoding {title}")
-        for i, (picture, label) in enumerate(rest, 1):
-            image[i], labels[i] = picture, label
-    return Arrays(image, labels)
+        for i, ((pixels, box), label) in enumerate(rest, 1):
+            image[i], boxes[i], labels[i] = pixels, box, label
+    return Arrays(image, labels, boxes)
 
 
 def train_batches(

@@ -61,12 +61,19 @@ class Data:
         return self.train.rows[place] if isinstance(self.train, Subset) else place
 
     def train_batches(
-        self, batch_size: int, seed: int, start_step: int = 0
+        self,
+        batch_size: int,
+        seed: int,
+        start_step: int = 0,
+        *,
+        more: Callable[[Batch], Batch] | None = None,
     ) -> Prefetch:
         """Endless batches; batch s is a function of (seed, s) alone.
 
         The stream is one fresh permutation of the examples after the other, so epochs
-        are num_train / batch_size steps long and may end inside a batch.
+        are num_train / batch_size steps long and may end inside a batch. `more` makes
+        other arrays of a batch, which has `box` float32 [b, 4] then: the part of the
+        picture that the image is, (top, left, height, width) as shares of its sides.
 
         Raises:
           UserError: The batch is not 1..num_train examples large, or the seed is not
@@ -80,7 +87,10 @@ class Data:
             )
         if not 0 <= seed < 2**32:
             raise UserError(f"seed={seed}; 0 to {2**32 - 1} is expected.")
-        return Prefetch(self._train(batch_size, seed, start_step))
+        batches = self._train(batch_size, seed, start_step)
+        if more is not None:
+            return Prefetch(batch | more(batch) for batch in batches)
+        return Prefetch(_without_box(batch) for batch in batches)
 
     def test_batches(self, batch_size: int, split: str = "test") -> Prefetch:
         """Every example of a split once, in order; the last batch is padded.
@@ -90,7 +100,7 @@ class Data:
         """
         _check_batch(batch_size)
         batches = self._test(batch_size, split)
-        return Prefetch(_padded(batch, batch_size) for batch in batches)
+        return Prefetch(_padded(_without_box(b), batch_size) for b in batches)
 
 
 def build(
@@ -168,7 +178,7 @@ def build(
         train = Subset(train, np.sort(rows))
     parts = {"train": train, "test": source.test}
     load = functools.cache(
-        lambda part: memory.load(parts[part], view.test, f"{name} {part}")
+        lambda part: memory.load(parts[part], view.seen, f"{name} {part}")
     )
 
     def train_part(batch_size: int, seed: int, start_step: int) -> Iterator[Batch]:
@@ -291,6 +301,10 @@ def _refuse_idle(
 def _check_batch(batch_size: int) -> None:
     if not isinstance(batch_size, int) or batch_size < 1:
         raise UserError(f"batch_size={batch_size!r}; a whole number >= 1 is expected.")
+
+
+def _without_box(batch: Batch) -> Batch:
+    return {key: value for key, value in batch.items() if key != "box"}
 
 
 def _padded(batch: Batch, batch_size: int) -> Batch:

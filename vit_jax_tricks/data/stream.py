@@ -6,10 +6,11 @@ import numpy as np
 
 from vit_jax_tricks.data.repeated import epoch_length
 from vit_jax_tricks.data.source import Records
+from vit_jax_tricks.data.views import Seen
 from vit_jax_tricks.typing import UInt8
 
 
-TrainView = Callable[[bytes, np.random.Generator], UInt8[np.ndarray, "h w c"]]
+TrainView = Callable[[bytes, np.random.Generator], Seen]
 TestView = Callable[[bytes], UInt8[np.ndarray, "h w c"]]
 Batch = dict[str, np.ndarray]
 
@@ -48,7 +49,8 @@ class TrainRow:
         self, record: tuple[bytes, int, int], rng: np.random.Generator
     ) -> Batch:
         data, label, index = record
-        return _row(self.view(data, rng), label, index)
+        pixels, box = self.view(data, rng)
+        return _row(pixels, label, index) | {"box": box}
 
 
 class TestRow:

@@ -6,9 +6,12 @@ import numpy as np
 
 from vit_jax_tricks.data import decode
 from vit_jax_tricks.errors import UserError, nearest
-from vit_jax_tricks.typing import UInt8
+from vit_jax_tricks.typing import Float, UInt8
 
 
+# Pixels, and which part of the picture they are: (top, left, height, width) as shares
+# of its sides.
+Seen = tuple[UInt8[np.ndarray, "h w c"], Float[np.ndarray, "4"]]
 CROPS = ("random_resized", "center", "squash", "whole")
 
 
@@ -42,23 +45,38 @@ class View:
                     f"config.data.{name}={value!r}; {expected} is expected.{hint}"
                 )
 
-    def train(
-        self, data: bytes, rng: np.random.Generator
-    ) -> UInt8[np.ndarray, "h w c"]:
+    def train(self, data: bytes, rng: np.random.Generator) -> Seen:
         """The training picture; only `random_resized` draws from `rng`."""
         if self.train_crop != "random_resized":
-            return self.test(data)
+            return self.seen(data)
         image = decode.decode(data, self.channels)
         height, width = image.shape[:2]
         box = decode.random_resized_box(
             rng, height, width, self.crop_scale, self.crop_ratio
         )
-        return decode.resize(decode.crop(image, box), self.size, self.resize)
+        pixels = decode.resize(decode.crop(image, box), self.size, self.resize)
+        return pixels, _shares(box, (height, width))
 
-    def test(self, data: bytes) -> UInt8[np.ndarray, "h w c"]:
+    def seen(self, data: bytes) -> Seen:
         """The evaluation picture: all of it for `whole`, else the scaled centre."""
         image = decode.decode(data, self.channels)
+        height, width = image.shape[:2]
         if self.train_crop == "whole":
-            return decode.resize(image, self.size, self.resize)
-        crop = decode.squash_crop if self.train_crop == "squash" else decode.center_crop
-        return crop(image, self.size, self.crop_pct, self.resize)
+            pixels = decode.resize(image, self.size, self.resize)
+            return pixels, _shares((0, 0, *self.size), self.size)
+        if self.train_crop == "squash":
+            crop, target = decode.squash_crop, decode.squash_target
+            whole = target(self.size, self.crop_pct)
+        else:
+            crop, target = decode.center_crop, decode.center_target
+            whole = target(height, width, self.size, self.crop_pct)
+        pixels = crop(image, self.size, self.crop_pct, self.resize)
+        return pixels, _shares(decode.middle_box(whole, self.size), whole)
+
+    def test(self, data: bytes) -> UInt8[np.ndarray, "h w c"]:
+        """The pixels of `seen`."""
+        return self.seen(data)[0]
+
+
+def _shares(box: decode.Box, whole: tuple[int, int]) -> Float[np.ndarray, "4"]:
+    return np.array(box, np.float32) / np.array([*whole, *whole], np.float32)

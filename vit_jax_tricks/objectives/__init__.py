@@ -34,11 +34,18 @@ HEADS = {  # terms that take a head over from classification, by its weight ther
     "token_labels": "dense_weight",
 }
 
+NEEDS = {  # what terms take from a teacher
+    "distillation": "teacher_logits",
+    "token_distillation": "teacher_tokens",
+    "token_labels": "token_labels",
+}
+
 
 class Objective:
     """The weighted sum of the terms of `config.loss`.
 
-    Calling it returns the total loss [b] and each term's unweighted loss [b] by name.
+    `needs` holds the names of what its terms take from a teacher. Calling it returns
+    the total loss [b] and each term's unweighted loss [b] by name.
 
     Raises:
       UserError: an unknown term or option, a negative weight, or two terms that would
@@ -55,6 +62,7 @@ class Objective:
             weight = options.pop("weight", 1.0)
             within(f"config.loss.{key}", "weight", weight)
             self.terms[key] = (weight, _make(key, options))
+        self.needs = frozenset(NEEDS[key] for key in self.terms if key in NEEDS)
         if not self.terms.get("classification", (0,))[0]:
             return
         for key in (key for key in HEADS if key in every):

@@ -16,6 +16,8 @@ def distillation(
 ):
     """A term: the teacher's logits, targets["teacher_logits"] [b, k].
 
+    Several teachers, [t, b, k], give the mean of the losses by each.
+
     The student's are those of its distillation head, aux["logits_dist"], or the logits
     of a model without one. DeiT weighs the label 1 - a and this term a, 0.5 for both.
 
@@ -42,6 +44,9 @@ def distillation(
     if scaling is not None:
         one_of(path, "scaling", scaling, losses.SCALINGS)
 
+    hard = name == "hard"
+    loss: Any = losses.hard_distillation if hard else losses.soft_distillation
+
     def term(
         *,
         logits: Float[Array, "b k"],
@@ -51,15 +56,15 @@ def distillation(
     ) -> Float[Array, "b"]:
         teacher = target(targets, "teacher_logits", "distillation")
         student = aux.get("logits_dist", logits)
-        if teacher.shape != student.shape:
+        if teacher.shape[-2:] != student.shape:
             raise UserError(
                 f"{path}: the teacher's logits are {teacher.shape}, "
                 f"the student's {student.shape}; both need the same classes."
             )
-        pair: dict[str, Any] = dict(logits=student, teacher_logits=teacher)
-        if name == "hard":
-            return losses.hard_distillation(**pair)
-        return losses.soft_distillation(**pair, **options)
+        if teacher.ndim == 2:
+            return loss(logits=student, teacher_logits=teacher, **options)
+        each = [loss(logits=student, teacher_logits=t, **options) for t in teacher]
+        return jnp.stack(each).mean(0)
 
     return term
 
