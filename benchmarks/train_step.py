@@ -84,7 +84,7 @@ def ours(data: str, changes: dict[str, str]) -> tuple[Turn, float, float]:
 
     def turn(batch: Batch) -> Any:
         nonlocal state
-        state, metrics = step(state, x.put(batch))
+        state, metrics = step(state, x.put(batch), x.place_frozen())
         return jax.block_until_ready((state, metrics))[1]["loss"]
 
     analysis = step.cost_analysis() or {}

@@ -92,6 +92,13 @@ def get_config() -> ml_collections.ConfigDict:
     c.loss.classification.alpha = config_dict.placeholder(float)  # focal; None: 0.25
     c.loss.classification.gamma = config_dict.placeholder(float)  # focal; None: 2
 
+    # Whom the terms distillation, token_distillation and token_labels learn from.
+    c.teacher = ml_collections.ConfigDict()
+    c.teacher.sources = ()  # models that run in the step: workdirs or NAME@WEIGHTS
+    c.teacher.pack = config_dict.placeholder(str)  # labels by relabel, instead of them
+    c.teacher.smoothing = 0.0  # of token labels
+    c.teacher.as_released = False  # a pack's crops transposed, as LV-ViT was trained
+
     c.optimizer = ml_collections.ConfigDict()
     c.optimizer.name = "adamw"  # adam, adamw, lamb, lion, muon, sgd
     c.optimizer.weight_decay = 0.05  # times the learning rate, as in torch and optax

@@ -15,10 +15,21 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from vit_jax_tricks import augment, data, ema, optimizer, schedule, sharding, step
+from vit_jax_tricks import (
+    augment,
+    data,
+    ema,
+    optimizer,
+    schedule,
+    sharding,
+    step,
+    teaching,
+)
 from vit_jax_tricks.config import Section
+from vit_jax_tricks.data.prefetch import Prefetch
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.models import create_model, preprocessing
+from vit_jax_tricks.model_spec import channel_statistics
+from vit_jax_tricks.models import create_model
 from vit_jax_tricks.objectives import Objective
 from vit_jax_tricks.pretrained.load import load_pretrained
 from vit_jax_tricks.random import fold_in_str
@@ -36,6 +47,7 @@ class Experiment:
       train_step, eval_step: pure and not jitted.
       lr, peak_lr: the learning rate by update, and its highest value.
       optimizer: the whole optax chain.
+      teaching: teachers and stored labels.
       total_steps, eval_steps: length of the run and steps between evaluations.
       source: of the first weights, as `load_pretrained` takes it; None: drawn.
     """
@@ -49,6 +61,7 @@ class Experiment:
     lr: schedule.Schedule
     train_step: Any
     eval_step: Any
+    teaching: teaching.Teaching
     peak_lr: float
     total_steps: int
     eval_steps: int
@@ -87,7 +100,10 @@ class Experiment:
             "label": ((b,), jnp.int32),
             "index": ((b,), jnp.int32),
         }
-        if not train:
+        if train:
+            more = self.teaching.shapes().items()
+            shapes |= {name: ((b, *shape), dtype) for name, (shape, dtype) in more}
+        else:
             shapes["mask"] = ((b,), jnp.float32)
         return {
             k: jax.ShapeDtypeStruct(shape, dtype, sharding=at)
@@ -110,8 +126,33 @@ class Experiment:
         with jax.set_mesh(self.mesh):
             return jax.jit(self._state, out_shardings=at)(jax.device_get(variables))
 
+    def train_batches(self, start_step: int = 0) -> Prefetch:
+        """Endless host batches from a step on, with the pack's labels if there is one.
+
+        Raises: UserError as `Data.train_batches` and `LabelPack.rows`.
+        """
+        more = None
+        if self.teaching.pack is not None:
+            more = functools.partial(self.teaching.rows, self.data)
+        return self.data.train_batches(
+            self.batch_size, seed=self.seed, start_step=start_step, more=more
+        )
+
+    def place_frozen(self) -> list[Any]:
+        """The teachers' variables on the mesh, for the training step."""
+        variables = [teacher.variables for teacher in self.teaching.teachers]
+        return jax.device_put(variables, sharding.state_shardings(variables, self.mesh))
+
+    def _frozen_shape(self) -> list[Any]:
+        variables = [teacher.variables for teacher in self.teaching.teachers]
+        return jax.tree.map(
+            lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at),
+            variables,
+            sharding.state_shardings(variables, self.mesh),
+        )
+
     def compile_train_step(self) -> jax.stages.Compiled:
-        """`(state, batch) -> (state, metrics)`; the state's buffers are donated."""
+        """`(state, batch, frozen) -> (state, metrics)`; donates the state's buffers."""
         state = self.state_shape()
         at = jax.tree.map(lambda s: s.sharding, state)
         whole = NamedSharding(self.mesh, PartitionSpec())
@@ -119,7 +160,8 @@ class Experiment:
             jitted = jax.jit(
                 self.train_step, donate_argnums=0, out_shardings=(at, whole)
             )
-            return jitted.lower(state, self.batch_shape(train=True)).compile()
+            shapes = state, self.batch_shape(train=True), self._frozen_shape()
+            return jitted.lower(*shapes).compile()
 
     def compile_eval_step(self) -> jax.stages.Compiled:
         """`(variables, batch) -> sums`."""
@@ -183,15 +225,31 @@ def build(config: Section, *, devices: Sequence[Any] | None = None) -> Experimen
     if decay is not None:
         average = functools.partial(_average, decay=decay, warmup=warmup)
     stack = augment.from_config(mean=mean, **config.augment)
+    objective = Objective(config.loss)
+    taught = teaching.build(
+        config.teacher,
+        objective=objective,
+        source=source,
+        model=model,
+        mean=mean,
+        std=std,
+        dtype=dtype,
+        trace=stack.trace,
+    )
     train_step = functools.partial(
         step.train_step,
         model=model,
         optimizer=chain,
-        objective=Objective(config.loss),
+        objective=objective,
         num_classes=source.num_classes,
         mean=mean,
         std=std,
-        **stack._asdict(),
+        augment=stack.augment,
+        erase=stack.erase,
+        mix=stack.mix,
+        mix_first=stack.mix_first,
+        stored=taught.stored,
+        teach=taught.teach,
         average=average,
         accumulate=accumulate,
     )
@@ -210,6 +268,7 @@ def build(config: Section, *, devices: Sequence[Any] | None = None) -> Experimen
         peak_lr=peak_lr,
         train_step=train_step,
         eval_step=eval_step,
+        teaching=taught,
         total_steps=total_steps,
         eval_steps=max(1, round(eval_epochs * steps_per_epoch)),
         batch_size=batch_size,
@@ -229,18 +288,6 @@ def check_batch(batch_size: int, accumulate: int, pieces: int) -> None:
             f"config.batch_size={batch_size} does not divide by {unit} "
             f"({pieces} batch shard(s) x accumulate={accumulate}); use {near}."
         )
-
-
-def channel_statistics(
-    model: str, channels: int
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The model's own mean and standard deviation; grey images take their average."""
-    prep = preprocessing(model)
-    if channels == len(prep.mean):
-        return tuple(prep.mean), tuple(prep.std)
-    mean = sum(prep.mean) / len(prep.mean)
-    std = sum(prep.std) / len(prep.std)
-    return (mean,) * channels, (std,) * channels
 
 
 def _average(average: Any, current: Any, updates: Any, *, decay: float, warmup: bool):

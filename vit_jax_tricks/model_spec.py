@@ -8,16 +8,18 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from vit_jax_tricks.data.views import View
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.experiment import Experiment, channel_statistics
 from vit_jax_tricks.models import create_model, preprocessing
 
+
+if TYPE_CHECKING:
+    from vit_jax_tricks.experiment import Experiment
 
 FILE = "model.json"
 
@@ -91,7 +93,7 @@ def named(name: str, *, resize: str | None = None, **fields: Any) -> ModelSpec:
     return ModelSpec(name, fields, mean, std, view)
 
 
-def of_run(experiment: Experiment) -> ModelSpec:
+def of_run(experiment: "Experiment") -> ModelSpec:
     """The model of a run, every field of it, prepared as the run evaluates."""
     model, prepared = experiment.model, experiment.eval_step.keywords
     return ModelSpec(
@@ -106,6 +108,18 @@ def of_run(experiment: Experiment) -> ModelSpec:
         view=experiment.data.view,
         class_names=tuple(experiment.data.class_names),
     )
+
+
+def channel_statistics(
+    model: str, channels: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The model's own mean and standard deviation; grey images take their average."""
+    prep = preprocessing(model)
+    if channels == len(prep.mean):
+        return tuple(prep.mean), tuple(prep.std)
+    mean = sum(prep.mean) / len(prep.mean)
+    std = sum(prep.std) / len(prep.std)
+    return (mean,) * channels, (std,) * channels
 
 
 def read(workdir: Path) -> ModelSpec:

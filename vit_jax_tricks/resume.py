@@ -24,15 +24,20 @@ IDENTITY = (
     "data.examples",
     "optimizer.name",
     "ema.decay",
+    "teacher",
 )
 
 
 def check_workdir(
-    workdir: Path, config: Section, class_names: list[str], resume: str
+    workdir: Path,
+    config: Section,
+    class_names: list[str],
+    taught: list[dict[str, str]],
+    resume: str,
 ) -> None:
     """Creates the workdir, or checks that what it holds is this run.
 
-    Prints what changed since the last start.
+    Prints what changed since the last start. `taught` tells teachers and packs apart.
 
     Raises:
       UserError: it cannot be written, belongs to another run, or `resume` forbids it.
@@ -50,13 +55,25 @@ def check_workdir(
                 "--workdir, or drop config.resume to go on. Nothing was changed."
             )
         _check_same_run(workdir, config, class_names)
+        if taught and _read(workdir / "teachers.json", list) != taught:
+            raise UserError(
+                f"{workdir} was trained with other weights of its teacher, or another "
+                "label pack, in the same place; put it back, or give another "
+                "--workdir. Nothing was changed."
+            )
 
 
 def record(
-    workdir: Path, config: Section, class_names: list[str], model: dict[str, Any]
+    workdir: Path,
+    config: Section,
+    class_names: list[str],
+    model: dict[str, Any],
+    taught: list[dict[str, str]],
 ) -> None:
-    """Writes `config.json`, `classes.json` and `model.json`."""
+    """Writes `config.json`, `classes.json`, `model.json` and maybe `teachers.json`."""
     files = {"config": config.to_dict(), "classes": class_names, "model": model}
+    if taught:
+        files["teachers"] = taught
     for name, value in files.items():
         part = workdir / f".{name}.json"
         part.write_text(json.dumps(value, indent=2) + "\n")

@@ -71,14 +71,14 @@ def constrain(x: Array, *axes: str | None) -> Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH, *axes))
 
 
-def each_shard(fn: Callable[..., Array]) -> Callable[..., Array]:
+def each_shard(fn: Callable[..., Any]) -> Callable[..., Any]:
     """fn(key, *arrays), run by each device on its own part of the batch.
 
     For functions that treat examples one by one but whose program looks at all of them
     (sorting, loops). Identity when no mesh is set (`jax.set_mesh`).
     """
 
-    def on_shards(key: PRNGKeyArray, *arrays: Array) -> Array:
+    def on_shards(key: PRNGKeyArray, *arrays: Array) -> Any:
         if jax.sharding.get_abstract_mesh().empty:
             return fn(key, *arrays)
         batch = PartitionSpec(BATCH)

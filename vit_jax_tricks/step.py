@@ -16,6 +16,7 @@ from einops import rearrange
 
 from vit_jax_tricks.augment.pixels import to_float
 from vit_jax_tricks.objectives import Objective
+from vit_jax_tricks.objectives.targets import as_targets
 from vit_jax_tricks.random import step_key
 from vit_jax_tricks.state import TrainState, variables
 from vit_jax_tricks.typing import Array, Float, Params, PRNGKeyArray
@@ -25,6 +26,8 @@ Batch = dict[str, Array]
 Metrics = dict[str, Array]
 Augment = Callable[[PRNGKeyArray, Array, Array], Array]
 Mix = Callable[[PRNGKeyArray, Array, Array], tuple[Array, Any]]
+Stored = Callable[[PRNGKeyArray, Batch], Batch]
+Teach = Callable[[Any, Array], Batch]
 Average = Callable[[Params, Params, Array], Params]
 
 
@@ -40,6 +43,7 @@ def normalize(
 def train_step(
     state: TrainState,
     batch: Batch,
+    frozen: Any = (),
     *,
     model: nn.Module,
     optimizer: optax.GradientTransformation,
@@ -51,17 +55,21 @@ def train_step(
     erase: Augment | None = None,
     mix: Mix,
     mix_first: bool = False,
+    stored: Stored | None = None,
+    teach: Teach | None = None,
     average: Average | None = None,
     accumulate: int = 1,
 ) -> tuple[TrainState, Metrics]:
-    """augment → normalise → erase → mix → forward → loss → update.
+    """augment → normalise → erase → mix → teach → forward → loss → update.
 
     A step whose loss or gradient is not finite changes nothing but the counters `step`,
     `skipped` and `streak`.
 
     Args:
       state: the training state.
-      batch: image uint8 [b, h, w, c], label int32 [b], index int32 [b].
+      batch: image uint8 [b, h, w, c], label int32 [b], index int32 [b], and what
+        `stored` takes.
+      frozen: variables of teachers, for `teach`; a step changes nothing in them.
       model: `model.apply(variables, images, train=True)` gives `(logits, aux)`, the
         logits in at least float32.
       optimizer: an optax transformation; clipping and decay are inside.
@@ -71,8 +79,12 @@ def train_step(
       augment: (key, uint8 images [b, h, w, c], index [b]) -> images, uint8 or float in
         [0, 1]; draws for each image.
       erase: (key, normalised images, index) -> images, or None.
-      mix: (key, images, labels [b, k]) -> (images, labels).
+      mix: (key, images, labels [b, k]) -> (images, labels); with `stored` the labels
+        are a dict of "label" and what that gives.
       mix_first: mixes before normalising and erasing, so that erased boxes are whole.
+      stored: (key of `augment`, batch) -> labels that the data brings with it, such as
+        those of a label pack, of the augmented images; they are mixed with the images.
+      teach: (frozen, images) -> what teachers say of the images as the model gets them.
       average: (ema, current, step) -> ema, or None.
       accumulate: micro-batches, run one after another; their gradients are averaged.
 
@@ -85,7 +97,9 @@ def train_step(
         return step_key(state.key, name, state.step)
 
     images = to_float(augment(key("augment"), batch["image"], batch["index"]))
-    labels = jax.nn.one_hot(batch["label"], num_classes, dtype=jnp.float32)
+    labels: Any = jax.nn.one_hot(batch["label"], num_classes, dtype=jnp.float32)
+    if stored is not None:
+        labels = {"label": labels, **stored(key("augment"), batch)}
     if mix_first:
         images, labels = mix(key("mix"), images, labels)
     images = normalize(images, mean, std)
@@ -102,16 +116,19 @@ def train_step(
             rngs={"dropout": dropout},
             mutable=["batch_stats"],
         )
-        targets = micro["label"].astype(logits.dtype)
-        losses, terms = objective(logits=logits, aux=aux, labels=targets)
-        hits = jnp.argmax(logits, -1) == jnp.argmax(targets, -1)
+        targets = as_targets(micro)
+        if teach is not None:
+            targets |= teach(frozen, micro["image"])
+        label = micro["label"].astype(logits.dtype)
+        losses, terms = objective(logits=logits, aux=aux, labels=label, targets=targets)
+        hits = jnp.argmax(logits, -1) == jnp.argmax(label, -1)
         metrics = {"loss": losses.mean(), "accuracy": hits.astype(jnp.float32).mean()}
         if len(terms) > 1:
             metrics |= {f"loss_{name}": term.mean() for name, term in terms.items()}
         return metrics["loss"], (metrics, updates.get("batch_stats", {}))
 
     grad_fn = jax.grad(loss_fn, has_aux=True)
-    micro = {"image": images, "label": labels}
+    micro = {"image": images, **({"label": labels} if stored is None else labels)}
     if accumulate == 1:
         grads, (metrics, batch_stats) = grad_fn(
             state.params, state.batch_stats, micro, key("dropout")

@@ -98,7 +98,8 @@ class Loop:
                 raise UserError(f"config.{key}={value}: expected at least 1.")
         config.assert_all_read()
         class_names = list(experiment.data.class_names)
-        check_workdir(workdir, config, class_names, resume)
+        taught = experiment.teaching.fingerprint()
+        check_workdir(workdir, config, class_names, taught, resume)
         self.state, meta = self._restore(resume)
         self.clock = Clock(**meta) if meta else Clock()
         self.start = int(self.state.step)
@@ -115,7 +116,7 @@ class Loop:
             step=self.start,
         )
         spec = model_spec.of_run(experiment)
-        record(workdir, config, class_names, spec.to_json())
+        record(workdir, config, class_names, spec.to_json(), taught)
         self.pending: deque[tuple[int, Any, Any]] = deque()
         self.began = time.monotonic()
 
@@ -164,7 +165,7 @@ class Loop:
         x, total = self.experiment, self.experiment.total_steps
         result: dict[str, float] = {}
         bar = Bar(total, self.start)
-        batches = x.data.train_batches(x.batch_size, seed=x.seed, start_step=self.start)
+        batches, frozen = x.train_batches(self.start), x.place_frozen()
         self.window = (time.monotonic(), self.start)
         step = self.start
         try:
@@ -178,7 +179,7 @@ class Loop:
                     return result
                 self.stop.check()
                 batch = x.put(next(batches))
-                self.state, metrics = train_step(self.state, batch)
+                self.state, metrics = train_step(self.state, batch, frozen)
                 step += 1
                 self.pending.append((step, metrics, batch))
                 self._drain(LAG)

@@ -14,8 +14,8 @@ from vit_jax_tricks.augment.operations import OPERATIONS
 from vit_jax_tricks.augment.pixels import to_float, to_uint8
 from vit_jax_tricks.augment.policy import draw
 from vit_jax_tricks.config import Section
-from vit_jax_tricks.experiment import channel_statistics
 from vit_jax_tricks.inspect.contact_sheet import contact_sheet
+from vit_jax_tricks.model_spec import channel_statistics
 from vit_jax_tricks.random import example_keys, fold_in_str, step_key
 from vit_jax_tricks.step import normalize
 

@@ -1,0 +1,161 @@
+"""Frozen models that a training step asks for its targets."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vit_jax_tricks import model_flags
+from vit_jax_tricks.command import Arguments
+from vit_jax_tricks.data import Data
+from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.evaluation import check_classes
+from vit_jax_tricks.losses.inputs import Number
+from vit_jax_tricks.model_flags import Trained
+from vit_jax_tricks.objectives.targets import dense_labels
+from vit_jax_tricks.relabelling import checksum
+from vit_jax_tricks.step import normalize
+from vit_jax_tricks.token_logits import Form, form_of, token_logits
+from vit_jax_tricks.typing import Array, Float, Params
+
+
+Teach = Callable[[Any, Array], dict[str, Array]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """A trained model and how it gives token logits, where those are wanted."""
+
+    trained: Trained
+    form: Form | None
+
+    @property
+    def variables(self) -> Params:
+        return self.trained.variables[""]
+
+    def fingerprint(self) -> dict[str, str]:
+        """What tells whether a resumed run has the same teacher."""
+        return {
+            "source": self.trained.source,
+            "checksum": checksum(self.variables),
+        }
+
+
+def load(
+    sources: Sequence[str],
+    *,
+    needs: frozenset[str],
+    source: Data,
+    dtype: Any,
+) -> list[Teacher]:
+    """Loads teachers and checks them against what the student learns.
+
+    Args:
+      sources: a workdir of ours, or NAME@WEIGHTS for a name of list_models() and what
+        `load_pretrained` takes.
+      needs: names of targets.
+      source: the student's data.
+      dtype: to compute in.
+
+    Raises:
+      UserError: a source that cannot be read, other classes or channels, or a teacher
+        that cannot give what is needed.
+    """
+    if len(sources) > 1 and "teacher_tokens" in needs:
+        raise UserError(
+            f"config.teacher.sources={tuple(sources)}: config.loss.token_distillation "
+            "takes one teacher; give one."
+        )
+    teachers = []
+    for place in sources:
+        try:
+            trained = _trained(place, jnp.dtype(dtype).name)
+            check_classes(source, trained)
+            dense = "token_labels" in needs
+            form = form_of(trained.model) if dense else None
+        except UserError as error:
+            raise UserError(f'config.teacher.sources, "{place}": {error}') from error
+        teachers.append(Teacher(trained, form))
+    return teachers
+
+
+def _trained(source: str, dtype: str) -> Trained:
+    name, at, weights = source.partition("@")
+    values = {"model": name, "weights": weights} if at else {"workdir": source}
+    given = Arguments(values, {"model": [("dtype", dtype)]}, [])
+    return model_flags.load(given, resize=None)
+
+
+def teach(
+    variables: Sequence[Params],
+    images: Float[Array, "b h w c"],
+    *,
+    teachers: Sequence[Teacher],
+    needs: frozenset[str],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    grid: tuple[int, int] | None,
+    smoothing: Number = 0.0,
+) -> dict[str, Array]:
+    """The targets of a batch: what teachers say of the student's own images.
+
+    Each sees them at its own size (resized bilinearly, with antialiasing) and with its
+    own normalisation. Class and token labels are the mean over teachers.
+
+    Args:
+      variables: of each teacher.
+      images: as the student gets them, augmented, mixed and normalised.
+      teachers: in the order of `variables`.
+      needs: names of the targets.
+      mean, std: of the student's normalisation.
+      grid: the student's tokens, for token_labels.
+      smoothing: of token and class labels.
+
+    Returns:
+      Those of teacher_logits [t, b, k], class_labels [b, k], token_labels [b, n, k] and
+      teacher_tokens [b, n, d] that are needed.
+    """
+    labels_of = functools.partial(dense_labels, smoothing=smoothing)
+    logits, image_labels, token_labels, out = [], [], [], {}
+    for parameters, teacher in zip(variables, teachers, strict=True):
+        model, spec = teacher.trained.model, teacher.trained.spec
+        x = _as_seen(images, spec.view.size, (mean, std), (spec.mean, spec.std))
+        if teacher.form is not None and grid is not None:
+            found, maps = token_logits(model, parameters, x, teacher.form)
+            whole = found[:, None, None]
+            image_labels.append(labels_of(whole, grid=(1, 1))[:, 0])
+            token_labels.append(labels_of(maps, grid=grid))
+        else:
+            found, aux = model.apply(parameters, x, train=False)
+            if "teacher_tokens" in needs:
+                prefix = getattr(model, "prefix_tokens", 0)
+                out["teacher_tokens"] = aux["tokens"][:, prefix:]
+        logits.append(found)
+    if "teacher_logits" in needs:
+        out["teacher_logits"] = jnp.stack(logits)
+    if token_labels:
+        out["class_labels"] = jnp.stack(image_labels).mean(0)
+        out["token_labels"] = jnp.stack(token_labels).mean(0)
+    return out
+
+
+def _as_seen(
+    images: Float[Array, "b h w c"],
+    size: tuple[int, int],
+    now: tuple[tuple[float, ...], tuple[float, ...]],
+    wanted: tuple[tuple[float, ...], tuple[float, ...]],
+) -> Float[Array, "b h2 w2 c"]:
+    """Images with another size and another (mean, std)."""
+    if now != wanted:
+        (mean, std), (other_mean, other_std) = now, wanted
+        pairs = zip(mean, std, other_mean, strict=True)
+        shift = tuple((other - mine) / scale for mine, scale, other in pairs)
+        scale = tuple(s2 / s1 for s1, s2 in zip(std, other_std, strict=True))
+        images = normalize(images, shift, scale)
+    b, h, w, c = images.shape
+    if (h, w) == size:
+        return images
+    return jax.image.resize(images, (b, *size, c), "linear")

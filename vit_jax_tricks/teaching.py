@@ -1,0 +1,197 @@
+"""Where the targets of an objective come from, as `config.teacher` says."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+
+from vit_jax_tricks import teachers
+from vit_jax_tricks.augment.trace import Trace
+from vit_jax_tricks.config import Section
+from vit_jax_tricks.data import Data
+from vit_jax_tricks.data.label_pack import LabelPack
+from vit_jax_tricks.data.label_pack_code import decode
+from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.objectives import NEEDS, Objective
+from vit_jax_tricks.objectives.targets import stored_labels
+from vit_jax_tricks.objectives.term import within
+from vit_jax_tricks.sharding import each_shard
+from vit_jax_tricks.step import Stored, Teach
+from vit_jax_tricks.token_logits import form_of
+from vit_jax_tricks.typing import Array, PRNGKeyArray
+
+
+BOTH = ("token_labels", "teacher_logits")  # what models and packs can both give
+
+
+@dataclasses.dataclass(frozen=True)
+class Teaching:
+    """Teachers and stored labels of a run, and the step's functions that use them.
+
+    Attributes:
+      teachers: models that run inside the step.
+      pack: labels that come with the data.
+      stored, teach: of `step.train_step`.
+    """
+
+    teachers: list[teachers.Teacher]
+    pack: LabelPack | None
+    stored: Stored | None
+    teach: Teach | None
+
+    def shapes(self) -> dict[str, tuple[tuple[int, ...], Any]]:
+        """Shape of an example and type of what a batch has besides."""
+        if self.pack is None:
+            return {}
+        one = self.pack.rows(np.zeros(1, np.int64))
+        out = {name: (array.shape[1:], array.dtype) for name, array in one.items()}
+        return out | {"box": ((4,), np.dtype(np.float32))}
+
+    def rows(self, source: Data, batch: dict[str, Any]) -> dict[str, np.ndarray]:
+        """What the pack adds to a batch of `source`."""
+        if self.pack is None:
+            return {}
+        return self.pack.rows(source.example_ids(batch["index"]), batch["label"])
+
+    def fingerprint(self) -> list[dict[str, str]]:
+        """What must be the same for a resumed run to be the same run."""
+        out = [teacher.fingerprint() for teacher in self.teachers]
+        if self.pack is not None:
+            out.append({"pack": str(self.pack.path), "checksum": self.pack.checksum})
+        return out
+
+
+def build(
+    section: Section,
+    *,
+    objective: Objective,
+    source: Data,
+    model: Any,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    dtype: Any,
+    trace: Trace,
+) -> Teaching:
+    """Loads what `config.teacher` names and checks it against data and student.
+
+    Args:
+      section: config.teacher.
+      objective: says what is needed.
+      source: the student's data.
+      model: the student.
+      mean, std: of its normalisation.
+      dtype: for teachers to compute in.
+      trace: of the augmentation.
+
+    Raises:
+      UserError: a term without a teacher, a teacher without a term, or one that does
+        not fit.
+    """
+    sources, pack, needs = tuple(section.sources), section.pack, objective.needs
+    smoothing, as_released = section.smoothing, section.as_released
+    _check(section, needs)
+    from_pack = set() if pack is None else {"token_labels"}
+    if pack is not None and not sources:
+        from_pack.add("teacher_logits")
+    live = needs - from_pack
+    if sources and not live:
+        raise UserError(
+            f"config.teacher.sources={sources}: the pack gives all that config.loss "
+            "needs; leave the sources out, or add config.loss.distillation."
+        )
+    grid = _grid(model) if "token_labels" in needs else None
+    loaded = teachers.load(sources, needs=live, source=source, dtype=dtype)
+    teach = stored = opened = None
+    if loaded:
+        teach = functools.partial(
+            teachers.teach,
+            teachers=loaded,
+            needs=live,
+            mean=mean,
+            std=std,
+            grid=grid if "token_labels" in live else None,
+            smoothing=smoothing,
+        )
+    if pack is not None:
+        opened = LabelPack.open(pack)
+        opened.check(source, num_classes=source.num_classes)
+        stored = functools.partial(
+            _stored,
+            trace=trace,
+            needs=needs & from_pack,
+            num_classes=source.num_classes,
+            grid=grid or (1, 1),
+            smoothing=smoothing,
+            as_released=as_released,
+        )
+    return Teaching(loaded, opened, stored, teach)
+
+
+def _check(section: Section, needs: frozenset[str]) -> None:
+    sources, pack = tuple(section.sources), section.pack
+    path = "config.teacher"
+    within(path, "smoothing", section.smoothing, below=1)
+    if not all(isinstance(source, str) for source in sources):
+        raise UserError(
+            f"{path}.sources={sources}: expected workdirs or NAME@WEIGHTS, such as "
+            "('runs/teacher',)."
+        )
+    if needs and not sources and (pack is None or needs - set(BOTH)):
+        term = next(term for term, need in NEEDS.items() if need in needs)
+        other = f", or --{path}.pack=DIR" if needs <= set(BOTH) else ""
+        raise UserError(
+            f"config.loss.{term} needs a teacher: give "
+            f"--{path}.sources=\"('WORKDIR',)\"{other}."
+        )
+    if (sources or pack is not None) and not needs:
+        raise UserError(
+            f"{path}: nothing in config.loss learns from a teacher; add one of "
+            f"{', '.join(NEEDS)} there, as configs/deit_s_distilled.py does."
+        )
+    dense = "token_labels" in needs
+    if section.smoothing and not dense:
+        raise UserError(
+            f"{path}.smoothing={section.smoothing} is of token labels, which "
+            "config.loss does not have; leave it out."
+        )
+    if section.as_released and (pack is None or not dense):
+        raise UserError(
+            f"{path}.as_released=True is of token labels from a pack; leave it out."
+        )
+
+
+def _grid(model: Any) -> tuple[int, int]:
+    """The student's tokens that have logits."""
+    form = form_of(model)
+    if form.name != "dense head":
+        raise UserError(
+            "config.loss.token_labels needs a model with a dense head: an lvvit_ name "
+            "with config.model.return_dense=True, or a volo_ name."
+        )
+    return form.grid
+
+
+def _stored(
+    key: PRNGKeyArray,
+    batch: dict[str, Array],
+    *,
+    trace: Trace,
+    needs: frozenset[str],
+    **options: Any,
+) -> dict[str, Array]:
+    """`stored_labels` of a batch; each device makes those of its own images."""
+    _, h, w, _ = batch["image"].shape
+    names = [name for name in batch if name not in ("image", "label")]
+    keep = {
+        "token_labels": ("class_labels", "token_labels"),
+        "teacher_logits": ("teacher_labels",),
+    }
+
+    def labels(key: PRNGKeyArray, *arrays: Array) -> dict[str, Array]:
+        part = dict(zip(names, arrays, strict=True))
+        moves = trace(key, part["index"], (h, w))
+        made = stored_labels(part | decode(part), moves, **options)
+        return {name: made[name] for need in sorted(needs) for name in keep[need]}
+
+    return each_shard(labels)(key, *[batch[name] for name in names])
