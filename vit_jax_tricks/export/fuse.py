@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from vit_jax_tricks.export.graph import Graph, Node
+from vit_jax_tricks.export.join import insert, join
 
 
 Pattern = Callable[[Graph, str], Node | None]
@@ -21,6 +22,11 @@ def fuse(graph: Graph, outputs: list[str]) -> None:
             found = pattern(graph, name)
             if found is not None:
                 graph.nodes[name] = found
+    join(graph)
+    _prune(graph, outputs)
+
+
+def _prune(graph: Graph, outputs: list[str]) -> None:
     needed = set(outputs)
     for name in reversed(list(graph.nodes)):
         if name in needed:
@@ -156,19 +162,66 @@ def bias_before_reshape(graph: Graph, name: str) -> Node | None:
     if node.op != "Add":
         return None
     for split, other in (node.inputs, node.inputs[::-1]):
-        found = of(graph, split, "Reshape")
-        made = found and of(graph, found[0], "MatMul")
-        if not found or not made or len(graph.shapes[made[1]]) != 2:
+        reshaped = of(graph, split, "Reshape")
+        factors = reshaped and of(graph, reshaped[0], "MatMul")
+        if not reshaped or not factors or len(graph.shapes[factors[1]]) != 2:
             continue
-        row = _row(graph, split, other, graph.shapes[found[0]][-1])
-        if row is None:
-            continue
-        inputs = (found[0], graph.constant(row))
-        key = f"{name}_sum"
-        graph.shapes[key] = graph.shapes[found[0]]
-        _insert(graph, key, Node("Add", inputs, {}), name)
-        return Node("Reshape", (key, found[1]), {})
+        shape = graph.shapes[reshaped[0]]
+        row = _row(graph, split, other, shape[-1])
+        if row is not None:
+            added = Node("Add", (reshaped[0], graph.constant(row)), {})
+            key = insert(graph, f"{name}_sum", added, shape, name)
+            return Node("Reshape", (key, reshaped[1]), {})
     return None
+
+
+def fake_quant(graph: Graph, name: str) -> Node | None:
+    """s (clip(round(x / s) + z, low, high) - z) as two nodes."""
+    found = number(graph, name, "Mul")
+    if found is None:
+        return None
+    level, step = found
+    chain = {}
+    for op in ("Sub", "Min", "Max", "Add"):
+        if (part := number(graph, level, op)) is not None:
+            level, chain[op] = part
+    rounded = of(graph, level, "Round")
+    scaled = rounded and number(graph, rounded[0], "Mul")
+    low, high = chain.get("Max", -np.inf), chain.get("Min", np.inf)
+    zero_point = chain.get("Sub", 0.0)
+    if not scaled or zero_point != chain.get("Add", 0.0) or not np.isfinite(high - low):
+        return None
+    x, dtype = scaled[0], np.dtype(np.int8 if low < 0 else np.uint8)
+    limits = np.iinfo(dtype)
+    steps = [graph.constant(np.float32(step)), graph.constant(dtype.type(zero_point))]
+    if (low, high) != (limits.min, limits.max):
+        ends = [np.float32((end - zero_point) * step) for end in (low, high)]
+        clip = Node("Clip", (x, *map(graph.constant, ends)), {})
+        x = insert(graph, f"{name}_clip", clip, graph.shapes[x], name)
+    levels = Node("QuantizeLinear", (x, *steps), {})
+    levels = insert(graph, f"{name}_levels", levels, graph.shapes[x], name)
+    return Node("DequantizeLinear", (levels, *steps), {})
+
+
+def levels_last(graph: Graph, name: str) -> Node | None:
+    """Reshaping a dequantised tensor as dequantising the reshaped one.
+
+    Quantisation then stands directly before the product that it belongs to.
+    """
+    node = graph.node(name)
+    if node.op not in ("Reshape", "Transpose"):
+        return None
+    source, *rest = node.inputs
+    outer = graph.node(source)
+    inner = of(graph, source, "DequantizeLinear", "QuantizeLinear")
+    if inner is None or graph.constants[inner[1]].ndim:
+        return None
+    shape = graph.shapes[name]
+    first = Node(node.op, (inner[0], *rest), node.attributes)
+    moved = insert(graph, f"{name}_float", first, shape, name)
+    second = Node("QuantizeLinear", (moved, *inner[1:]), {})
+    levels = insert(graph, f"{name}_levels", second, shape, name)
+    return Node("DequantizeLinear", (levels, *outer.inputs[1:]), {})
 
 
 def _row(
@@ -188,16 +241,9 @@ def _row(
     return array.reshape(-1)
 
 
-def _insert(graph: Graph, key: str, node: Node, before: str) -> None:
-    """Puts a node before another one, in the order of the computation."""
-    names = list(graph.nodes)
-    later = names[names.index(before) :]
-    moved = [(name, graph.nodes.pop(name)) for name in later]
-    graph.nodes[key] = node
-    graph.nodes.update(moved)
-
-
 PATTERNS: tuple[Pattern, ...] = (
+    fake_quant,
+    levels_last,
     mean,
     gelu,
     softmax,

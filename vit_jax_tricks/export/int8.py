@@ -1,0 +1,82 @@
+"""A calibrated model as ONNX with int8 weights and QuantizeLinear/DequantizeLinear."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+import onnx
+
+from vit_jax_tricks.compress.integer import quantize
+from vit_jax_tricks.compress.places import layer_names
+from vit_jax_tricks.compress.quantized import quantized_apply
+from vit_jax_tricks.compress.ranges import Range
+from vit_jax_tricks.compress.rules import Rule, match
+from vit_jax_tricks.compress.spec import Spec
+from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.export.onnx_model import in_float32, write
+from vit_jax_tricks.export.values import Quantized, Value, constant
+from vit_jax_tricks.param_groups import path_name, plan
+
+
+# `quantized_apply` leaves the weights alone: they are stored as levels.
+_NO_WEIGHTS: Rule = (r"(?!(.*/)?input$).*", None)
+
+
+def to_onnx_int8(
+    model: nn.Module,
+    variables: Mapping[str, Any],
+    ranges: Mapping[str, Range],
+    rules: Sequence[Rule],
+    image_shape: Sequence[int],
+    metadata: Mapping[str, str] | None = None,
+) -> onnx.ModelProto:
+    """`compress.quantized_apply` as ONNX, equal to it up to float32 rounding.
+
+    Each weight in `ranges` is stored as int8 levels with one step for each output
+    channel; each activation passes QuantizeLinear and DequantizeLinear before the
+    product that takes it. `ranges` and `rules` are those of `compress.calibrate`; input
+    and output are those of `to_onnx`.
+
+    Raises: UserError for 8-bit floats, and as `to_onnx` and `quantized_apply` do.
+    """
+    model, variables = in_float32(model, variables)
+    weights = plan(variables["params"])
+    names = {name: layer_names(name, weights) for name in [*weights, *ranges]}
+    specs = match(names, rules)
+    inputs = {name: found for name, found in ranges.items() if name not in weights}
+    for name in ranges:
+        if name in specs and specs[name].values.float8:
+            raise UserError(
+                f"{name} is quantised to {specs[name].grid}: INT8 files hold integers; "
+                "give rules with int8 or fewer bits."
+            )
+
+    def logits(tree: Any, images: Any) -> Any:
+        variables, inputs = tree
+        rest = [_NO_WEIGHTS, *rules]
+        return quantized_apply(model, variables, images, inputs, rest)[0]
+
+    def value(path: tuple, leaf: Any) -> Value:
+        name = path_name(path).removeprefix("params/")
+        if name in specs and name in ranges:
+            return _stored(leaf, ranges[name], specs[name])
+        return constant(leaf)
+
+    tree = (variables, inputs)
+    stored = [
+        value(path, leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(variables)
+    ]
+    leaves = [*stored, *map(constant, jax.tree.leaves(inputs))]
+    return write(logits, tree, leaves, image_shape, type(model).__name__, metadata)
+
+
+def _stored(leaf: Any, found: Range, spec: Spec) -> Quantized:
+    levels = quantize(leaf, found.scale, found.zero_point, grid=spec.values)
+    zero_point = 0 if found.zero_point is None else np.round(found.zero_point)
+    scale = np.asarray(found.scale).reshape(np.shape(found.scale) or (1,) * leaf.ndim)
+    return Quantized(
+        np.asarray(levels), scale, np.broadcast_to(zero_point, scale.shape)
+    )
