@@ -19,7 +19,8 @@ import ml_collections
 from vit_jax_tricks.errors import UserError, nearest
 
 
-OPEN_SECTIONS = ("config.model",)  # keys checked by create_model, not by common.py
+# Keys that common.py does not list: create_model and Objective check them.
+OPEN_SECTIONS = ("config.model", "config.loss")
 
 
 def config_dir() -> Path:
@@ -61,10 +62,7 @@ def _find(file: str) -> Path:
 
 
 def _call_get_config(path: Path, arg: str) -> ml_collections.ConfigDict:
-    if "configs" not in sys.modules:  # `from configs import common` works anywhere
-        package = types.ModuleType("configs")
-        package.__path__ = [str(config_dir())]
-        sys.modules["configs"] = package
+    _make_importable()
     spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise UserError(f"--config: {path} is not a Python file; give a .py file.")
@@ -94,6 +92,20 @@ def _call_get_config(path: Path, arg: str) -> ml_collections.ConfigDict:
         raise UserError(
             f"--config: {where}: {type(error).__name__}: {error}"
         ) from error
+
+
+def defaults() -> dict[str, Any]:
+    """Every key of `configs/common.py` with its default."""
+    _make_importable()
+    return importlib.import_module("configs.common").get_config().to_dict()
+
+
+def _make_importable() -> None:
+    """`from configs import common` works anywhere."""
+    if "configs" not in sys.modules:
+        package = types.ModuleType("configs")
+        package.__path__ = [str(config_dir())]
+        sys.modules["configs"] = package
 
 
 def parse_arg(arg: str, **defaults: Any) -> ml_collections.ConfigDict:
@@ -128,10 +140,13 @@ def _override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
     node: Any = config
     path = "config"
     for name in parents:
+        if path == "config.loss" and name not in node:
+            with node.unlocked():
+                node[name] = ml_collections.ConfigDict()  # a term of the loss
         if not isinstance(node.get(name), ml_collections.ConfigDict):
             raise UserError(_unknown(f"{path}.{name}", name, node))
         node, path = node[name], f"{path}.{name}"
-    if last not in node and path not in OPEN_SECTIONS:
+    if last not in node and not path.startswith(OPEN_SECTIONS):
         raise UserError(_unknown(f"{path}.{last}", last, node))
     if isinstance(node.get(last), ml_collections.ConfigDict):
         inner = ", ".join(f"{path}.{last}.{k}" for k in node[last])
@@ -157,6 +172,8 @@ def _assign(node: Any, key: str, text: str, path: str) -> None:
         value = text
     if kind is tuple and isinstance(value, list):
         value = tuple(value)
+    if kind is tuple and isinstance(value, str):
+        value = tuple(value.split(","))  # names
     if kind in (bool, int, float, tuple):
         fits = _number(value) if kind in (int, float) else isinstance(value, kind)
         if isinstance(value, tuple) and fits and old:  # a range: two numbers

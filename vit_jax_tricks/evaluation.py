@@ -57,7 +57,7 @@ def measure(given: Arguments) -> dict[str, Any]:
     batch_size = given.whole("batch_size", 256) or 256
     pieces = sharding.batch_divisor(mesh)
     evaluation = Evaluation(
-        data=_data(trained, given),
+        data=open_data(trained, given),
         mesh=mesh,
         eval_batch_size=-(-batch_size // pieces) * pieces,
     )
@@ -71,16 +71,21 @@ def measure(given: Arguments) -> dict[str, Any]:
     }
 
 
-def _data(trained: Trained, given: Arguments) -> data.Data:
+def open_data(trained: Trained, given: Arguments) -> data.Data:
     """The run's own data, or --data as the model's preprocessing shows it."""
+    own = str(config.config_dir() / "digits.py")
+    section = config.load(own, data_pairs(trained, given))
+    return data.build(**section.data)
+
+
+def data_pairs(trained: Trained, given: Arguments) -> Pairs:
+    """The keys of a config, `data.name` and on, that say what `open_data` opens."""
     workdir, name = given.get("workdir"), given.get("data")
     pairs = run_pairs(Path(workdir)) if name is None else _pairs(trained, name)
     if name is None and given.get("resize"):
         pairs.append(("resize", given.get("resize")))
     pairs += given.sections["data"]
-    own = str(config.config_dir() / "digits.py")
-    section = config.load(own, [(f"data.{key}", text) for key, text in pairs])
-    return data.build(**section.data)
+    return [(f"data.{key}", text) for key, text in pairs]
 
 
 def run_pairs(workdir: Path) -> Pairs:

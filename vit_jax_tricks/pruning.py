@@ -1,0 +1,194 @@
+"""What the command `prune` does: a smaller model in a workdir of its own."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vit_jax_tricks import config, data, evaluation, model_flags, resume
+from vit_jax_tricks.augment.pixels import to_float
+from vit_jax_tricks.checkpoint import Checkpointer
+from vit_jax_tricks.command import Arguments
+from vit_jax_tricks.compress.prune_finetune import finetune_config
+from vit_jax_tricks.compress.prune_groups import KINDS
+from vit_jax_tricks.compress.prune_model import Pruned, prune
+from vit_jax_tricks.compress.prune_scores import CRITERIA
+from vit_jax_tricks.compress.prune_table import markdown, rows, show
+from vit_jax_tricks.console import Bar, say
+from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.inspect.pruning_sheet import write_sheet
+from vit_jax_tricks.model_flags import Trained
+from vit_jax_tricks.models.pruned import FIELDS
+from vit_jax_tricks.state import TrainState
+from vit_jax_tricks.step import normalize
+from vit_jax_tricks.stop import Stop
+from vit_jax_tricks.typing import Array
+
+
+FINETUNE = "finetune.py"
+
+
+def run(given: Arguments, stop: Stop) -> Path:
+    """Prunes what a command line names and returns the new workdir.
+
+    Raises:
+      UserError: flags that contradict one another, a folder that holds something, and
+        as `prune`, `load_pretrained` and `data.build`.
+    """
+    options = _options(given)
+    out = _out(given)
+    trained = model_flags.load(given, resize="area")
+    source = evaluation.open_data(trained, given)
+    evaluation.check_classes(source, trained)
+    images = given.whole("images", 2048) or 2048
+    batch_size = min(given.whole("batch_size", 64) or 64, images, source.num_train)
+    count = min(images, source.num_train) // batch_size
+    batches = _batches(trained, source, batch_size, count, stop)
+    result = prune(trained.model, trained.variables[""], batches, **options)
+    table = rows(result)
+    show(table)
+    _write(out, given, trained, source, result, options, markdown(table))
+    return out
+
+
+def _options(given: Arguments) -> dict[str, Any]:
+    text = given.get("flops", "0.6")
+    flops = config.parse_value(text)
+    if not isinstance(flops, int | float) or isinstance(flops, bool):
+        raise UserError(f"--flops={text}: expected a share such as 0.6.")
+    switches = {"heads": given.get("heads"), "hidden": given.get("mlp")}
+    chosen = [kind for kind in KINDS if switches[kind]]
+    return dict(
+        flops=float(flops),
+        criterion=given.choice("criterion", CRITERIA, "gradient"),
+        normalize=given.choice("normalize", ("layer", "none"), "layer"),
+        kinds=chosen or list(KINDS),
+        min_heads=given.whole("min_heads", 1, least=0),
+        min_hidden=given.whole("min_hidden", 8),
+        multiple=given.whole("multiple", 8),
+    )
+
+
+def _out(given: Arguments) -> Path:
+    """The new workdir, empty so far."""
+    workdir, out = given.get("workdir"), given.get("out")
+    if out is None and workdir is None:
+        raise UserError("give --out=DIR, where the smaller model goes.")
+    path = Path(out or f"{workdir.rstrip('/')}_pruned")
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(
+            f"--out {path} holds something already; give a new folder. Nothing was "
+            "changed."
+        )
+    return path
+
+
+def _batches(
+    trained: Trained, source: data.Data, batch_size: int, count: int, stop: Stop
+) -> Iterator[tuple[Array, Array]]:
+    """Normalised training images and their labels, with a progress bar."""
+    spec = trained.spec
+    prepare = jax.jit(lambda x: normalize(to_float(x), spec.mean, spec.std))
+    bar = Bar(count, 0, "batch")
+    began = time.monotonic()
+    with source.train_batches(batch_size, seed=0) as batches:
+        try:
+            for done in range(1, count + 1):
+                stop.check()
+                batch = next(batches)
+                yield prepare(batch["image"]), jnp.asarray(batch["label"])
+                if done == 1:  # the first batch compiles
+                    began = time.monotonic()
+                seconds = max(time.monotonic() - began, 1e-9)
+                rate = (done - 1) * batch_size / seconds
+                bar.update(done, f"{rate:.0f} img/s" if done > 1 else "")
+        finally:
+            bar.close()
+
+
+def _write(
+    out: Path,
+    given: Arguments,
+    trained: Trained,
+    source: data.Data,
+    result: Pruned,
+    options: dict[str, Any],
+    table: str,
+) -> None:
+    """The new workdir."""
+    spec, small = trained.spec, result.model
+    sizes = {f: getattr(small, f) for f in FIELDS.values()}
+    apart = {"scan": False, "remat": small.remat}
+    new = dataclasses.replace(spec, fields={**spec.fields, **sizes, **apart})
+    before = _config(given, trained)
+    before["model"] |= {field: value for field, value in sizes.items() if value}
+    before["model"].pop("scan", None)
+    out.mkdir(parents=True, exist_ok=True)
+    _save(out, result)
+    (out / "report").mkdir(exist_ok=True)
+    picture = write_sheet(out / "report" / "pruning.png", result)
+    facts = {"weights": trained.source, **options, "kinds": ", ".join(options["kinds"])}
+    listed = "\n".join(f"- {name}: {value}" for name, value in facts.items())
+    text = f"# {out.name}\n\n{listed}\n\n{table}\n![kept]({picture.name})\n"
+    (out / "report" / "pruning.md").write_text(text)
+    epochs = before["epochs"]
+    if before["steps"] is not None:
+        epochs = before["steps"] * before["batch_size"] / source.num_train
+    share = result.macs / result.full_macs
+    mixes = getattr(small, "mix_token", False)  # a teacher would see other images
+    written = finetune_config(
+        before,
+        config.defaults(),
+        out,
+        epochs=epochs,
+        share=share,
+        teacher=None if mixes else given.get("workdir"),
+    )
+    (out / FINETUNE).write_text(written)
+    names = list(source.class_names)
+    resume.record(out, config.Section(before), names, new.to_json(), [])
+    say(f"report: {out / 'report' / 'pruning.md'}")
+    say(f"measure: python -m vit_jax_tricks.evaluate --workdir={out}")
+    say(
+        f"fine-tune: python -m vit_jax_tricks.main --config={out / FINETUNE} "
+        f"--workdir={out / 'finetune'}"
+    )
+
+
+def _config(given: Arguments, trained: Trained) -> dict[str, Any]:
+    """The config of the run, or DeiT's recipe for other weights, and the model's."""
+    if given.get("workdir") is None:
+        pairs = evaluation.data_pairs(trained, given)
+        recipe = str(config.config_dir() / "deit_s.py")
+        before = config.load(recipe, pairs).to_dict()
+        fields = dict(trained.spec.fields)
+        del fields["num_classes"]
+        return before | {"model": {"name": trained.spec.name, **fields}}
+    before = json.loads((Path(given.get("workdir")) / "config.json").read_text())
+    before["model"] |= given.literals("model")
+    return before
+
+
+def _save(out: Path, result: Pruned) -> None:
+    """The weights as a checkpoint of step 0, without an optimiser."""
+    zero = jnp.zeros((), jnp.int32)
+    state = TrainState(
+        step=zero,
+        params=result.variables["params"],
+        batch_stats=result.variables.get("batch_stats", {}),
+        ema=None,
+        opt_state={},
+        key=jax.random.key(0),
+        skipped=zero,
+        streak=zero,
+    )
+    checkpointer = Checkpointer(out / "checkpoints", keep=2, say=say)
+    try:
+        checkpointer.save(state, {})
+    finally:
+        checkpointer.close()
