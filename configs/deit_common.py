@@ -11,11 +11,25 @@ from configs import imagenet_common
 from vit_jax_tricks.errors import UserError
 
 
-def get_recipe(name: str, model: str, arg: str) -> ml_collections.ConfigDict:
-    """DeiT's 300 epochs for a `model`; arguments: data, recipe, epochs, batch_size."""
+def get_recipe(
+    name: str, model: str, arg: str, *, distillation: dict | None = None
+) -> ml_collections.ConfigDict:
+    """DeiT's 300 epochs for a `model`; arguments: data, recipe, epochs, batch_size.
+
+    With `distillation`, the keys of that term, there is another argument, teacher: a
+    workdir or NAME@WEIGHTS. Given one, the label and the teacher weigh one half each.
+    """
+    more = {} if distillation is None else {"teacher": ""}
     c, args = imagenet_common.start(
-        name, model, arg, recipe="official", epochs=300.0, batch_size=1024
+        name, model, arg, recipe="official", epochs=300.0, batch_size=1024, **more
     )
+    if distillation is not None and args.teacher:
+        c.teacher.sources = (args.teacher,)
+        with c.unlocked():
+            c.loss.distillation = ml_collections.ConfigDict(distillation)
+            c.loss.distillation.weight = 0.5
+        c.loss.classification.weight = 0.5
+        c.loss.classification.dist_weight = 0.0
     if args.recipe not in ("official", "source"):
         raise UserError(f'recipe="{args.recipe}": expected "official" or "source".')
     c.data.repeats = 3

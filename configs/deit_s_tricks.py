@@ -3,9 +3,10 @@
 Paper: DeiT, Touvron et al., 2021, arXiv:2012.12877 (79.9 % top-1 with its own recipe,
   22.1 M parameters); AutoAugment, Cubuk et al., 2019, arXiv:1805.09501; focal loss, Lin
   et al., 2017, arXiv:1708.02002; LayerScale, Touvron et al., 2021, arXiv:2103.17239.
-Command: python -m vit_jax_tricks.main --config=configs/deit_s_tricks.py
+Command: python -m vit_jax_tricks.main
+  --config=configs/deit_s_tricks.py:teacher=runs/teacher
   on other data: --config=configs/deit_s_tricks.py:data=digit_scenes,epochs=5
-Expected: not run here. Distillation is not in this config: training has no teacher yet.
+Expected: not run here. Without a teacher there is no distillation.
 Wall time: 300 epochs; not run here.
 """
 
@@ -15,9 +16,14 @@ from configs import deit_common
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """Arguments: data, epochs, batch_size."""
+    """Arguments: data, epochs, batch_size, teacher."""
     arg = ",".join(filter(None, (arg, "recipe=source")))
-    c = deit_common.get_recipe("deit_s_tricks", "deit_small_patch16_224", arg)
+    c = deit_common.get_recipe(
+        "deit_s_tricks",
+        "deit_small_patch16_224",
+        arg,
+        distillation={"name": "soft", "tau": 3.0},
+    )
     with c.unlocked():
         c.model.drop_path_rate = 0.1
         c.model.attn_drop_rate = 0.1

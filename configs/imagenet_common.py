@@ -47,14 +47,23 @@ def start(
 
 
 def timm_recipe(
-    name: str, model: str, arg: str, *, batch_size: int, lr: float, warmup: float
-) -> ml_collections.ConfigDict:
+    name: str,
+    model: str,
+    arg: str,
+    *,
+    batch_size: int,
+    lr: float,
+    warmup: float,
+    **more: str,
+) -> tuple[ml_collections.ConfigDict, ml_collections.ConfigDict]:
     """The schedule of 300 + 10 epochs for a `lr` at its own `batch_size`.
 
     Arguments: data, epochs (310, of which the last 31st is the cool-down), batch_size
-    (the rate follows in proportion).
+    (the rate follows in proportion), and `more`. Returns the config and them.
     """
-    c, args = start(name, model, arg, crop_pct=0.9, epochs=310.0, batch_size=batch_size)
+    c, args = start(
+        name, model, arg, crop_pct=0.9, epochs=310.0, batch_size=batch_size, **more
+    )
     c.schedule.name = "cosine_timm"
     c.schedule.per_epoch = True
     c.schedule.lr = lr
@@ -62,4 +71,4 @@ def timm_recipe(
     c.schedule.warmup_epochs = min(warmup, args.epochs / 4)
     c.schedule.cooldown_epochs = args.epochs / 31
     c.augment.mix_first = True  # the order of timm's prefetcher
-    return c
+    return c, args

@@ -15,7 +15,7 @@ from configs import imagenet_common
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Arguments: data, epochs (the last 31st at the lowest rate), batch_size."""
-    c = imagenet_common.timm_recipe(
+    c, _ = imagenet_common.timm_recipe(
         "t2t_vit_14", "t2t_vit_14", arg, batch_size=512, lr=5e-4, warmup=10.0
     )
     c.augment.mixup = 0.8

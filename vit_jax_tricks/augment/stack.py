@@ -13,7 +13,7 @@ from vit_jax_tricks.augment.color_jitter import color_jitter
 from vit_jax_tricks.augment.crop import random_pad_crop
 from vit_jax_tricks.augment.erase import random_erasing
 from vit_jax_tricks.augment.flip import random_flip
-from vit_jax_tricks.augment.mix import mixup_or_cutmix
+from vit_jax_tricks.augment.mix import Labels, mixup_or_cutmix
 from vit_jax_tricks.augment.pixels import to_float
 from vit_jax_tricks.augment.set_crop import crop_as_set
 from vit_jax_tricks.augment.settings import Settings
@@ -24,7 +24,7 @@ from vit_jax_tricks.typing import Array, Float, Int, Num, PRNGKeyArray
 
 
 Augment = Callable[[PRNGKeyArray, Array, Array], Array]
-Mix = Callable[[PRNGKeyArray, Array, Array], tuple[Array, Any]]
+Mix = Callable[[PRNGKeyArray, Array, Labels], tuple[Array, Labels]]
 
 
 class Stack(NamedTuple):
@@ -92,8 +92,8 @@ def from_config(*, mean: tuple[float, ...], **options: Any) -> Stack:
         return _one_by_one(boxes, key, images, index)
 
     def mix(
-        key: PRNGKeyArray, images: Float[Array, "b h w c"], labels: Array
-    ) -> tuple[Array, Any]:
+        key: PRNGKeyArray, images: Float[Array, "b h w c"], labels: Labels
+    ) -> tuple[Array, Labels]:
         if not (settings.mixup or settings.cutmix) or settings.mix_prob == 0:
             return images, labels
         return mixup_or_cutmix(

@@ -74,11 +74,15 @@ def crop_boxes(outer: Float[Array, "b 4"], geometry: Geometry) -> Float[Array, "
         the picture's sides.
       geometry: of the image.
     """
-    start, length = geometry.box[:, :2], geometry.box[:, 2:]
+    outer = jnp.asarray(outer)
+    box, resized, offset = (
+        part.astype(outer.dtype)
+        for part in (geometry.box, geometry.resized, geometry.offset)
+    )
     shares = []
     for axis in (0, 1):
-        pixel = length[:, axis] / geometry.resized[:, axis]
-        first = start[:, axis] + geometry.offset[:, axis] * pixel
+        pixel = box[:, 2 + axis] / resized[:, axis]
+        first = box[:, axis] + offset[:, axis] * pixel
         side = outer[:, 2 + axis] / geometry.source[axis]
         shares.append(
             (outer[:, axis] + first * side, geometry.size[axis] * pixel * side)
