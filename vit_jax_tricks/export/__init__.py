@@ -1,1 +1,32 @@
-"""Trained models as files for other programs: ONNX, INT8 and StableHLO."""
+"""Trained models as files for other programs: ONNX, INT8 and StableHLO.
+
+ONNX needs the packages of `pip install 'vit_jax_tricks[export]'`, so that each name is
+imported when it is used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from vit_jax_tricks.export.int8 import to_onnx_int8
+    from vit_jax_tricks.export.onnx_model import to_onnx
+    from vit_jax_tricks.export.stablehlo import load, to_stablehlo
+    from vit_jax_tricks.export.tensorrt import tensorrt_problems
+
+_MODULES = {
+    "load": "stablehlo",
+    "tensorrt_problems": "tensorrt",
+    "to_onnx": "onnx_model",
+    "to_onnx_int8": "int8",
+    "to_stablehlo": "stablehlo",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+__all__ = ["load", "tensorrt_problems", "to_onnx", "to_onnx_int8", "to_stablehlo"]

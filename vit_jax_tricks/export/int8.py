@@ -15,7 +15,8 @@ from vit_jax_tricks.compress.ranges import Range
 from vit_jax_tricks.compress.rules import Rule, match
 from vit_jax_tricks.compress.spec import Spec
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.export.onnx_model import in_float32, write
+from vit_jax_tricks.export.float32 import in_float32
+from vit_jax_tricks.export.onnx_model import write
 from vit_jax_tricks.export.values import Quantized, Value, constant
 from vit_jax_tricks.param_groups import path_name, plan
 

@@ -1,7 +1,6 @@
 """A model as ONNX: traced for any number of images, translated, fused, written."""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -13,6 +12,7 @@ from onnx import helper, numpy_helper
 
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.export import elementwise, indexing, products, reductions, shapes
+from vit_jax_tricks.export.float32 import in_float32
 from vit_jax_tricks.export.fuse import fuse
 from vit_jax_tricks.export.graph import Graph, Node
 from vit_jax_tricks.export.translate import Translator, trace
@@ -24,18 +24,6 @@ IR_VERSION = 10  # of that opset
 IMAGES, LOGITS = "images", "logits"
 LIMIT = 2**31  # bytes of a protobuf message
 _MODULES = (elementwise, indexing, products, reductions, shapes)  # they fill RULES
-
-
-def in_float32(model: nn.Module, variables: Any) -> tuple[Any, Any]:
-    """The model that computes in float32, and its variables so."""
-    fields = {"dtype", "param_dtype"} & set(model.__dataclass_fields__)
-    single: Any = dict.fromkeys(fields, jnp.float32)
-
-    def convert(leaf: Any) -> Any:
-        floating = jnp.issubdtype(leaf.dtype, jnp.floating)
-        return jnp.asarray(leaf, jnp.float32) if floating else leaf
-
-    return model.clone(**single), jax.tree.map(convert, variables)
 
 
 def to_onnx(
@@ -117,8 +105,8 @@ def _info(name: str, shape: Shape) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, sizes)
 
 
-def save(model: onnx.ModelProto, path: Path) -> None:
-    """Writes the file under another name first, so that it is whole or not there.
+def serialized(model: onnx.ModelProto) -> bytes:
+    """The bytes of an .onnx file.
 
     Raises: UserError for a model of more than 2 GB.
     """
@@ -127,15 +115,4 @@ def save(model: onnx.ModelProto, path: Path) -> None:
             f"the model takes {size / 1e9:.1f} GB, and an .onnx file holds 2.1 GB; "
             "give --format=stablehlo."
         )
-    write_whole(path, model.SerializeToString())
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """The bytes as a file that appears at once."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
+    return model.SerializeToString()

@@ -1,0 +1,245 @@
+"""What the command `export` does: a file, loaded again and measured."""
+
+import importlib.util
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vit_jax_tricks import data, evaluation, model_flags
+from vit_jax_tricks.augment.pixels import to_float
+from vit_jax_tricks.command import Arguments
+from vit_jax_tricks.console import say
+from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.export import proof, verdict
+from vit_jax_tricks.export.files import staged
+from vit_jax_tricks.model_flags import Trained
+from vit_jax_tricks.step import normalize
+from vit_jax_tricks.stop import Stop
+
+
+FORMATS = ("onnx", "stablehlo")
+BATCH = 32  # images that go through the model at once
+
+
+class Images(NamedTuple):
+    """Normalised images to compare on, with their labels where they have some."""
+
+    images: np.ndarray
+    labels: np.ndarray | None
+    source: str
+
+
+def run(given: Arguments, stop: Stop) -> dict[str, Any]:
+    """Writes the file that a command line asks for and returns what was measured.
+
+    Raises:
+      UserError: flags that contradict one another, a model that has no translation, and
+        as `load_pretrained` and `data.build`.
+    """
+    kind, out = _target(given)
+    int8 = given.get("int8") is not None
+    trained = model_flags.load(given, resize="area")
+    opened = _data(given, trained)
+    if int8 and opened is None:
+        raise UserError(
+            "--int8 calibrates on images: give --data=SPEC, such as digit_scenes/64 "
+            "or folder:PATH."
+        )
+    shown = _shown(given, trained, opened)
+    made = _make(given, trained, opened, kind, int8, stop)
+    files = [out] if kind == "onnx" else [out, out.with_name(f"{out.name}.json")]
+    with staged(*files) as partials:
+        for partial, content in zip(partials, made.contents, strict=True):
+            partial.write_bytes(content)
+        size = partials[0].stat().st_size
+        content = partials[0].read_bytes()
+        functions = {kind: made.load(content), **made.beside}
+        result = _measure(functions, made.reference, shown, stop)
+    result = {
+        "file": str(out),
+        "weights": trained.source,
+        "images": len(shown.images),
+        "data": shown.source,
+        "megabytes": size / 1e6,
+        **result,
+        **made.facts,
+    }
+    verdict.show(result, int8)
+    return result
+
+
+class Made(NamedTuple):
+    """A file's contents, how to load it, what it must equal and what runs beside it."""
+
+    contents: list[bytes]
+    load: Callable[[bytes], proof.Function]
+    reference: dict[str, proof.Function]
+    beside: dict[str, proof.Function]
+    facts: dict[str, Any]
+
+
+def _target(given: Arguments) -> tuple[str, Path]:
+    """The format and the file to write, in a folder that exists."""
+    kind = given.choice("format", FORMATS, "onnx")
+    text = given.get("out")
+    if text is None or not text.endswith(f".{kind}"):
+        raise UserError(f"--out={text}: give a file name that ends in .{kind}.")
+    if given.get("int8") and kind != "onnx":
+        raise UserError("--int8 makes ONNX files: leave --format out.")
+    if given.get("calibration") and not given.get("int8"):
+        raise UserError("--calibration is for --int8; add it or leave both out.")
+    out = Path(text)
+    if not out.parent.is_dir() or out.is_dir():
+        raise UserError(f"--out={text}: expected a new file in an existing folder.")
+    needed = ("onnx", "onnxruntime") if kind == "onnx" else ("flatbuffers",)
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"{missing[0]} is not installed: pip install 'vit_jax_tricks[export]'."
+        )
+    return kind, out
+
+
+def _data(given: Arguments, trained: Trained) -> data.Data | None:
+    if given.get("data") is None and given.get("workdir") is None:
+        return None
+    opened = evaluation.open_data(trained, given)
+    evaluation.check_classes(opened, trained)
+    return opened
+
+
+def _shown(given: Arguments, trained: Trained, opened: data.Data | None) -> Images:
+    """Test images as the model takes them, or random ones."""
+    count = given.whole("check", 256) or 256
+    spec = trained.spec
+    if opened is None:
+        shape = (count, *spec.view.size, spec.view.channels)
+        images = np.random.default_rng(0).standard_normal(shape, np.float32)
+        return Images(images, None, "random images")
+    images, labels, seen = [], [], 0
+    with opened.test_batches(BATCH) as batches:
+        for batch in batches:
+            real = batch["mask"] > 0
+            images.append(_normalized(trained, batch["image"][real]))
+            labels.append(batch["label"][real])
+            seen += int(real.sum())
+            if seen >= count:
+                break
+    joined = np.concatenate(images)[:count]
+    return Images(joined, np.concatenate(labels)[:count], opened.name)
+
+
+def _normalized(trained: Trained, pixels: Any) -> np.ndarray:
+    spec = trained.spec
+    return np.asarray(normalize(to_float(jnp.asarray(pixels)), spec.mean, spec.std))
+
+
+def _batches(
+    trained: Trained, opened: data.Data, count: int, stop: Stop
+) -> Iterator[Any]:
+    """Training images to calibrate on."""
+    size = min(BATCH, count, opened.num_train)
+    with opened.train_batches(size, seed=0) as batches:
+        for _ in range(max(1, count // size)):
+            stop.check()
+            yield jnp.asarray(_normalized(trained, next(batches)["image"]))
+
+
+def _make(
+    given: Arguments,
+    trained: Trained,
+    opened: data.Data | None,
+    kind: str,
+    int8: bool,
+    stop: Stop,
+) -> Made:
+    from vit_jax_tricks.export.float32 import in_float32
+
+    model, variables = in_float32(trained.model, trained.variables[""])
+    shape = (*trained.spec.view.size, trained.spec.view.channels)
+
+    @jax.jit
+    def logits(images: Any) -> Any:
+        return model.apply(variables, images, train=False)[0]
+
+    jax_function = {"jax": lambda images: np.asarray(logits(images))}
+    described = describe(trained)
+    if kind == "stablehlo":
+        from vit_jax_tricks.export import stablehlo
+
+        def load(content: bytes) -> proof.Function:
+            function = stablehlo.load(content)
+            return lambda images: np.asarray(function(images))
+
+        side = json.dumps(described, indent=1).encode()
+        contents = [stablehlo.to_stablehlo(model, variables, shape), side]
+        return Made(contents, load, jax_function, jax_function, {})
+    from vit_jax_tricks.export import onnx_model
+
+    metadata = {
+        k: v if isinstance(v, str) else json.dumps(v) for k, v in described.items()
+    }
+    whole = onnx_model.serialized(onnx_model.to_onnx(model, variables, shape, metadata))
+    if not int8:
+        return Made([whole], proof.onnx_function, jax_function, jax_function, {})
+    assert opened is not None
+    from vit_jax_tricks import compress
+    from vit_jax_tricks.export import tensorrt
+    from vit_jax_tricks.export.int8 import to_onnx_int8
+
+    count = given.whole("calibration", 512) or 512
+    rules = compress.standard_rules()
+    say(f"calibrating on {min(count, opened.num_train)} images of {opened.name}")
+    ranges = compress.calibrate(
+        model, variables, _batches(trained, opened, count, stop), rules
+    )
+
+    @jax.jit
+    def fake_quantized(images: Any) -> Any:
+        return compress.quantized_apply(model, variables, images, ranges, rules)[0]
+
+    metadata["quantization"] = "int8, symmetric, one step a channel"
+    graph = to_onnx_int8(model, variables, ranges, rules, shape, metadata)
+    beside = {"float": proof.onnx_function(whole)}
+    reference = {"fake_quant": lambda images: np.asarray(fake_quantized(images))}
+    facts = {
+        "megabytes_float": len(whole) / 1e6,
+        "tensorrt_problems": tensorrt.tensorrt_problems(graph),
+    }
+    content = onnx_model.serialized(graph)
+    return Made([content], proof.onnx_function, {**reference, **beside}, beside, facts)
+
+
+def describe(trained: Trained) -> dict[str, Any]:
+    """What whoever runs the file must know: input, preprocessing, names of classes."""
+    spec = trained.spec
+    view = spec.to_json()["view"]
+    return {
+        "model": spec.name,
+        "input": "images: float32 [batch, h, w, c], (pixels / 255 - mean) / std",
+        "output": "logits: float32 [batch, classes]",
+        "preprocessing": {"mean": spec.mean, "std": spec.std, **view},
+        "labels": list(spec.class_names or ()),
+    }
+
+
+def _measure(
+    functions: dict[str, proof.Function],
+    references: dict[str, proof.Function],
+    shown: Images,
+    stop: Stop,
+) -> dict[str, Any]:
+    file = next(iter(functions.values()))
+    logits = proof.outputs(file, shown.images)
+    result: dict[str, Any] = {}
+    for name, reference in references.items():
+        stop.check()
+        expected = proof.outputs(reference, shown.images)
+        result[name] = proof.compare(logits, expected, shown.labels)
+    result["latency_ms"] = proof.latency(functions, shown.images, check=stop.check)
+    return result

@@ -1,0 +1,93 @@
+"""What an exported file does, beside what it was made from."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vit_jax_tricks.typing import Float, Int
+
+
+BATCHES = (1, 8, 32)  # images at once, whose latency is measured
+ROUNDS, SECONDS = 15, 4.0  # of each, until one of both is over
+LEAST_ROUNDS = 3
+
+Function = Callable[[Float[np.ndarray, "b h w c"]], Float[np.ndarray, "b k"]]
+
+
+def onnx_function(source: str | bytes, threads: int = 1) -> Function:
+    """The function in an .onnx file or its bytes, run by onnxruntime."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        source, options, providers=["CPUExecutionProvider"]
+    )
+    (name,) = (given.name for given in session.get_inputs())
+
+    def run(images: Float[np.ndarray, "b h w c"]) -> Float[np.ndarray, "b k"]:
+        return np.asarray(session.run(None, {name: images})[0])
+
+    return run
+
+
+def compare(
+    file: Float[np.ndarray, "n k"],
+    reference: Float[np.ndarray, "n k"],
+    labels: Int[np.ndarray, "n"] | None = None,
+) -> dict[str, float]:
+    """How far two sets of logits are apart.
+
+    `max_difference` of any logit, `top1_agreement` in 0..1, and with labels the
+    `accuracy` of the file and `accuracy_reference`.
+    """
+    best, expected = file.argmax(-1), reference.argmax(-1)
+    found = {
+        "max_difference": float(np.abs(file - reference).max()),
+        "top1_agreement": float((best == expected).mean()),
+    }
+    if labels is not None:
+        found["accuracy"] = float((best == labels).mean())
+        found["accuracy_reference"] = float((expected == labels).mean())
+    return found
+
+
+def latency(
+    functions: Mapping[str, Function],
+    images: Float[np.ndarray, "n h w c"],
+    batches: Sequence[int] = BATCHES,
+    check: Callable[[], None] = lambda: None,
+) -> dict[str, dict[int, float]]:
+    """The median milliseconds of each function for each batch, taken in turns.
+
+    `images` are repeated where they are too few; `check` may raise to stop.
+    """
+    found: dict[str, dict[int, float]] = {name: {} for name in functions}
+    for size in batches:
+        part = np.ascontiguousarray(np.resize(images, (size, *images.shape[1:])))
+        times: dict[str, list[float]] = {name: [] for name in functions}
+        for function in functions.values():
+            function(part)  # compiles, or warms up
+        began = time.perf_counter()
+        for done in range(ROUNDS):
+            if done >= LEAST_ROUNDS and time.perf_counter() - began > SECONDS:
+                break
+            for name, function in functions.items():
+                check()
+                start = time.perf_counter()
+                function(part)
+                times[name].append(time.perf_counter() - start)
+        for name, seconds in times.items():
+            found[name][size] = 1e3 * statistics.median(seconds)
+    return found
+
+
+def outputs(function: Function, images: Any, size: int = 32) -> Any:
+    """The logits of all images, `size` at a time."""
+    parts = [images[at : at + size] for at in range(0, len(images), size)]
+    return np.concatenate([np.asarray(function(part)) for part in parts])

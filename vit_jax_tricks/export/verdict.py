@@ -1,0 +1,61 @@
+"""What an export says of itself."""
+
+from typing import Any
+
+from vit_jax_tricks.console import banner, say
+
+
+LOSS = 0.005  # of accuracy, in 0..1, that is worth a word
+
+
+def show(result: dict[str, Any], int8: bool) -> None:
+    """Prints the comparison, and where INT8 loses."""
+    rows = {"file": f"{result['file']}, {result['megabytes']:.2f} MB"}
+    if int8:
+        rows["float file"] = f"{result['megabytes_float']:.2f} MB"
+    rows["compared on"] = f"{result['images']} images of {result['data']}"
+    for name in ("jax", "fake_quant", "float"):
+        if found := result.get(name):
+            rows[f"against {name}"] = (
+                f"max difference {found['max_difference']:.2e}, "
+                f"top-1 agreement {found['top1_agreement']:.2%}"
+            )
+            if "accuracy" in found:
+                rows[f"accuracy beside {name}"] = (
+                    f"{found['accuracy']:.2%} beside {found['accuracy_reference']:.2%}"
+                )
+    file, other = result["latency_ms"]
+    for size, milliseconds in result["latency_ms"][file].items():
+        beside = result["latency_ms"][other][size]
+        rows[f"batch {size}"] = (
+            f"{milliseconds:.1f} ms, {other} {beside:.1f} ms: "
+            f"{beside / milliseconds:.2f}x"
+        )
+    if int8:
+        problems = result["tensorrt_problems"]
+        kept = "kept" if not problems else f"{len(problems)} broken: {problems[0]}"
+        rows["TensorRT's rules"] = f"{kept} (TensorRT itself: not run here)"
+    banner("exported", rows)
+    for line in losses(result) if int8 else ():
+        say(line)
+
+
+def losses(result: dict[str, Any]) -> list[str]:
+    """Where INT8 is worse than float: one line each."""
+    found = []
+    slow = [
+        str(size)
+        for size, milliseconds in result["latency_ms"]["onnx"].items()
+        if milliseconds >= result["latency_ms"]["float"][size]
+    ]
+    if slow:
+        found.append(f"INT8 loses: not faster than float at batch {', '.join(slow)}.")
+    accuracy = result["float"].get("accuracy")
+    if accuracy is not None:
+        lost = result["float"]["accuracy_reference"] - accuracy
+        if lost > LOSS:
+            found.append(
+                f"INT8 loses {100 * lost:.1f} points of accuracy: fine-tune it with "
+                "quantised weights and activations."
+            )
+    return found
