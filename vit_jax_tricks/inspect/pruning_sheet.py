@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ def write_sheet(path: Path, result: "Pruned") -> Path:
         own = [group for group in groups if group.kind == kind]
         stayed = sum(len(result.plan[group.name]) for group in own)
         total = sum(group.size for group in own)
-        axes.set_title(f"{stayed} of {total} {kind} stayed", fontsize=9)
+        what = "heads" if kind == "heads" else "hidden units"
+        axes.set_title(f"{stayed} of {total} {what} stayed", fontsize=9)
     FigureCanvasAgg(figure).print_png(str(path))
     return path
 
@@ -51,6 +53,7 @@ def _heads(axes: Axes, y: int, scores: Any, kept: Any) -> None:
     axes.scatter(x, np.full(len(x), y), s=90, marker="s", **colour)
     gone = x[~kept]
     axes.scatter(gone, np.full(len(gone), y), c="tab:red", s=40, marker="x")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("head")
 
 
