@@ -1,4 +1,4 @@
-"""Compression: quantisation, calibration, and the scores that pruning goes by."""
+"""Compression: quantisation and its calibration, pruning and its scores."""
 
 from vit_jax_tricks.compress import clipping, observers, scores
 from vit_jax_tricks.compress.calibration import calibrate, weight_ranges
@@ -15,6 +15,9 @@ from vit_jax_tricks.compress.integer import (
     quantize,
 )
 from vit_jax_tricks.compress.places import quantized_places, quantized_weights
+from vit_jax_tricks.compress.prune_gates import gated_apply, masked_apply
+from vit_jax_tricks.compress.prune_groups import Group, find_groups
+from vit_jax_tricks.compress.prune_model import Pruned, prune, pruned_model, shrink
 from vit_jax_tricks.compress.quantized import quantize_params, quantized_apply
 from vit_jax_tricks.compress.ranges import (
     Range,
@@ -29,6 +32,8 @@ from vit_jax_tricks.compress.spec import Spec
 __all__ = [
     "SENSITIVE",
     "Grid",
+    "Group",
+    "Pruned",
     "Range",
     "Rule",
     "Spec",
@@ -37,19 +42,25 @@ __all__ = [
     "clipping",
     "dequantize",
     "fake_quant",
+    "find_groups",
+    "gated_apply",
     "grid",
     "int8_linear",
     "integer_dot",
     "learned_fake_quant",
     "learned_step",
+    "masked_apply",
     "next_power_of_two",
     "observers",
+    "prune",
+    "pruned_model",
     "quantize",
     "quantize_params",
     "quantized_apply",
     "quantized_places",
     "quantized_weights",
     "scores",
+    "shrink",
     "standard_rules",
     "symmetric_range",
     "weight_ranges",
