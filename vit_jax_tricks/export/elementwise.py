@@ -106,7 +106,7 @@ def _without_neutral(name: str, values: list[Any], shape: Shape) -> Any:
     return None
 
 
-def _number(value: float, rank: int) -> Constant:
+def _number(value: float | int, rank: int) -> Constant:
     return Constant(np.full((1,) * rank, value, np.float32), (1,) * rank)
 
 

@@ -1,10 +1,12 @@
 """A calibrated model as ONNX with int8 weights and QuantizeLinear/DequantizeLinear."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import onnx
 
@@ -43,6 +45,10 @@ def to_onnx_int8(
     Raises: UserError for 8-bit floats, and as `to_onnx` and `quantized_apply` do.
     """
     model, variables = in_float32(model, variables)
+    ranges = {name: _fixed(found) for name, found in ranges.items()}
+    rules = [
+        (pattern, spec and replace(spec, learned=False)) for pattern, spec in rules
+    ]
     weights = plan(variables["params"])
     names = {name: layer_names(name, weights) for name in [*weights, *ranges]}
     specs = match(names, rules)
@@ -74,9 +80,17 @@ def to_onnx_int8(
     return write(logits, tree, leaves, image_shape, type(model).__name__, metadata)
 
 
+def _fixed(found: Range) -> Range:
+    """A learned range as the numbers that it stands for."""
+    scale = jnp.maximum(found.scale, jnp.finfo(jnp.float32).tiny)
+    if found.zero_point is None:
+        return Range(scale)
+    return Range(scale, jnp.round(found.zero_point).astype(jnp.int32))
+
+
 def _stored(leaf: Any, found: Range, spec: Spec) -> Quantized:
     levels = quantize(leaf, found.scale, found.zero_point, grid=spec.values)
-    zero_point = 0 if found.zero_point is None else np.round(found.zero_point)
+    zero_point = 0 if found.zero_point is None else found.zero_point
     scale = np.asarray(found.scale).reshape(np.shape(found.scale) or (1,) * leaf.ndim)
     return Quantized(
         np.asarray(levels), scale, np.broadcast_to(zero_point, scale.shape)

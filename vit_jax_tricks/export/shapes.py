@@ -92,6 +92,17 @@ def _slice(t: Translator, eqn: Any, values: list[Any]) -> Value:
     return Tensor(name, shape, tuple(dims))
 
 
+@rule("rev")
+def _reverse(t: Translator, eqn: Any, values: list[Any]) -> Value:
+    value, shape = floats(values[0]), t.shape(eqn.outvars[0])
+    axes = eqn.params["dimensions"]
+    if not static([shape[axis] for axis in axes]):
+        raise t.unsupported(eqn, " of the order of the images")
+    backwards = {axis: (shape[axis] - 1, -shape[axis] - 1, -1) for axis in axes}
+    name = sliced(t.graph, t.graph.full(value), backwards, shape)
+    return Tensor(name, shape, shape)
+
+
 @rule("split")
 def _split(t: Translator, eqn: Any, values: list[Any]) -> list[Value]:
     value, axis = floats(values[0]), eqn.params["axis"]

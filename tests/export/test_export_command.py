@@ -1,0 +1,168 @@
+"""The command `export`: its files, what it says of them, every mistake one line."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+import runs
+import weight_files
+from safetensors.numpy import save_file
+
+from vit_jax_tricks.export import __main__ as export
+from vit_jax_tricks.export import exporting, load, proof, verdict
+
+
+pytestmark = pytest.mark.usefixtures("home")
+SMALL = [f"--model.{key}={value}" for key, value in weight_files.SMALL.items()]
+GIVEN = ("--model=vit_tiny_patch16_224", "--weights=weights.safetensors", *SMALL)
+ROOM = ("--check=8", "--calibration=8")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Weights with a head of 3 and pictures of three classes."""
+    folder = tmp_path_factory.mktemp("export")
+    state = weight_files.timm_vit(d=16, depth=1, image=16, patch=4, classes=3)
+    save_file(state, folder / "weights.safetensors")
+    for split in ("train", "test"):
+        runs.pictures(folder / "pictures" / split)
+    return folder
+
+
+@pytest.fixture
+def command(folder, capsys, monkeypatch):
+    """Exit status, output and errors of the command, run inside the folder."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(proof, "SECONDS", 0.0)
+    monkeypatch.setattr(proof, "LEAST_ROUNDS", 1)
+    monkeypatch.setattr(proof, "BATCHES", (1, 2))
+
+    def run(*args, given=GIVEN):
+        status = export.main([*given, *args])
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run
+
+
+def test_float(command, folder):
+    status, out, err = command("--out=a.onnx", "--check=8", "--json")
+    assert status == 0, err
+    found = json.loads(out)
+    assert found["jax"]["max_difference"] < 1e-5
+    assert found["jax"]["top1_agreement"] == 1
+    assert found["data"] == "random images"
+    assert found["images"] == 8
+    assert {*found["latency_ms"]} == {"onnx", "jax"}
+    assert {*found["latency_ms"]["onnx"]} == {"1", "8", "32"}
+    file = onnx.load(folder / "a.onnx")
+    described = {p.key: p.value for p in file.metadata_props}
+    assert described["model"] == "vit_tiny_patch16_224"
+    prepared = json.loads(described["preprocessing"])
+    assert prepared["mean"] == [0.5, 0.5, 0.5]
+    assert (prepared["size"], prepared["crop_pct"]) == ([16, 16], 0.9)
+    assert found["megabytes"] * 1e6 == (folder / "a.onnx").stat().st_size
+    assert "max difference" in err
+    assert "batch 32" in err
+
+
+def test_int8(command, folder):
+    status, out, err = command(
+        "--out=b.onnx", "--int8", "--data=folder:pictures", "--json", *ROOM
+    )
+    assert status == 0, err
+    found = json.loads(out)
+    assert found["fake_quant"]["max_difference"] < 1e-2
+    assert found["fake_quant"]["top1_agreement"] == 1
+    assert "accuracy" in found["float"]
+    assert found["tensorrt_problems"] == []
+    assert found["megabytes"] < found["megabytes_float"]
+    assert {*found["latency_ms"]} == {"onnx", "float"}
+    assert "not run here" in err
+    assert (folder / "b.onnx").stat().st_size == found["megabytes"] * 1e6
+
+
+def test_stablehlo(command, folder):
+    status, _, err = command("--out=c.stablehlo", "--format=stablehlo", "--check=4")
+    assert (status, err) == (0, "")
+    function = load((folder / "c.stablehlo").read_bytes())
+    assert function(np.zeros((5, 16, 16, 3), np.float32)).shape == (5, 3)
+    described = json.loads((folder / "c.stablehlo.json").read_text())
+    assert described["preprocessing"]["mean"] == [0.5, 0.5, 0.5]
+
+
+@pytest.mark.slow
+def test_a_run(folder, capsys, tmp_path):
+    workdir = tmp_path / "run"
+    runs.train(workdir=workdir)
+    args = [f"--workdir={workdir}", "--int8", "--json", *ROOM]
+    assert export.main([*args, f"--out={tmp_path / 'd.onnx'}"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["data"] == "digits"
+    file = onnx.load(tmp_path / "d.onnx")
+    described = {p.key: p.value for p in file.metadata_props}
+    assert json.loads(described["labels"]) == [str(k) for k in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ((), "--out=None: give a file name that ends in .onnx"),
+        (("--out=a.bin",), "ends in .onnx"),
+        (("--out=a.onnx", "--format=stablehlo"), "ends in .stablehlo"),
+        (("--out=a.onnx", "--format=onx"), 'Did you mean "onnx"?'),
+        (("--out=no/a.onnx",), "expected a new file in an existing folder"),
+        (("--out=folder.onnx",), "expected a new file in an existing folder"),
+        (("--out=a.onnx", "--int8"), "--int8 calibrates on images: give --data=SPEC"),
+        (("--out=a.stablehlo", "--format=stablehlo", "--int8"), "makes ONNX files"),
+        (("--out=a.onnx", "--calibration=4"), "--calibration is for --int8"),
+        (("--out=a.onnx", "--check=0"), "--check=0: expected a whole number"),
+        (("--out=a.onnx", "--data=digits"), "has 10 classes"),
+        (("--out=a.onnx", "--chek=1"), "unknown argument"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(command, folder, args, words):
+    (folder / "folder.onnx").mkdir(exist_ok=True)
+    before = runs.snapshot(folder)
+    status, _, err = command(*args)
+    assert status == 1
+    assert words in err
+    assert err.count("\n") == 1
+    assert runs.snapshot(folder) == before
+
+
+def test_a_missing_package_is_named(command, monkeypatch):
+    find = exporting.importlib.util.find_spec
+    hidden = lambda name: None if name == "onnxruntime" else find(name)  # noqa: E731
+    monkeypatch.setattr(exporting.importlib.util, "find_spec", hidden)
+    status, _, err = command("--out=a.onnx")
+    assert status == 1
+    assert "onnxruntime is not installed: pip install 'vit_jax_tricks[export]'" in err
+
+
+def test_a_failure_leaves_the_old_file(command, folder, monkeypatch):
+    (folder / "old.onnx").write_bytes(b"old")
+    before = runs.snapshot(folder)
+
+    def fail(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(proof, "latency", fail)
+    status, _, err = command("--out=old.onnx", "--check=2")
+    assert status == 1
+    assert "No space left on device" in err
+    assert runs.snapshot(folder) == before
+
+
+def test_int8_that_loses_says_so():
+    result = {
+        "latency_ms": {"onnx": {1: 2.0, 8: 3.0}, "float": {1: 1.0, 8: 4.0}},
+        "float": {"accuracy": 0.9, "accuracy_reference": 0.95},
+    }
+    slow, wrong = verdict.losses(result)
+    assert slow == "INT8 loses: not faster than float at batch 1."
+    assert "INT8 loses 5.0 points of accuracy" in wrong
+    result["latency_ms"]["onnx"][1] = 0.5
+    result["float"]["accuracy"] = 0.949
+    assert verdict.losses(result) == []
