@@ -164,8 +164,8 @@ def _config(given: Arguments, trained: Trained) -> dict[str, Any]:
     """The config of the run, or DeiT's recipe for other weights, and the model's."""
     if given.get("workdir") is None:
         pairs = evaluation.data_pairs(trained, given)
-        recipe = str(config.config_dir() / "deit_s.py")
-        before = config.load(recipe, pairs).to_dict()
+        recipe = config.config_dir() / "deit_s.py"
+        before = config.load(f"{recipe}:data={given.get('data')}", pairs).to_dict()
         fields = dict(trained.spec.fields)
         del fields["num_classes"]
         return before | {"model": {"name": trained.spec.name, **fields}}
