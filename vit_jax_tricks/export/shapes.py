@@ -96,6 +96,8 @@ def _slice(t: Translator, eqn: Any, values: list[Any]) -> Value:
 def _reverse(t: Translator, eqn: Any, values: list[Any]) -> Value:
     value, shape = floats(values[0]), t.shape(eqn.outvars[0])
     axes = eqn.params["dimensions"]
+    if isinstance(value, Constant) and static(shape):
+        return t.fold(eqn, [value])[0]
     if not static([shape[axis] for axis in axes]):
         raise t.unsupported(eqn, " of the order of the images")
     backwards = {axis: (shape[axis] - 1, -shape[axis] - 1, -1) for axis in axes}
