@@ -111,6 +111,19 @@ def test_other_criteria(run, tmp_path, capsys, criterion):
 
 
 @pytest.mark.slow
+def test_a_narrower_residual_stream(run, tmp_path, capsys):
+    out = tmp_path / "out"
+    args = (f"--workdir={run}", f"--out={out}", *FEW, "--width=0.5", "--flops=0.9")
+    status, _, err = call(capsys, prune.main, *args)
+    assert (status, err) == (0, "")
+    model = model_spec.read(out).create()
+    assert (model.embed_dim, model.num_heads, model.head_dim) == (8, 4, 4)
+    status, _, err = call(capsys, evaluate.main, f"--workdir={out}")
+    assert (status, err) == (0, "")
+    assert config.load(str(out / "finetune.py")).model.head_dim == 4
+
+
+@pytest.mark.slow
 def test_other_weights(run, tmp_path, capsys):
     """--model and --weights: any file, on data that --data names."""
     from vit_jax_tricks import export_weights
@@ -138,6 +151,7 @@ def test_other_weights(run, tmp_path, capsys):
 BAD = {
     "share": (["--flops=60%"], "--flops=60%: expected a share such as 0.6"),
     "over one": (["--flops=2"], "flops=2.0: the share"),
+    "width": (["--width=none"], "--width=none: expected a share"),
     "criterion": (["--criterion=taylr"], 'Did you mean "taylor"'),
     "units": (["--criterion=entropy", "--normalize=none"], "other units"),
     "out of reach": (["--flops=0.1"], "the budget is out of reach"),

@@ -24,6 +24,7 @@ USAGE = f"""{(__doc__ or "").strip()}
   --criterion=gradient   or taylor, output_norm, confidence, entropy, class_attention
   --normalize=layer      compare within layers, or none: over all (gradient, taylor)
   --heads, --mlp         remove heads alone, or hidden units alone; else both
+  --width=1              the share of the residual width that stays (ViT, LV-ViT)
   --min_heads=1          what each block keeps; 0 may remove its whole attention
   --min_hidden=8         hidden units that each block keeps
   --multiple=8           of hidden units
@@ -41,10 +42,17 @@ def main(argv: list[str] | None = None) -> int:
 def _prune(argv: list[str], stop: "Stop") -> None:
     from vit_jax_tricks import console, pruning
 
-    own = ("data", "out", "flops", "criterion", "normalize", "min_heads", "min_hidden")
+    own = ("data", "out", "flops", "criterion", "normalize", "width", "min_heads")
     given = command.parse(
         argv,
-        values=(*command.MODEL_VALUES, *own, "multiple", "images", "batch_size"),
+        values=(
+            *command.MODEL_VALUES,
+            *own,
+            "min_hidden",
+            "multiple",
+            "images",
+            "batch_size",
+        ),
         switches=("heads", "mlp"),
         sections=("model", "data"),
     )

@@ -48,7 +48,7 @@ def run(given: Arguments, stop: Stop) -> Path:
     images = given.whole("images", 2048) or 2048
     batch_size = min(given.whole("batch_size", 64) or 64, images, source.num_train)
     count = min(images, source.num_train) // batch_size
-    batches = _batches(trained, source, batch_size, count, stop)
+    batches = _Batches(trained, source, batch_size, count, stop)
     result = prune(trained.model, trained.variables[""], batches, **options)
     table = rows(result)
     show(table)
@@ -57,14 +57,11 @@ def run(given: Arguments, stop: Stop) -> Path:
 
 
 def _options(given: Arguments) -> dict[str, Any]:
-    text = given.get("flops", "0.6")
-    flops = config.parse_value(text)
-    if not isinstance(flops, int | float) or isinstance(flops, bool):
-        raise UserError(f"--flops={text}: expected a share such as 0.6.")
     switches = {"heads": given.get("heads"), "hidden": given.get("mlp")}
     chosen = [kind for kind in KINDS if switches[kind]]
     return dict(
-        flops=float(flops),
+        flops=_share(given, "flops", "0.6"),
+        width=_share(given, "width", "1"),
         criterion=given.choice("criterion", CRITERIA, "gradient"),
         normalize=given.choice("normalize", ("layer", "none"), "layer"),
         kinds=chosen or list(KINDS),
@@ -72,6 +69,14 @@ def _options(given: Arguments) -> dict[str, Any]:
         min_hidden=given.whole("min_hidden", 8),
         multiple=given.whole("multiple", 8),
     )
+
+
+def _share(given: Arguments, flag: str, default: str) -> float:
+    text = given.get(flag, default)
+    value = config.parse_value(text)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise UserError(f"--{flag}={text}: expected a share such as 0.6.")
+    return float(value)
 
 
 def _out(given: Arguments) -> Path:
@@ -88,27 +93,34 @@ def _out(given: Arguments) -> Path:
     return path
 
 
-def _batches(
-    trained: Trained, source: data.Data, batch_size: int, count: int, stop: Stop
-) -> Iterator[tuple[Array, Array]]:
-    """Normalised training images and their labels, with a progress bar."""
-    spec = trained.spec
-    prepare = jax.jit(lambda x: normalize(to_float(x), spec.mean, spec.std))
-    bar = Bar(count, 0, "batch")
-    began = time.monotonic()
-    with source.train_batches(batch_size, seed=0) as batches:
-        try:
-            for done in range(1, count + 1):
-                stop.check()
-                batch = next(batches)
-                yield prepare(batch["image"]), jnp.asarray(batch["label"])
-                if done == 1:  # the first batch compiles
-                    began = time.monotonic()
-                seconds = max(time.monotonic() - began, 1e-9)
-                rate = (done - 1) * batch_size / seconds
-                bar.update(done, f"{rate:.0f} img/s" if done > 1 else "")
-        finally:
-            bar.close()
+@dataclasses.dataclass(frozen=True)
+class _Batches:
+    """Normalised training images and their labels, with a progress bar each time."""
+
+    trained: Trained
+    source: data.Data
+    batch_size: int
+    count: int
+    stop: Stop
+
+    def __iter__(self) -> Iterator[tuple[Array, Array]]:
+        spec = self.trained.spec
+        prepare = jax.jit(lambda x: normalize(to_float(x), spec.mean, spec.std))
+        bar = Bar(self.count, 0, "batch")
+        began = time.monotonic()
+        with self.source.train_batches(self.batch_size, seed=0) as batches:
+            try:
+                for done in range(1, self.count + 1):
+                    self.stop.check()
+                    batch = next(batches)
+                    yield prepare(batch["image"]), jnp.asarray(batch["label"])
+                    if done == 1:  # the first batch compiles
+                        began = time.monotonic()
+                    seconds = max(time.monotonic() - began, 1e-9)
+                    rate = (done - 1) * self.batch_size / seconds
+                    bar.update(done, f"{rate:.0f} img/s" if done > 1 else "")
+            finally:
+                bar.close()
 
 
 def _write(
@@ -122,7 +134,10 @@ def _write(
 ) -> None:
     """The new workdir."""
     spec, small = trained.spec, result.model
-    sizes = {f: getattr(small, f) for f in FIELDS.values()}
+    fields = [*FIELDS.values()]
+    if options["width"] < 1:
+        fields += ["embed_dim", "head_dim"]
+    sizes = {f: getattr(small, f) for f in fields}
     apart = {"scan": False, "remat": small.remat}
     new = dataclasses.replace(spec, fields={**spec.fields, **sizes, **apart})
     before = _config(given, trained)

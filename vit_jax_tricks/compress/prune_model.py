@@ -21,7 +21,9 @@ from vit_jax_tricks.compress.prune_groups import (
 )
 from vit_jax_tricks.compress.prune_scores import OF_THE_LOSS, check_criterion, score
 from vit_jax_tricks.compress.prune_select import select
+from vit_jax_tricks.compress.prune_width import keep_channels, narrowed
 from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.losses.inputs import Number
 from vit_jax_tricks.pretrained.export import flatten
 from vit_jax_tricks.typing import Array, Params
 
@@ -35,6 +37,7 @@ class Pruned:
       full_model: the larger one, blocks apart.
       groups: what could be removed from the larger one.
       scores: of each group, higher was kept.
+      channels: of the residual stream that are kept; None: all.
       plan: what is kept of each group.
       costs: MACs of one head or hidden unit of each group.
       macs, full_macs: of the smaller and of the larger model, for one image.
@@ -46,6 +49,7 @@ class Pruned:
     groups: dict[str, Group]
     scores: dict[str, np.ndarray]
     plan: Plan
+    channels: tuple[int, ...] | None
     costs: dict[str, int]
     macs: int
     full_macs: int
@@ -56,10 +60,11 @@ def prune(
     variables: Params,
     batches: Iterable[tuple[Array, Array]],
     *,
-    flops: float = 0.6,
+    flops: Number = 0.6,
     criterion: str = "gradient",
     normalize: str = "layer",
     kinds: Sequence[str] = tuple(KINDS),
+    width: Number = 1.0,
     min_heads: int = 1,
     min_hidden: int = 8,
     multiple: int = 8,
@@ -75,6 +80,8 @@ def prune(
       normalize: "layer" compares scores within their layer and kind, "none" over all
         layers, heads with hidden units, for criteria in units of the loss.
       kinds: what may be removed: "heads", "hidden".
+      width: the share of the residual stream's channels that stays; the others go
+        first, and heads and hidden units as far as the budget then asks.
       min_heads, min_hidden: what every block keeps; min_heads=0 may remove its whole
         attention but for the bias of the projection.
       multiple: of hidden units, for the tiles of matrix products.
@@ -85,33 +92,38 @@ def prune(
     check_criterion(model, criterion)
     groups = find_groups(model, kinds)
     model, variables = unrolled(model), unstacked(variables)
-    full, costs = model_macs(model), unit_costs(model, groups)
+    if width < 1 and iter(batches) is batches:
+        batches = list(batches)  # they are seen twice
+    narrow, channels = keep_channels(model, variables, batches, width)
+    full, costs = model_macs(model), unit_costs(narrow, groups)
     scores = score(model, variables, batches, groups, criterion)
     plan = select(
         groups,
         scores,
         costs,
-        excess=full - int(flops * full),
+        excess=model_macs(narrow) - int(flops * full),
         relative=normalize == "layer",
         min_heads=min_heads,
         min_hidden=min_hidden,
         multiple=multiple,
     )
-    small = pruned_model(model, groups, plan)
+    small = pruned_model(narrow, groups, plan)
+    kept = shrink(narrowed(variables, model, channels), groups, plan)
     return Pruned(
         model=small,
-        variables=shrink(variables, groups, plan),
+        variables=kept,
         full_model=model,
         groups=groups,
         scores=scores,
         plan=plan,
+        channels=channels,
         costs=costs,
         macs=model_macs(small),
         full_macs=full,
     )
 
 
-def check_options(*, flops: float, criterion: str, normalize: str) -> None:
+def check_options(*, flops: Number, criterion: str, normalize: str) -> None:
     """Raises UserError for values that do not fit."""
     if not 0 < flops <= 1:
         raise UserError(

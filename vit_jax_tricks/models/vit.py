@@ -34,7 +34,7 @@ class VisionTransformer(nn.Module):
     (Touvron et al. 2022, arXiv 2203.09795), `scan` (one traced block, parameters
     stacked under `blocks`), `remat` (recompute each block in the backward pass),
     `block_heads` and `block_hidden` (heads and hidden units of each block, as pruning
-    leaves them).
+    leaves them), `head_dim` (of a head, where it is not embed_dim / num_heads).
     Sources: Dosovitskiy et al. 2020, arXiv 2010.11929; Touvron et al. 2020 (DeiT),
     arXiv 2012.12877; Touvron et al. 2022 (DeiT-III), arXiv 2204.07118.
     """
@@ -47,6 +47,7 @@ class VisionTransformer(nn.Module):
     embed_dim: int = 768
     depth: int = 12
     num_heads: int = 12
+    head_dim: int | None = None
     mlp_ratio: float = 4.0
     block_heads: tuple[int, ...] | None = None
     block_hidden: tuple[int, ...] | None = None
@@ -106,6 +107,11 @@ class VisionTransformer(nn.Module):
         """Rows and columns of patches."""
         h, w, _ = self.image_shape
         return h // self.patch_size, w // self.patch_size
+
+    @property
+    def head_width(self) -> int:
+        """Channels of a head."""
+        return self.head_dim or self.embed_dim // self.num_heads
 
     @property
     def prefix_tokens(self) -> int:

@@ -49,7 +49,7 @@ def run(
         bias = shared(train=train)
     fields: dict[str, Any] = dict(
         num_heads=model.num_heads,
-        head_dim=model.embed_dim // model.num_heads,
+        head_dim=model.head_width,
         mlp_hidden=int(model.embed_dim * model.mlp_ratio),
         qkv_bias=model.qkv_bias,
         init_values=model.init_values,

@@ -17,7 +17,10 @@ def check(model: Any) -> None:
     checks.check_rates(model)
     if model.embed_dim * model.mlp_ratio < 1:
         raise UserError(f"mlp_ratio={model.mlp_ratio} leaves no hidden units.")
-    checks.check_heads(model)
+    if model.head_dim is None or model.global_pool in ("map", "prr"):
+        checks.check_heads(model)
+    if model.head_dim is not None and model.head_dim < 1:
+        raise UserError(f"head_dim={model.head_dim} is too small; use 1 or more.")
     checks.check_patches(model)
     choices = {
         "global_pool": vit_blocks.POOLS,
@@ -101,7 +104,7 @@ def _check_positions(model: Any, positions: Positions) -> None:
             f'pos_embed="{name}" needs an embed_dim divisible by 4; got '
             f"{model.embed_dim}."
         )
-    head_dim = model.embed_dim // model.num_heads
+    head_dim = model.head_width
     if positions.rope is not None and head_dim % 4:
         raise UserError(
             f'pos_embed="{positions.rope}" needs embed_dim / num_heads divisible by 4; '

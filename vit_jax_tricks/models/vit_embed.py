@@ -49,7 +49,7 @@ def rotary(
     kind = positions.rope
     if kind is None:
         return None
-    head_dim = model.embed_dim // model.num_heads
+    head_dim = model.head_width
     table = partial(functional.rotary_table, prefix=model.prefix_tokens)
     reference = model.ref_feat_shape
     if isinstance(reference, int):
