@@ -75,6 +75,7 @@ def test_full_models_equal_jax(case):
     check_equal(model, variables, 1e-4, batches=(2,))
 
 
+@pytest.mark.usefixtures("symbolic_sizes")
 @pytest.mark.slow
 @pytest.mark.parametrize("fields", VARIANTS, ids=str)
 def test_layouts_and_positions_equal_jax(fields):

@@ -11,7 +11,7 @@ from vit_jax_tricks.typing import Float, Int
 
 
 BATCHES = (1, 8, 32)  # images at once, whose latency is measured
-ROUNDS, SECONDS = 15, 4.0  # of each, until one of both is over
+ROUNDS, SECONDS = 15, 4.0  # at most, of each batch; the latter for all rounds
 LEAST_ROUNDS = 3
 
 Function = Callable[[Float[np.ndarray, "b h w c"]], Float[np.ndarray, "b k"]]
@@ -60,22 +60,26 @@ def compare(
 def latency(
     functions: Mapping[str, Function],
     images: Float[np.ndarray, "n h w c"],
-    batches: Sequence[int] = BATCHES,
+    batches: Sequence[int] | None = None,
+    rounds: int | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> dict[str, dict[int, float]]:
     """The median milliseconds of each function for each batch, taken in turns.
 
-    `images` are repeated where they are too few; `check` may raise to stop.
+    `batches` are by default `BATCHES`, and rounds go on for `SECONDS`, but at least
+    `LEAST_ROUNDS` and at most `ROUNDS`, or are exactly as many as given. `images` are
+    repeated where they are too few; `check` may raise to stop.
     """
     found: dict[str, dict[int, float]] = {name: {} for name in functions}
-    for size in batches:
+    for size in batches or BATCHES:
         part = np.ascontiguousarray(np.resize(images, (size, *images.shape[1:])))
         times: dict[str, list[float]] = {name: [] for name in functions}
         for function in functions.values():
             function(part)  # compiles, or warms up
         began = time.perf_counter()
-        for done in range(ROUNDS):
-            if done >= LEAST_ROUNDS and time.perf_counter() - began > SECONDS:
+        for done in range(rounds or ROUNDS):
+            over = time.perf_counter() - began > SECONDS and done >= LEAST_ROUNDS
+            if over and rounds is None:
                 break
             for name, function in functions.items():
                 check()

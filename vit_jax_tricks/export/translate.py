@@ -72,7 +72,9 @@ class Translator:
         known.update(zip(jaxpr.invars, inputs, strict=True))
 
         def read(atom: Any) -> Value:
-            return constant(atom.val) if isinstance(atom, Literal) else known[atom]
+            if isinstance(atom, Literal):
+                return constant(np.asarray(atom.val, _dtype(atom.aval)))
+            return known[atom]
 
         for eqn in jaxpr.eqns:
             outputs = self._equation(eqn, [read(atom) for atom in eqn.invars])
@@ -111,6 +113,10 @@ def floats(value: Any) -> Any:
 
 def _constants(inner: Any) -> Sequence[Any]:
     return getattr(inner, "consts", ())
+
+
+def _dtype(aval: Any) -> Any:
+    return aval.dtype
 
 
 @rule("platform_index")

@@ -1,0 +1,88 @@
+"""Float and INT8 ONNX files of whole families, side by side in onnxruntime.
+
+    python benchmarks/export.py deit_small_patch16_224 swin_tiny_patch4_window7_224
+
+One thread, medians, float and INT8 in turns; weights and images are random, so that the
+numbers are about wiring and speed, not about accuracy. Prints a Markdown table: the
+largest difference of the float file from JAX and, beside the largest logit, of the INT8
+file from the fake-quantised model; MB; milliseconds at batch 1, 8 and 32.
+"""
+
+import argparse
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vit_jax_tricks import compress, create_model
+from vit_jax_tricks.export import proof, tensorrt_problems, to_onnx, to_onnx_int8
+
+
+def weights(model: Any, images: Any) -> Any:
+    """The initial variables and noise, so that no bias is zero and left out."""
+    rng = np.random.default_rng(0)
+    variables = jax.jit(model.init)(jax.random.key(0), images)
+
+    def noisy(leaf: Any) -> Any:
+        return leaf + 0.02 * rng.standard_normal(leaf.shape, np.float32)
+
+    return jax.tree.map(noisy, variables)
+
+
+def row(name: str, batches: tuple[int, ...], rounds: int) -> str:
+    """One model's line of the table."""
+    model: Any = create_model(name)
+    shape = model.image_shape
+    images = np.random.default_rng(1).standard_normal((8, *shape), np.float32)
+    variables = weights(model, jnp.asarray(images[:1]))
+    rules = compress.standard_rules()
+    ranges = compress.calibrate(model, variables, [jnp.asarray(images)], rules)
+    graphs = {
+        "float": to_onnx(model, variables, shape),
+        "int8": to_onnx_int8(model, variables, ranges, rules, shape),
+    }
+    assert tensorrt_problems(graphs["int8"]) == []
+    files = {key: graph.SerializeToString() for key, graph in graphs.items()}
+    functions = {key: proof.onnx_function(content) for key, content in files.items()}
+
+    @jax.jit
+    def plain(variables: Any, x: Any) -> Any:
+        return model.apply(variables, x, train=False)[0]
+
+    @jax.jit
+    def fake(variables: Any, ranges: Any, x: Any) -> Any:
+        return compress.quantized_apply(model, variables, x, ranges, rules)[0]
+
+    logits = np.asarray(plain(variables, images))
+    difference = np.abs(functions["float"](images) - logits).max()
+    quantized = np.asarray(fake(variables, ranges, images))
+    distance = np.abs(functions["int8"](images) - quantized).max()
+    times = proof.latency(functions, images, batches, rounds=rounds)
+    cells = [
+        name,
+        f"{difference:.1e}",
+        f"{distance:.1e} of {np.abs(logits).max():.1f}",
+        " / ".join(f"{len(content) / 1e6:.1f}" for content in files.values()),
+    ]
+    for size in batches:
+        plain_ms, int8_ms = times["float"][size], times["int8"][size]
+        cells.append(f"{plain_ms:.1f} / {int8_ms:.1f}: {plain_ms / int8_ms:.2f}x")
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="+")
+    parser.add_argument("--batches", default="1,8,32")
+    parser.add_argument("--rounds", type=int, default=proof.ROUNDS)
+    given = parser.parse_args()
+    batches = tuple(map(int, given.batches.split(",")))
+    heads = ["", "float − JAX", "INT8 − fake-quantised", "MB", *map(str, batches)]
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
+    for name in given.names:
+        print(row(name, batches, given.rounds), flush=True)
+
+
+if __name__ == "__main__":
+    main()
