@@ -1,5 +1,6 @@
 """Element by element: arithmetic, functions, comparisons, casts."""
 
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
@@ -102,7 +103,7 @@ def _without_neutral(name: str, values: list[Any], shape: Shape) -> Any:
         pairs.append((values[1], values[0]))
     for kept, other in pairs:
         if isinstance(other, Constant) and (other.array == _NEUTRAL[name]).all():
-            return kept
+            return dataclasses.replace(kept, shape=shape)
     return None
 
 
