@@ -65,7 +65,7 @@ def create(family: str, **fields: Any) -> Any:
 
 
 def kept(family: str, heads: tuple[int, ...], hidden: tuple[int, ...]) -> dict:
-    """The fields of three blocks, in the family's form; Swin's four repeat the first."""
+    """The fields of three blocks; Swin's four, by stage, repeat the first."""
     if not family.startswith("swin"):
         return {"block_heads": heads, "block_hidden": hidden}
     nested = [(v[:2], (v[0], v[2])) for v in (heads, hidden)]
