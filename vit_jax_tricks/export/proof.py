@@ -17,12 +17,12 @@ LEAST_ROUNDS = 3
 Function = Callable[[Float[np.ndarray, "b h w c"]], Float[np.ndarray, "b k"]]
 
 
-def onnx_function(source: str | bytes, threads: int = 1) -> Function:
-    """The function in an .onnx file or its bytes, run by onnxruntime."""
+def onnx_function(source: str | bytes) -> Function:
+    """The function in an .onnx file or its bytes, run by onnxruntime on one thread."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(
