@@ -1,0 +1,40 @@
+"""What a run of `relabel` says and stores."""
+
+import numpy as np
+
+from vit_jax_tricks.data.label_pack import LabelPack
+from vit_jax_tricks.data.label_pack_code import decode
+
+
+def succeeded(result):
+    status, out, err = result
+    assert (status, err) == (0, "")
+    return out
+
+
+def refused(result, part):
+    status, _, err = result
+    assert status == 1
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1, err
+    assert part in err
+
+
+def stored(path, index):
+    return {
+        k: np.asarray(v) for k, v in decode(LabelPack.open(path).rows(index)).items()
+    }
+
+
+def sparse(classes, scores, k):
+    """Scores of all classes in order, where all are kept."""
+    out = np.empty((*scores.shape[:-1], k), np.float32)
+    np.put_along_axis(out, classes, scores, -1)
+    return out
+
+
+def parsed(args, tmp_path):
+    from vit_jax_tricks import command
+
+    values = ("teacher", "out", "top")
+    return command.parse(args, values=values, sections=("teacher", "data"))
