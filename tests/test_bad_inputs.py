@@ -376,6 +376,7 @@ def test_unwritable_workdirs(where, tmp_path):
     refused("cannot be written", workdir=tmp_path / where, keep=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_diverging_run_names_the_offender(tmp_path):
     status, out, err = runs.command("--config.schedule.lr=1e30", workdir=tmp_path)
     assert status == 1

@@ -242,6 +242,7 @@ def test_muon_orthogonalises_queries_keys_and_values_apart():
     np.testing.assert_allclose(head, 1.0, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(optimizer.OPTIMIZERS))
 def test_shapes_are_enough_and_steps_descend(name):
     params = vit_params()

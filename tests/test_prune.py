@@ -66,6 +66,7 @@ def test_every_command_takes_it(pruned, run, capsys, tmp_path):
     assert (status, err) == (0, "")
 
 
+@pytest.mark.slow
 def test_it_can_be_trained_on(pruned, run, capsys, tmp_path):
     """finetune.py starts from the pruned weights; the folder itself is no run."""
     spec = f"--config={pruned / 'finetune.py'}:epochs=0.05"

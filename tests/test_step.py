@@ -194,6 +194,7 @@ def test_same_state_same_batch_same_step():
     close(jitted(state, batch()), jitted(state, batch()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scan", [False, True])
 def test_accumulation_gives_the_same_step(scan):
     options = {"algorithm": "sgd", "model": {"scan": scan}}

@@ -84,6 +84,7 @@ def test_a_teacher_sees_images_in_its_own_way(teacher):
     np.testing.assert_allclose(got[0], want, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_two_teachers_are_the_mean_of_their_losses(teacher):
     one = build(*SOFT, f"--config.teacher.sources={teacher}")
     both = build(*SOFT, f"--config.teacher.sources={teacher},{teacher}")

@@ -227,6 +227,7 @@ def load(*overrides: str) -> config.Section:
     return config.load("configs/digits.py", [(key, value) for key, value in pairs])
 
 
+@pytest.mark.slow
 def test_every_example_counts_once_on_any_batch_and_mesh(whole):
     results = []
     for devices, batch in ((1, 359), (8, 359), (8, 100), (1, 100)):

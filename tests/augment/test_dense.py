@@ -53,6 +53,7 @@ def test_masks_follow_every_crop(crop):
     assert np.mean(np.any(out != moved, axis=-1)) < 0.02
 
 
+@pytest.mark.slow
 def test_warp_after_crop_and_flip():
     """Three steps one by one, and at once, on a smooth picture."""
     y, x = np.mgrid[:40, :52] + 0.5

@@ -80,6 +80,7 @@ def test_jit_and_eight_devices_change_nothing(op):
     assert "all-gather" not in text.as_text()
 
 
+@pytest.mark.slow
 @each_operation
 def test_dtype_is_kept_and_keys_can_be_mapped(op):
     half = jax.eval_shape(op, KEY, IMAGES.astype(jnp.bfloat16), INDEX)
@@ -99,6 +100,7 @@ def test_gradients_are_finite(op):
     assert bool(jnp.any(grad))
 
 
+@pytest.mark.slow
 @each_operation
 def test_grey_levels_stay_grey_levels(op):
     levels = (IMAGES * 100 + 70).astype(jnp.uint8)  # no filter overshoots 0..255

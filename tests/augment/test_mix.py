@@ -157,6 +157,7 @@ def drawn(n, size=(16, 16), key=KEY, **options):
     return jax.jit(lambda k: draw_mix(k, n, size, **options))(key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["pair", "elem"])
 def test_who_shares_a_draw(mode):
     for n in (8, 7):
@@ -278,6 +279,7 @@ def test_grey_levels_are_rounded():
     np.testing.assert_array_equal(cut[:, 5:], levels[:, 5:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
 def test_gradients_through_every_mode(mode):
     images, labels = batch()

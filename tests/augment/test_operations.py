@@ -77,6 +77,7 @@ AMOUNTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("op", PILLOW)
 def test_pillow_on_an_unseen_image(op):
     image = unseen()

@@ -70,6 +70,7 @@ def noise(h, w):
     return np.random.default_rng(2).integers(0, 256, (h, w, 3), np.uint8)
 
 
+@pytest.mark.slow
 @each_filter
 @pytest.mark.parametrize("size", [(24, 24), (31, 17)], ids=str)
 @pytest.mark.usefixtures("x64")
@@ -180,6 +181,7 @@ def test_matrix_products_give_the_same(kind, dtype, monkeypatch):
     assert (wrong > 0).mean() < (0.02 if kind in ("bilinear", "each") else 1e-3)
 
 
+@pytest.mark.slow
 def test_precision_types_and_gradients():
     boxes = jnp.asarray(boxes_in(20, 26, 1))
     floats = jnp.broadcast_to(noise(20, 26), (4, 20, 26, 3)).astype(jnp.float32) / 255

@@ -85,6 +85,7 @@ def test_each_stream_is_its_own():
         assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

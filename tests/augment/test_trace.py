@@ -65,6 +65,7 @@ def test_the_trace_is_what_happened(move):
     assert (still > 8 / 255).mean() > 0.05
 
 
+@pytest.mark.slow
 def test_one_trace_for_every_place_in_the_batch():
     stack = make(**MOVES["all"])
     whole = stack.trace(KEY, INDEX, (SIDE, SIDE))

@@ -83,6 +83,7 @@ def pictures():
     return {"noise": noise, "smooth": smooth.astype(np.uint8)}
 
 
+@pytest.mark.slow
 @each_kind
 @pytest.mark.parametrize("name", pictures())
 @pytest.mark.usefixtures("x64")
@@ -127,6 +128,7 @@ def batch(n=6, h=12, w=17):
     return images, rotate_matrix(angles, (h, w))
 
 
+@pytest.mark.slow
 def test_a_kind_for_each_image():
     images, matrices = batch()
     kinds = np.arange(6) % 3

@@ -140,6 +140,7 @@ def test_to_a_budget(whole, flops):
             assert scores[gone].max() <= scores[list(kept)].min()
 
 
+@pytest.mark.slow
 def test_stacked_blocks_are_the_same(whole):
     model, variables, x, labels = whole
     stacked = {k: stack_blocks(v) for k, v in variables.items()}
@@ -149,6 +150,7 @@ def test_stacked_blocks_are_the_same(whole):
     chex.assert_trees_all_equal(one.variables, other.variables)
 
 
+@pytest.mark.slow
 def test_again(whole):
     """A pruned model can be pruned further."""
     model, variables, x, labels = whole
@@ -161,6 +163,7 @@ def test_again(whole):
         assert len(two.plan[name]) <= group.size == len(one.plan[name])
 
 
+@pytest.mark.slow
 def test_of_one_kind_alone(whole):
     model, variables, x, labels = whole
     batch = [(x, labels)]

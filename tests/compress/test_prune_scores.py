@@ -111,6 +111,7 @@ def test_taylor_sums_weights_times_gradients(vit):
     np.testing.assert_allclose(got["blocks_0/heads"], heads, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_attention_scores_read_the_probabilities(vit):
     """Of queries and keys computed here from the normed tokens."""
     model, variables, groups, x, _ = vit
@@ -159,6 +160,7 @@ def test_batches_are_averaged_by_image(vit):
         np.testing.assert_allclose(whole[name], parts[name], rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_bfloat16_is_near(vit):
     model, variables, groups, x, labels = vit
     half = (model.clone(dtype=jnp.bfloat16), variables, groups, x, labels)

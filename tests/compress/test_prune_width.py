@@ -44,6 +44,7 @@ def masked(model, variables, x, channels):
         return model.apply(variables, x)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["vit", "lv_vit"])
 def test_it_is_the_model_of_the_kept_channels(family):
     model, variables, x = setting(family)

@@ -63,6 +63,7 @@ def relative(a, b):
     return float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["small_vit", "small_swin", "small_lvvit"])
 def test_int8_logits_stay_within_three_per_cent_of_float(name):
     float_logits = small(name)[3]
@@ -195,6 +196,7 @@ def loss_and_grads(name, rules, ranges, learned=False):
     return jit_once(jax.value_and_grad(loss, wanted))(variables["params"], ranges)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["small_vit", SLOW_SWIN, "small_lvvit"])
 def test_gradients_are_finite_and_point_where_floats_do(name):
     _, grads = loss_and_grads(name, W8A8, ranges_of(name))

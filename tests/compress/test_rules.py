@@ -177,6 +177,7 @@ def test_any_tree_has_one_step_for_each_output_channel(tree):
         np.testing.assert_allclose(leaf, new, atol=float(jnp.abs(leaf).max()) / 250)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grid", ["int8_narrow", "int6", "int4_narrow", "uint4"])
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_squared_error_never_clips_worse_than_the_largest_value(tree, grid, symmetric):

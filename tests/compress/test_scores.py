@@ -123,6 +123,7 @@ def mlp_loss(params, x):
     return jnp.square(hidden @ params["fc2"]).sum()
 
 
+@pytest.mark.slow
 def test_taylor_is_the_first_order_change_of_the_loss():
     params = dict(fc1=normal(6, 8), bias=normal(8, seed=1), fc2=normal(8, 5, seed=2))
     x = normal(4, 6, seed=3)

@@ -98,6 +98,7 @@ def test_a_learned_affine_zero_point_is_a_float():
     assert float(gradient.zero_point) != 0
 
 
+@pytest.mark.slow
 def test_stacked_states_are_the_states_of_the_layers():
     """`calibrate` keeps a leading axis for layers; every observer must allow it."""
     x = jnp.asarray(BATCHES[0][:, 0, 0])

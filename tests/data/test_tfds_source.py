@@ -130,6 +130,7 @@ def make(root, ready):
     assert builder.info.splits["train"].num_examples == 50
 
 
+@pytest.mark.slow
 def test_two_processes_may_prepare_at_once(tmp_path):
     context = multiprocessing.get_context("spawn")
     ready = context.Barrier(2)

@@ -28,6 +28,7 @@ def mean(loss):
     return of
 
 
+@pytest.mark.slow
 @both_precisions
 @pytest.mark.parametrize("scale", ["14.29", "1", "100"])
 def test_clip(scale, dtype):

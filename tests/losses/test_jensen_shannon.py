@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from goldens import load_golden
 from loss_checks import assert_close, both_precisions
 
@@ -19,6 +20,7 @@ def timm_jsd(logits, labels):
     return (clean + 12 * losses.jensen_shannon(logits=views)).mean()
 
 
+@pytest.mark.slow
 @both_precisions
 def test_timm(dtype):
     logits = jnp.asarray(GOLDEN["jsd_logits"], dtype)

@@ -161,6 +161,7 @@ def test_token_labels_of_some_tokens_or_none():
     np.testing.assert_allclose(got, [want, 0, 0, 0], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_targets_are_pure():
     classes = jnp.asarray(np.random.default_rng(0).integers(0, 6, (2, 5, 5, 1)))
 

@@ -52,6 +52,7 @@ def test_vmap_equals_a_loop_over_images(model, variables, images):
     chex.assert_trees_all_close(batch, looped, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", [False, True])
 def test_scan_and_remat_equal_the_unrolled_model(remat, model, variables, images):
     def loss(params, model):
@@ -70,6 +71,7 @@ def test_scan_and_remat_equal_the_unrolled_model(remat, model, variables, images
     chex.assert_trees_all_close(unstack_blocks(grads), expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_remat_gives_the_same_training_step(model, variables, images):
     def loss(params, model):
         logits, _ = model.apply(
@@ -176,6 +178,7 @@ def test_every_dropout_acts_in_training_only(rate, images):
     chex.assert_trees_all_equal(run(False, 0), run(False, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_stays_near_float32(dtype, model, variables, images):
     """Nine roundings in sequence of 2**-9 (bfloat16) on logits of order one."""

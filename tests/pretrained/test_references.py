@@ -57,6 +57,7 @@ def test_other_sizes_patches_and_channels_as_timm(case, deit_tiny):
     assert set(report.reset) == (heads if "num_classes" in FITTED[case] else set())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "prefix"),
     [*((case, "") for case in NPZ), ("augreg", "opt/target/"), ("augreg", "params/")],

@@ -76,6 +76,7 @@ def test_random_features_are_orthogonal_and_no_parameter():
     assert "w" not in variables["params"]
 
 
+@pytest.mark.slow
 def test_the_performer_drops_a_tenth_of_both_branches_in_training():
     layer = TokenPerformer(8)
     x = jnp.ones((50, 100, 3))
@@ -92,6 +93,7 @@ def test_the_performer_drops_a_tenth_of_both_branches_in_training():
         assert share == pytest.approx(0.1, abs=0.01)
 
 
+@pytest.mark.slow
 def test_convolutions_are_soft_splits_with_linear_layers():
     stem = TokensToToken(12, 6, "convolution")
     x = jax.random.normal(KEY, (2, 32, 32, 3))

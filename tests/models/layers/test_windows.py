@@ -75,6 +75,7 @@ def test_a_window_of_one_has_one_offset():
     np.testing.assert_array_equal(functional.log_spaced_coords((1, 1)), [[[0, 0]]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "window"), [(8, 4), (14, 7), (56, 7), (24, 12)])
 def test_mask_is_microsoft_s(size, window, tables):
     shift = window // 2
