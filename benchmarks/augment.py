@@ -30,8 +30,7 @@ import numpy as np
 import train_step
 from sklearn.datasets import load_sample_images
 
-from configs import common
-from vit_jax_tricks import augment
+from vit_jax_tricks import augment, config
 from vit_jax_tricks.inspect.flops import count_flops
 from vit_jax_tricks.random import fold_in_str
 from vit_jax_tricks.step import normalize
@@ -75,7 +74,7 @@ def photographs(n: int) -> np.ndarray:
 
 def stack(name: str) -> Callable[..., Any]:
     """(key, images, labels, index) -> what the model of a step gets."""
-    defaults: Any = common.get_config().augment
+    defaults: Any = config.defaults()["augment"]
     made = augment.from_config(mean=MEAN, **dict(defaults) | STACKS[name])
 
     def run(key: Any, images: Any, labels: Any, index: Any) -> Any:

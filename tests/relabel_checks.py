@@ -12,14 +12,6 @@ def succeeded(result):
     return out
 
 
-def refused(result, part):
-    status, _, err = result
-    assert status == 1
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1, err
-    assert part in err
-
-
 def stored(path, index):
     return {
         k: np.asarray(v) for k, v in decode(LabelPack.open(path).rows(index)).items()

@@ -126,3 +126,12 @@ def pictures(root: Path, classes: tuple[str, ...] = ("a", "b", "c"), count=16) -
             pixels = rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)
             PIL.Image.fromarray(pixels).save(root / name / f"{i:02}.jpg")
     return root
+
+
+def refused(result: tuple[int, str, str], part: str) -> None:
+    """Asserts that a command ended with one line that has `part` in it."""
+    status, _, err = result
+    assert status == 1
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1, err
+    assert part in err

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import runs
-from relabel_checks import refused, stored, succeeded
+from relabel_checks import stored, succeeded
 
 from vit_jax_tricks.losses import token_label_targets
 
@@ -110,7 +110,9 @@ class TestMaps:
 
     def test_a_missing_map(self, args, maps, command):
         next(iter(maps)).unlink()
-        refused(command(*args), "0.pt is missing, the label map of train/a/0.x.png")
+        runs.refused(
+            command(*args), "0.pt is missing, the label map of train/a/0.x.png"
+        )
 
     def replaced(self, maps, array, place=3):
         with [*maps][place].open("wb") as handle:
@@ -130,27 +132,27 @@ class TestMaps:
     )
     def test_a_map_of_another_kind(self, array, part, args, maps, command):
         self.replaced(maps, array)
-        refused(command(*args), part)
+        runs.refused(command(*args), part)
 
     def test_a_damaged_map(self, args, maps, command):
         [*maps][3].write_bytes(b"x")
-        refused(command(*args), "3.pt is not a complete PyTorch file")
+        runs.refused(command(*args), "3.pt is not a complete PyTorch file")
 
     def test_two_pictures_with_one_map(self, args, maps, folder, command, tmp_path):
         copy = runs.copied(folder, tmp_path)
         (copy / "train/a/0.x.png").rename(copy / "train/a/1.y.png")
         args[-1] = f"--data=folder:{copy}"
-        refused(
+        runs.refused(
             command(*args), "train/a/1.x.png and train/a/1.y.png have one label map"
         )
 
     def test_of_no_folder(self, args, maps, command):
-        refused(command(*args[:-1], "--data=digits"), "belong to files by name")
-        refused(command(*args, "--from=none"), "--from=none is no folder")
+        runs.refused(command(*args[:-1], "--data=digits"), "belong to files by name")
+        runs.refused(command(*args, "--from=none"), "--from=none is no folder")
 
     def test_without_torch(self, args, maps, command, monkeypatch):
         monkeypatch.setitem(sys.modules, "torch", None)
-        refused(command(*args), "pip install 'vit_jax_tricks[torch]'")
+        runs.refused(command(*args), "pip install 'vit_jax_tricks[torch]'")
 
 
 def test_maps_by_torch_itself(folder, command, tmp_path):

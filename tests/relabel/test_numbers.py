@@ -11,7 +11,7 @@ import pytest
 import runs
 import weight_files
 from model_goldens import jit_once
-from relabel_checks import parsed, refused, sparse, stored, succeeded
+from relabel_checks import parsed, sparse, stored, succeeded
 
 from vit_jax_tricks import data, relabelling
 from vit_jax_tricks.data import decode as pictures
@@ -137,7 +137,9 @@ class TestResumed:
         out = succeeded(command(*args, f"--out={tmp_path / 'two'}"))
         assert "is complete already" in out
         assert runs.snapshot(tmp_path / "two") == one
-        refused(command(*args, "--top=2", f"--out={tmp_path / 'two'}"), "another top")
+        runs.refused(
+            command(*args, "--top=2", f"--out={tmp_path / 'two'}"), "another top"
+        )
 
     @staticmethod
     def stopping(labeller, labels, found, before=relabelling.Labeller._record):

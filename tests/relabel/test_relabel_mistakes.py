@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 import runs
 import weight_files
-from relabel_checks import parsed, refused, succeeded
+from relabel_checks import parsed, succeeded
 
 from vit_jax_tricks import relabel, relabelling
 from vit_jax_tricks.errors import UserError
@@ -70,14 +70,14 @@ MISTAKES = {
 def test_mistakes(args, part, teacher, folder, command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     parts = {"TEACHER": teacher, "FOLDER": [f"--data=folder:{folder}"]}
-    refused(command(*(a for arg in args for a in parts.get(arg, [arg]))), part)
+    runs.refused(command(*(a for arg in args for a in parts.get(arg, [arg]))), part)
     assert not (tmp_path / "x").exists()
 
 
 def test_an_out_folder_of_something_else(teacher, folder, command, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     args = [*teacher, f"--data=folder:{folder}", f"--out={tmp_path}"]
-    refused(command(*args), "holds something else; give a new or an empty folder")
+    runs.refused(command(*args), "holds something else; give a new or an empty folder")
     assert runs.snapshot(tmp_path).keys() == {"notes.txt"}
 
 
@@ -89,7 +89,7 @@ def test_a_teacher_that_is_not_finite(teacher, folder, command, tmp_path, monkey
         lambda x, top, shifted: best(x * jnp.nan, top, shifted=False),
     )
     args = [*teacher, f"--data=folder:{folder}", f"--out={tmp_path / 'pack'}"]
-    refused(command(*args), "the teacher's scores are not finite")
+    runs.refused(command(*args), "the teacher's scores are not finite")
 
 
 def test_more_classes_than_two_bytes_number():
