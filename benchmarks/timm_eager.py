@@ -1,11 +1,11 @@
 """timm's DeiT-S in eager PyTorch, to measure our training step against."""
 
-import contextlib
 import importlib
 import os
 from collections.abc import Callable
 from typing import Any
 
+import foreign_torchvision
 import plain_vit
 
 
@@ -18,11 +18,7 @@ def make() -> Callable[[dict], float]:
       ImportError: torch or timm is not installed.
     """
     torch: Any = importlib.import_module("torch")
-    # A torchvision built for another torch imports once these two are declared.
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in ("nms", "qnms"):
-        with contextlib.suppress(RuntimeError):  # one that fits has its own
-            library.define(f"{name}(Tensor a, Tensor b, float c) -> Tensor")
+    foreign_torchvision.load(torch)
     model = importlib.import_module("timm").create_model("deit_small_patch16_224")
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     model.train()

@@ -3,20 +3,16 @@
 Needs torch and timm, not this package; benchmarks/augment.py starts it.
 """
 
-import contextlib
 import json
 import sys
 import time
 
+import foreign_torchvision
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 
 
-# A torchvision built for another torch imports once these two are declared.
-library = torch.library.Library("torchvision", "FRAGMENT")
-for name in ("nms", "qnms"):
-    with contextlib.suppress(RuntimeError):  # one that fits has its own
-        library.define(f"{name}(Tensor a, Tensor b, float c) -> Tensor")
+foreign_torchvision.load(torch)
 
 import PIL.Image  # noqa: E402
 from timm.data import Mixup  # noqa: E402  # pyright: ignore[reportMissingImports]
