@@ -1,0 +1,216 @@
+"""What token labels and distillation gain on digit_scenes, over paired seeds.
+
+    python benchmarks/teaching.py --out runs/teaching --seeds 5 --epochs 5
+
+Trains a Swin teacher, stores its labels with `relabel`, then trains the same LV-ViT
+from every seed three times: alone (every token learns the label of its image), with the
+teacher's token labels, and distilled (soft, tau 3) from the teacher's stored logits. A
+seed gives the three the same parameters and the same order of images.
+
+Prints the accuracies with the paired differences, and how well the dense head finds the
+digit: its probability of the true class at each token against the mask. Writes
+OUT/teaching.json and OUT/dense.png. A killed command goes on where it was.
+"""
+
+import argparse
+import concurrent.futures
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+from typing import Any
+
+import cv2
+import jax
+import numpy as np
+
+from vit_jax_tricks import model_flags
+from vit_jax_tricks.command import parse
+from vit_jax_tricks.data.digit_scenes import DigitScenes
+from vit_jax_tricks.data.prepare import data_root, prepare
+from vit_jax_tricks.inspect.contact_sheet import contact_sheet
+from vit_jax_tricks.inspect.label_sheet import overlaid
+from vit_jax_tricks.step import normalize
+from vit_jax_tricks.token_logits import form_of, token_logits
+
+
+STUDENT = (
+    *("--config.model.embed_dim=64", "--config.model.num_heads=2"),
+    "--config.model.return_dense=True",
+)
+ARMS = {
+    "alone": (),
+    "token labels": (
+        "--config.loss.classification.dense_weight=0",
+        "--config.loss.token_labels.name=softmax",
+        "--config.loss.token_labels.class_weight=0",
+    ),
+    "distilled": ("--config.loss.distillation.name=soft",),
+}
+
+
+def main() -> None:
+    args = argparse.ArgumentParser()
+    args.add_argument("--out", type=pathlib.Path, default="runs/teaching")
+    args.add_argument("--seeds", type=int, default=5)
+    args.add_argument("--epochs", type=float, default=5.0)
+    args.add_argument("--teacher_epochs", type=float, default=10.0)
+    args = args.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    teacher, pack = args.out / "teacher", args.out / "pack"
+    train(teacher, args.teacher_epochs, "swin", ())
+    call(
+        *("vit_jax_tricks.relabel", f"--teacher={teacher}", f"--out={pack}"),
+        *("--top=10", f"--picture={args.out / 'labels.png'}"),
+    )
+    jobs = {}
+    cores = sorted(os.sched_getaffinity(0))
+    with concurrent.futures.ThreadPoolExecutor(len(cores)) as pool:
+        free = list(cores)
+
+        def student(arm: str, seed: int) -> float:
+            core = free.pop()  # one run on each core: better than all of them on one
+            try:
+                flags = [*STUDENT, *ARMS[arm], f"--config.seed={seed}"]
+                if arm != "alone":
+                    flags.append(f"--config.teacher.pack={pack}")
+                folder = args.out / f"{arm.replace(' ', '_')}_{seed}"
+                return train(folder, args.epochs, "lv_vit", flags, core)
+            finally:
+                free.append(core)
+
+        for seed in range(args.seeds):
+            for arm in ARMS:
+                jobs[arm, seed] = pool.submit(student, arm, seed)
+    accuracy = {
+        arm: [jobs[arm, seed].result() for seed in range(args.seeds)] for arm in ARMS
+    }
+    result: dict[str, Any] = {"teacher": last(teacher), "accuracy": accuracy}
+    for arm, values in accuracy.items():
+        gains = [v - a for v, a in zip(values, accuracy["alone"], strict=True)]
+        spread = statistics.stdev(gains) if args.seeds > 1 else float("nan")
+        result[f"gain of {arm}"] = [statistics.mean(gains), spread]
+        print(
+            f"{arm:13}{' '.join(f'{100 * v:6.2f}' for v in values)}  mean "
+            f"{100 * statistics.mean(values):.2f}  gain "
+            f"{100 * statistics.mean(gains):+.2f} ± {100 * spread:.2f}",
+            flush=True,
+        )
+    images, masks, labels = scenes(2000)
+    maps = {
+        arm: found(args.out / f"{arm.replace(' ', '_')}_0", images, labels)
+        for arm in ("alone", "token labels")
+    }
+    maps["the teacher"] = found(teacher, images, labels)
+    for name, places in maps.items():
+        result[f"overlap, {name}"] = overlap(places, masks)
+        print(name, result[f"overlap, {name}"], flush=True)
+    picture(args.out / "dense.png", images, masks, labels, maps)
+    (args.out / "teaching.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def call(module: str, *flags: str, core: int | None = None) -> None:
+    """Runs a command of ours, on one core if one is given."""
+    pin = [] if core is None else ["taskset", "-c", str(core)]
+    done = subprocess.run(
+        [*pin, sys.executable, "-m", module, *flags], capture_output=True, text=True
+    )
+    if done.returncode:
+        raise SystemExit(f"{module} {' '.join(flags)}\n{done.stderr[-2000:]}")
+
+
+def train(
+    workdir: pathlib.Path, epochs: float, family: str, flags: Any, core: Any = None
+) -> float:
+    """The test accuracy after the last epoch; goes on where it was."""
+    config = f"--config=configs/families.py:family={family},epochs={epochs}"
+    call("vit_jax_tricks.main", config, f"--workdir={workdir}", *flags, core=core)
+    value = last(workdir)
+    print(f"{workdir.name}: {100 * value:.2f} %", flush=True)
+    return value
+
+
+def last(workdir: pathlib.Path) -> float:
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [v for line in lines if (v := json.loads(line).get("test/accuracy"))][-1]
+
+
+def scenes(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Test images uint8 [n, 64, 64, 3], masks [n, 64, 64] and labels [n]."""
+    root = data_root()
+    builder = prepare(
+        lambda: DigitScenes(config="64", data_dir=root, file_format="array_record")
+    )
+    source = builder.as_data_source("test")
+    records = [source[i] for i in range(count)]
+    images = np.stack([r["image"] for r in records])
+    masks = np.stack([r["mask"][..., 0] for r in records]).astype(np.float32)
+    return images, masks, np.array([r["label"] for r in records])
+
+
+def found(workdir: pathlib.Path, images: Any, labels: Any) -> np.ndarray:
+    """The probability of the image's class at each place [n, p, q]."""
+    trained = model_flags.load(
+        parse([f"--workdir={workdir}"], values=("workdir",)), resize=None
+    )
+    spec, form = trained.spec, form_of(trained.model)
+
+    @jax.jit
+    def places(pixels: Any) -> Any:
+        x = normalize(pixels.astype(np.float32) / 255, spec.mean, spec.std)
+        logits = token_logits(trained.model, trained.variables[""], x, form)[1]
+        return jax.nn.softmax(logits, axis=-1)
+
+    maps = [np.asarray(places(images[i : i + 250])) for i in range(0, len(images), 250)]
+    return np.take_along_axis(
+        np.concatenate(maps), labels[:, None, None, None], axis=-1
+    )[..., 0]
+
+
+def overlap(places: np.ndarray, masks: np.ndarray) -> dict[str, float]:
+    """Intersection over union with the digit's cells, and ranks against chance.
+
+    A cell is the digit's where at least a twentieth of it is ink. "iou" cuts each map
+    half-way between its least and its greatest value; "auc" needs no cut: how often a
+    cell of the digit has more than another one of the same image (chance is 0.5).
+    """
+    n, p, q = places.shape
+    share = masks.reshape(n, p, masks.shape[1] // p, q, -1).mean((2, 4))
+    ink = share >= 0.05
+    low, high = places.min((1, 2), keepdims=True), places.max((1, 2), keepdims=True)
+    hot = places > (low + high) / 2
+    union = (hot | ink).sum((1, 2))
+    iou = (hot & ink).sum((1, 2)) / np.maximum(union, 1)
+    auc = []
+    for values, digit in zip(places.reshape(n, -1), ink.reshape(n, -1), strict=True):
+        if digit.any() and not digit.all():
+            above = values[digit][:, None] - values[~digit][None]
+            auc.append(float((above > 0).mean() + (above == 0).mean() / 2))
+    everything = ink.mean((1, 2)).mean()  # the overlap of marking every cell
+    return {
+        "iou": float(iou.mean()),
+        "auc": statistics.mean(auc),
+        "iou of marking all": float(everything),
+    }
+
+
+def picture(path: Any, images: Any, masks: Any, labels: Any, maps: Any) -> None:
+    """Each image beside its mask and the maps, coloured where the class is probable."""
+    tiles, words = [], []
+    for i in range(16):
+        size = (128, 128)
+        large = cv2.resize(images[i], size, interpolation=cv2.INTER_NEAREST)
+        mask = cv2.resize(masks[i], size, interpolation=cv2.INTER_NEAREST)
+        row = [large, np.repeat((255 * mask).astype(np.uint8)[..., None], 3, 2)]
+        for places in maps.values():
+            classes = np.full(places[i].shape, labels[i])
+            row.append(overlaid(large, classes, places[i]))
+        tiles.append(np.hstack(row))
+        words.append(f"{labels[i]}: image, mask, {', '.join(maps)}")
+    contact_sheet(tiles, words, path, columns=2, zoom=1.0)
+
+
+if __name__ == "__main__":
+    main()
