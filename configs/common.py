@@ -99,6 +99,18 @@ def get_config() -> ml_collections.ConfigDict:
     c.teacher.smoothing = 0.0  # of token labels
     c.teacher.as_released = False  # a pack's crops transposed, as LV-ViT was trained
 
+    # Training with quantised numbers (QAT); off where nothing is named. Ranges are
+    # calibrated on training images before the first step, and kept in the state.
+    c.quant = ml_collections.ConfigDict()
+    c.quant.weights = config_dict.placeholder(str)  # int8_narrow, int4_narrow, ...
+    c.quant.activations = config_dict.placeholder(str)  # int8, uint8, float8_e4m3fn, ..
+    c.quant.weight_observer = config_dict.placeholder(str)  # None: min_max; or mse, ...
+    c.quant.activation_observer = config_dict.placeholder(str)  # percentile, mse, ...
+    c.quant.percentile = config_dict.placeholder(float)  # of that observer; None: 99.99
+    c.quant.learned = False  # train the steps (LSQ); else they stay, or follow weights
+    c.quant.calibration = config_dict.placeholder(int)  # images; None: 512
+    c.quant.rules = ()  # first: ((regex, None or dict(grid="int8", ...)), ...)
+
     c.optimizer = ml_collections.ConfigDict()
     c.optimizer.name = "adamw"  # adam, adamw, lamb, lion, muon, sgd
     c.optimizer.weight_decay = 0.05  # times the learning rate, as in torch and optax

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax_tricks import console
+from vit_jax_tricks.compress.range_store import without_ranges
 from vit_jax_tricks.console import si
 from vit_jax_tricks.experiment import Experiment
 from vit_jax_tricks.inspect.flops import count_flops
@@ -26,16 +27,22 @@ def facts(experiment: Experiment) -> dict[str, Any]:
     """The rows that need no compiled program."""
     x, data, config = experiment, experiment.data, experiment.config.to_dict()
     devices = list(x.mesh.devices.flat)
-    params = jax.tree.leaves(x.state_shape().params)
+    params = jax.tree.leaves(without_ranges(x.state_shape().variables)["params"])
     flops = forward_flops(x)
     mesh = " × ".join(f"{k} {v}" for k, v in x.mesh.shape.items() if v > 1)
     shape = "×".join(map(str, data.image_shape))
     parts = config["accumulate"]
     micro = f", {parts} micro-batches" if parts > 1 else ""
+    quant = config["quant"]
+    quantized = {
+        "quantized": f"weights {quant['weights']}, activations {quant['activations']}"
+        + (", learned steps" if quant["learned"] else "")
+    }
     return {
         "model": config["model"]["name"],
         "parameters": f"{sum(p.size for p in params):,}",
         "forward": f"{si(flops, 'FLOP')} per image ({si(flops / 2, 'MAC')})",
+        **(quantized if x.quantized else {}),
         "compute type": jnp.dtype(x.model.dtype).name,
         "data": f"{data.name}: {data.num_train:,} train, {data.num_test:,} test, "
         f"{data.num_classes} classes, {shape}",

@@ -6,6 +6,7 @@ A run reads its config through `Section`, which remembers every key that somebod
 
 import ast
 import importlib.util
+import json
 import math
 import sys
 import traceback
@@ -96,8 +97,46 @@ def _call_get_config(path: Path, arg: str) -> ml_collections.ConfigDict:
 
 def defaults() -> dict[str, Any]:
     """Every key of `configs/common.py` with its default."""
+    return _common().to_dict()
+
+
+def _common() -> ml_collections.ConfigDict:
     _make_importable()
-    return importlib.import_module("configs.common").get_config().to_dict()
+    return importlib.import_module("configs.common").get_config()
+
+
+def of_run(workdir: str | Path) -> ml_collections.ConfigDict:
+    """The config of a run, to be changed; keys that are newer have their defaults.
+
+    Raises:
+      UserError: the folder holds no readable config.json.
+    """
+    try:
+        values = tuples(json.loads((Path(workdir) / "config.json").read_text()))
+        out = _common()
+        with out.unlocked():
+            for key in values.keys() & {"model", "loss"}:
+                out[key] = ml_collections.ConfigDict(values.pop(key))
+            for key, value in values.items():
+                section: Any = out[key]
+                if isinstance(value, dict):
+                    section.update(value)
+                else:
+                    out[key] = value
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise UserError(
+            f"{workdir} holds no run with a readable config.json; give its --workdir."
+        ) from error
+    return out
+
+
+def tuples(value: Any) -> Any:
+    """JSON's lists as tuples."""
+    if isinstance(value, list | tuple):
+        return tuple(map(tuples, value))
+    if isinstance(value, dict):
+        return {key: tuples(inner) for key, inner in value.items()}
+    return value
 
 
 def _make_importable() -> None:

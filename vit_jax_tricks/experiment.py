@@ -20,11 +20,13 @@ from vit_jax_tricks import (
     data,
     ema,
     optimizer,
+    quantizing,
     schedule,
     sharding,
     step,
     teaching,
 )
+from vit_jax_tricks.compress.quantized_model import QuantizedModel
 from vit_jax_tricks.config import Section
 from vit_jax_tricks.data.prefetch import Prefetch
 from vit_jax_tricks.errors import UserError
@@ -50,6 +52,8 @@ class Experiment:
       teaching: teachers and stored labels.
       total_steps, eval_steps: length of the run and steps between evaluations.
       source: of the first weights, as `load_pretrained` takes it; None: drawn.
+      quantized: the model with its quantisation, which both steps apply; or None.
+      calibration: images that its first ranges come from.
     """
 
     config: Section
@@ -69,12 +73,16 @@ class Experiment:
     eval_batch_size: int
     has_ema: bool
     source: str | None = None
+    quantized: QuantizedModel | None = None
+    calibration: int = 0
 
     def init(self) -> TrainState:
         """The state before step 0 where nothing is loaded: of the seed alone."""
         images = jnp.zeros((1, *self.data.image_shape), jnp.float32)
         key = fold_in_str(jax.random.key(self.seed), "init")
         variables: Any = self.model.init(key, images, train=False)
+        if self.quantized is not None:
+            variables = self.quantized.with_any_ranges(variables)
         return self._state(variables)
 
     def _state(self, variables: Any) -> TrainState:
@@ -114,15 +122,29 @@ class Experiment:
         """The state before step 0 on the mesh: loaded from `source`, else drawn.
 
         Drawing happens under the mesh, so that no device ever holds the whole state.
+        Ranges are calibrated on one device, so that they are the same on any mesh.
 
         Raises: UserError as `load_pretrained`.
         """
         at = jax.tree.map(lambda s: s.sharding, self.state_shape())
-        if self.source is None:
+        if self.source is None and self.quantized is None:
             with jax.set_mesh(self.mesh):
                 return jax.jit(self.init, out_shardings=at)()
-        key = fold_in_str(jax.random.key(self.seed), "init")
-        variables, _ = load_pretrained(self.model, self.source, key=key)
+        if self.source is None:
+            variables = jax.jit(lambda: self.init().variables)()
+        else:
+            key = fold_in_str(jax.random.key(self.seed), "init")
+            variables, _ = load_pretrained(self.model, self.source, key=key)
+        if self.quantized is not None:
+            variables = quantizing.calibrated(
+                self.quantized,
+                variables,
+                self.data,
+                self.calibration,
+                mean=self.eval_step.keywords["mean"],
+                std=self.eval_step.keywords["std"],
+                seed=self.seed,
+            )
         with jax.set_mesh(self.mesh):
             return jax.jit(self._state, out_shardings=at)(jax.device_get(variables))
 
@@ -213,6 +235,10 @@ def build(config: Section, *, devices: Sequence[Any] | None = None) -> Experimen
     shapes = jax.eval_shape(
         functools.partial(model.init, train=False), jax.random.key(0), images
     )
+    quantized = quantizing.quantized(model, config.quant)
+    if quantized is not None:
+        shapes = jax.eval_shape(quantized.with_any_ranges, shapes)
+    applied = model if quantized is None else quantized
     chain = optimizer.build(shapes["params"], schedule=lr, **config.optimizer)
 
     seed = config.seed
@@ -238,7 +264,7 @@ def build(config: Section, *, devices: Sequence[Any] | None = None) -> Experimen
     )
     train_step = functools.partial(
         step.train_step,
-        model=model,
+        model=applied,
         optimizer=chain,
         objective=objective,
         num_classes=source.num_classes,
@@ -253,7 +279,7 @@ def build(config: Section, *, devices: Sequence[Any] | None = None) -> Experimen
         average=average,
         accumulate=accumulate,
     )
-    eval_step = functools.partial(step.eval_step, model=model, mean=mean, std=std)
+    eval_step = functools.partial(step.eval_step, model=applied, mean=mean, std=std)
     pieces = sharding.batch_divisor(mesh)
     eval_batch = _positive("eval.batch_size", config.eval.batch_size)
     eval_epochs = _positive("eval.epochs", config.eval.epochs)
@@ -275,6 +301,8 @@ def build(config: Section, *, devices: Sequence[Any] | None = None) -> Experimen
         eval_batch_size=-(-eval_batch // pieces) * pieces,
         has_ema=average is not None,
         source=config.init,
+        quantized=quantized,
+        calibration=quantizing.images_of(config.quant),
     )
 
 

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
+import jax
 
-from vit_jax_tricks import model_spec
+from vit_jax_tricks import model_spec, quantizing
 from vit_jax_tricks.command import Arguments
+from vit_jax_tricks.compress import range_store
+from vit_jax_tricks.compress.quantized_model import QuantizedModel
 from vit_jax_tricks.console import say
 from vit_jax_tricks.data.decode import RESIZES
 from vit_jax_tricks.errors import UserError
@@ -24,14 +27,14 @@ from vit_jax_tricks.typing import Params
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A model ready for pictures.
+    """A model ready for pictures; that of a quantised run is quantised.
 
     `variables` are by suffix of their metrics: "" and, where a run keeps averages and
     both are wanted, "_ema".
     """
 
     spec: ModelSpec
-    model: nn.Module
+    model: nn.Module | QuantizedModel
     variables: dict[str, Params]
     source: str
 
@@ -87,14 +90,18 @@ def _of_workdir(
     model = spec.create()
     family = type(model).__name__
     weights = read_source(workdir, family, ema=ema)
-    variables = {"": _load(model, weights)}
+    quantized = None if spec.quant is None else quantizing.quantized(model, spec.quant)
+    variables = {"": _load(model, weights, quantized)}
     if both and ema is None and weights.averaged:
         weights = read_source(workdir, family, ema=False)
-        variables = {"": _load(model, weights), "_ema": variables[""]}
-    return Trained(spec, model, variables, weights.source)
+        variables = {"": _load(model, weights, quantized), "_ema": variables[""]}
+    applied = model if quantized is None else quantized
+    return Trained(spec, applied, variables, weights.source)
 
 
-def _load(model: Any, weights: Weights) -> Params:
+def _load(
+    model: Any, weights: Weights, quantized: QuantizedModel | None = None
+) -> Params:
     variables, report = load_weights(model, weights)
     say(str(report))
     if report.reset:
@@ -102,4 +109,8 @@ def _load(model: Any, weights: Weights) -> Params:
             f"{weights.source}: {report.unused[-1]}, and a head that was not trained "
             "tells nothing; leave --num_classes out."
         )
-    return variables
+    if quantized is None:
+        return variables
+    like = jax.eval_shape(quantized.with_any_ranges, variables)
+    found = range_store.from_layers(like, weights.ranges or {})
+    return range_store.with_stored(variables, range_store.stored(found))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from vit_jax_tricks.config import tuples
 from vit_jax_tricks.data.views import View
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import create_model, preprocessing
@@ -34,6 +35,7 @@ class ModelSpec:
       mean, std: by channel, of pixels in [0, 1].
       view: from the bytes of a file to uint8 pixels.
       class_names: in the order of the logits, where they are known.
+      quant: how it is quantised, as `quantizing.rules_of` takes it, or None.
     """
 
     name: str
@@ -42,6 +44,7 @@ class ModelSpec:
     std: tuple[float, ...]
     view: View
     class_names: tuple[str, ...] | None = None
+    quant: Mapping[str, Any] | None = None
 
     def create(self) -> nn.Module:
         return create_model(self.name, **self.fields)
@@ -64,6 +67,8 @@ class ModelSpec:
         """All but the class names, which are `classes.json`."""
         out = dataclasses.asdict(self)
         del out["class_names"]
+        if self.quant is None:
+            del out["quant"]
         return out
 
 
@@ -107,6 +112,7 @@ def of_run(experiment: "Experiment") -> ModelSpec:
         std=tuple(prepared["std"]),
         view=experiment.data.view,
         class_names=tuple(experiment.data.class_names),
+        quant=experiment.config.quant.to_dict() if experiment.quantized else None,
     )
 
 
@@ -131,8 +137,8 @@ def read(workdir: Path) -> ModelSpec:
     if not workdir.is_dir():
         raise UserError(f"--workdir {workdir} does not exist; give that of a run.")
     try:
-        spec = _tuples(json.loads((workdir / FILE).read_text()))
-        names = _tuples(json.loads((workdir / "classes.json").read_text()))
+        spec = tuples(json.loads((workdir / FILE).read_text()))
+        names = tuples(json.loads((workdir / "classes.json").read_text()))
         return ModelSpec(**spec | {"view": View(**spec["view"]), "class_names": names})
     except (OSError, ValueError, TypeError, KeyError) as error:
         if isinstance(error, UserError):
@@ -145,12 +151,3 @@ def read(workdir: Path) -> ModelSpec:
 
 def _plain(name: str, value: Any) -> Any:
     return jnp.dtype(value).name if name in ("dtype", "param_dtype") else value
-
-
-def _tuples(value: Any) -> Any:
-    """JSON's lists as tuples."""
-    if isinstance(value, list):
-        return tuple(map(_tuples, value))
-    if isinstance(value, dict):
-        return {key: _tuples(inner) for key, inner in value.items()}
-    return value

@@ -33,6 +33,8 @@ NO_DECAY = frozenset(
         "q_bias",
         "v_bias",
         "freqs",
+        "log_scale",  # learned steps of quantisation
+        "zero_point",
     }
 )
 _NO_DECAY_MODULES = frozenset({"cpb_mlp"})  # SwinV2's position network

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vit_jax_tricks.config import Section
+from vit_jax_tricks.config import Section, defaults
 from vit_jax_tricks.console import say
 from vit_jax_tricks.errors import UserError
 
@@ -25,6 +25,7 @@ IDENTITY = (
     "optimizer.name",
     "ema.decay",
     "teacher",
+    "quant",
 )
 
 
@@ -99,7 +100,8 @@ def _check_writable(workdir: Path) -> None:
 
 
 def _check_same_run(workdir: Path, config: Section, class_names: list[str]) -> None:
-    old = _read(workdir / "config.json", dict)
+    # A section that is newer than the run had its defaults.
+    old = json.loads(json.dumps(defaults())) | _read(workdir / "config.json", dict)
     new = json.loads(json.dumps(config.to_dict()))
     changed = [
         (key, _get(old, key), _get(new, key))

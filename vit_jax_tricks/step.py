@@ -6,9 +6,8 @@ state and the batch alone.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -31,6 +30,13 @@ Teach = Callable[[Any, Array], Batch]
 Average = Callable[[Params, Params, Array], Params]
 
 
+@runtime_checkable
+class Model(Protocol):
+    """A Flax module, or a `QuantizedModel` around one."""
+
+    def apply(self, variables: Any, /, *args: Any, **kwargs: Any) -> Any: ...
+
+
 def normalize(
     images: Float[Array, "b h w c"], mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Float[Array, "b h w c"]:
@@ -45,7 +51,7 @@ def train_step(
     batch: Batch,
     frozen: Any = (),
     *,
-    model: nn.Module,
+    model: Model,
     optimizer: optax.GradientTransformation,
     objective: Objective,
     num_classes: int,
@@ -207,7 +213,7 @@ def eval_step(
     model_variables: Params,
     batch: Batch,
     *,
-    model: nn.Module,
+    model: Model,
     mean: tuple[float, ...],
     std: tuple[float, ...],
 ) -> Metrics:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vit_jax_tricks.config import tuples
+
 
 GENTLER = 0.1  # of the learning rate
 SHORTER = 0.3  # of the epochs
@@ -117,10 +119,4 @@ def _value(value: Any) -> str:
     """A value of JSON as Python: lists are tuples, sections ConfigDicts."""
     if isinstance(value, Mapping):
         return f"ml_collections.ConfigDict({dict(value)!r})"
-    return repr(_tuples(value))
-
-
-def _tuples(value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        return tuple(map(_tuples, value))
-    return value
+    return repr(tuples(value))

@@ -26,7 +26,7 @@ SENSITIVE = (
 
 
 def standard_rules(
-    weight: Spec = WEIGHT, activation: Spec | None = ACTIVATION
+    weight: Spec | None = WEIGHT, activation: Spec | None = ACTIVATION
 ) -> tuple[Rule, ...]:
     """`weight` for each kernel, `activation` for its input, except `SENSITIVE` places.
 

@@ -2,18 +2,20 @@
 
 import importlib.util
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vit_jax_tricks import data, evaluation, model_flags
+from vit_jax_tricks import compress, data, evaluation, model_flags, quantizing
 from vit_jax_tricks.augment.pixels import to_float
 from vit_jax_tricks.command import Arguments
-from vit_jax_tricks.console import say
+from vit_jax_tricks.compress.quantized_model import QuantizedModel
+from vit_jax_tricks.compress.range_store import without_ranges
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.export import proof, verdict
 from vit_jax_tricks.export.files import staged
@@ -44,6 +46,8 @@ def run(given: Arguments, stop: Stop) -> dict[str, Any]:
     kind, out = _target(given)
     int8 = given.get("int8") is not None
     trained = model_flags.load(given, resize="area")
+    if trained.spec.quant is not None:
+        _check_quantized(given, trained.source)
     opened = _data(given, trained)
     if int8 and opened is None:
         raise UserError(
@@ -105,6 +109,17 @@ def _target(given: Arguments) -> tuple[str, Path]:
     return kind, out
 
 
+def _check_quantized(given: Arguments, source: str) -> None:
+    """Ranges of a quantised run are its own; without --int8 it would lose them."""
+    if given.get("int8") is None:
+        raise UserError(
+            f"{source} is quantised: add --int8, or export the float run that it was "
+            "made from."
+        )
+    if given.get("calibration"):
+        raise UserError(f"{source} has its own ranges: leave --calibration out.")
+
+
 def _data(given: Arguments, trained: Trained) -> data.Data | None:
     if given.get("data") is None and given.get("workdir") is None:
         return None
@@ -139,15 +154,28 @@ def _normalized(trained: Trained, pixels: Any) -> np.ndarray:
     return np.asarray(normalize(to_float(jnp.asarray(pixels)), spec.mean, spec.std))
 
 
-def _batches(
-    trained: Trained, opened: data.Data, count: int, stop: Stop
-) -> Iterator[Any]:
-    """Training images to calibrate on."""
-    size = min(BATCH, count, opened.num_train)
-    with opened.train_batches(size, seed=0) as batches:
-        for _ in range(max(1, count // size)):
-            stop.check()
-            yield jnp.asarray(_normalized(trained, next(batches)["image"]))
+def _quantized(
+    given: Arguments,
+    trained: Trained,
+    model: nn.Module,
+    variables: Any,
+    opened: data.Data,
+    stop: Stop,
+) -> tuple[QuantizedModel, dict[str, Any]]:
+    """The model with its own ranges, else calibrated now by the standard rules."""
+    if isinstance(trained.model, QuantizedModel):
+        return QuantizedModel(model, trained.model.rules), variables
+    quantized = QuantizedModel(model, compress.standard_rules())
+    variables = quantizing.calibrated(
+        quantized,
+        variables,
+        opened,
+        given.whole("calibration", quantizing.IMAGES) or quantizing.IMAGES,
+        mean=trained.spec.mean,
+        std=trained.spec.std,
+        check=stop.check,
+    )
+    return quantized, variables
 
 
 def _make(
@@ -160,7 +188,10 @@ def _make(
 ) -> Made:
     from vit_jax_tricks.export.float32 import in_float32
 
-    model, variables = in_float32(trained.model, trained.variables[""])
+    owner = trained.model
+    plain = owner.model if isinstance(owner, QuantizedModel) else owner
+    model, stored = in_float32(plain, trained.variables[""])
+    variables = without_ranges(stored)
     shape = (*trained.spec.view.size, trained.spec.view.channels)
 
     @jax.jit
@@ -188,16 +219,11 @@ def _make(
     if not int8:
         return Made([whole], proof.onnx_function, jax_function, jax_function, {})
     assert opened is not None
-    from vit_jax_tricks import compress
     from vit_jax_tricks.export import tensorrt
     from vit_jax_tricks.export.int8 import to_onnx_int8
 
-    count = given.whole("calibration", 512) or 512
-    rules = compress.standard_rules()
-    say(f"calibrating on {min(count, opened.num_train)} images of {opened.name}")
-    ranges = compress.calibrate(
-        model, variables, _batches(trained, opened, count, stop), rules
-    )
+    quantized, stored = _quantized(given, trained, model, stored, opened, stop)
+    rules, ranges = quantized.rules, quantized.ranges(stored)
 
     @jax.jit
     def fake_quantized(images: Any) -> Any:

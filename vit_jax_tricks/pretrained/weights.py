@@ -24,6 +24,7 @@ class Weights:
       unneeded: keys left out on purpose; listed as unused, never refused.
       bilinear: position tables and patches are resampled bilinearly, without
         antialiasing, as timm does for `.npz` files.
+      ranges: of a quantised run, by the paths of `compress.range_store.by_layer`.
       act_layer: the activation that the file was trained with, where its format says.
     """
 
@@ -33,6 +34,7 @@ class Weights:
     averaged: bool = False
     unneeded: tuple[str, ...] = ()
     bilinear: bool = False
+    ranges: Mapping[str, np.ndarray] | None = None
     act_layer: str | None = None
 
     def replace(self, **changes: Any) -> "Weights":

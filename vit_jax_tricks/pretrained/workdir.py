@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from vit_jax_tricks import checkpoint
+from vit_jax_tricks.compress import range_store
 from vit_jax_tricks.console import say
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.pretrained.export import flatten
@@ -12,7 +13,7 @@ from vit_jax_tricks.pretrained.weights import Weights
 
 
 def read_workdir(path: Path, *, ema: bool | None = None) -> Weights:
-    """The parameters and statistics of a run by our own paths.
+    """The parameters, statistics and ranges of a run by our own paths.
 
     Args:
       path: the workdir.
@@ -31,9 +32,14 @@ def read_workdir(path: Path, *, ema: bool | None = None) -> Weights:
         )
     averaged = averages is not None and ema is not False
     chosen = averages if averages is not None and averaged else parts
+    ranges = None
+    if range_store.KEY in chosen["params"]:
+        kept = range_store.by_layer(chosen)
+        ranges = {name: np.asarray(array) for name, array in kept.items()}
+        chosen = range_store.without_ranges(chosen)
     arrays = {name: np.asarray(array) for name, array in flatten(chosen).items()}
     what = f"{path}, step {step}{', averaged' if averaged else ''}"
-    return Weights(what, arrays, native=True, averaged=averaged)
+    return Weights(what, arrays, native=True, averaged=averaged, ranges=ranges)
 
 
 def newest(path: Path) -> tuple[int, dict]:

@@ -1,0 +1,124 @@
+"""A model and its quantisation as one, for training steps and commands."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from vit_jax_tricks.compress.calibration import weight_ranges
+from vit_jax_tricks.compress.places import layer_names, quantized_places
+from vit_jax_tricks.compress.quantized import quantized_apply
+from vit_jax_tricks.compress.range_store import (
+    packed,
+    stored,
+    unpacked,
+    with_stored,
+    without_ranges,
+)
+from vit_jax_tricks.compress.ranges import Range
+from vit_jax_tricks.compress.rules import Rule, match
+from vit_jax_tricks.compress.spec import Spec
+from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.param_groups import plan
+from vit_jax_tricks.typing import Array, Num, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantizedModel:
+    """`model` with every place that `rules` name fake-quantised, in training too.
+
+    Its variables are the model's with `params["quant"]` (see `range_store`). What
+    becomes of a calibrated range:
+
+    * a learned one (LSQ) is trained;
+    * the step of a weight with the observer "min_max" is not stored but made from the
+      weight at each call, s = max|w| / high, so that no weight is ever clipped;
+    * any other stays as it was calibrated, as NVIDIA's recipe has it (no gradient
+      reaches it, and no decay).
+
+    Attributes that it has not are the model's own.
+    """
+
+    model: nn.Module
+    rules: tuple[Rule, ...]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "model":
+            raise AttributeError(name)
+        return getattr(self.model, name)
+
+    def apply(
+        self,
+        variables: Mapping[str, Any],
+        images: Num[Array, "b h w c"],
+        *,
+        train: bool = False,
+        **options: Any,
+    ) -> Any:
+        """As `model.apply`, by the ranges in `variables`."""
+        return quantized_apply(
+            self.model,
+            without_ranges(variables),
+            images,
+            self.ranges(variables),
+            self.rules,
+            train=train,
+            **options,
+        )
+
+    def ranges(self, variables: Mapping[str, Any]) -> dict[str, Range]:
+        """The range of every place, as `quantized_apply` takes them."""
+        params, kept = without_ranges(variables)["params"], stored(variables)
+        specs = self._specs(params, kept)
+        follow = {n: spec for n, spec in specs.items() if _follows(n, spec, kept)}
+        found = {name: unpacked(specs[name], leaves) for name, leaves in kept.items()}
+        return {**found, **weight_ranges(params, follow)}
+
+    def with_ranges(
+        self, variables: Mapping[str, Any], ranges: Mapping[str, Range]
+    ) -> dict[str, Any]:
+        """The variables with calibrated ranges."""
+        params = without_ranges(variables)["params"]
+        specs, inputs = self._specs(params, ranges), ranges.keys() - plan(params).keys()
+        kept = {
+            name: packed(specs[name], found)
+            for name, found in ranges.items()
+            if not _follows(name, specs[name], inputs)
+        }
+        return with_stored(variables, kept)
+
+    def with_any_ranges(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+        """The variables with ranges of the right shapes, not calibrated.
+
+        Raises: UserError as `quantized_places` does.
+        """
+        params = without_ranges(variables)["params"]
+        images = jnp.zeros((1, *self.image_shape), jnp.float32)
+        places = quantized_places(
+            self.model, without_ranges(variables), images, self.rules
+        )
+        weights = plan(params)
+        ranges = weight_ranges(
+            params, {n: s for n, s in places.items() if n in weights}
+        )
+        for name, spec in places.items():
+            if name not in weights:
+                group = layer_names(name, weights)
+                one = jnp.ones(() if name in group else (len(group),), jnp.float32)
+                ranges[name] = spec.range(-one, one)
+        return self.with_ranges(variables, ranges)
+
+    def _specs(self, params: Params, more: Mapping[str, Any]) -> dict[str, Spec]:
+        weights = plan(params)
+        names = {name: layer_names(name, weights) for name in [*weights, *more]}
+        specs = match(names, self.rules)
+        if odd := sorted(more.keys() - specs.keys()):
+            raise UserError(f"{odd[0]} has a range but no rule: calibrate it again.")
+        return specs
+
+
+def _follows(name: str, spec: Spec, inputs: Any) -> bool:
+    """Whether a place that is not in `inputs` has its step from the weight itself."""
+    return name not in inputs and spec.observer == "min_max" and not spec.learned

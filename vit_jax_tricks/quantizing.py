@@ -1,0 +1,173 @@
+"""What `config.quant` says: which model is quantised how, and its first ranges."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from vit_jax_tricks.augment.pixels import to_float
+from vit_jax_tricks.compress.calibration import calibrate
+from vit_jax_tricks.compress.quantized_model import QuantizedModel
+from vit_jax_tricks.compress.range_store import without_ranges
+from vit_jax_tricks.compress.rules import Rule, standard_rules
+from vit_jax_tricks.compress.spec import Spec
+from vit_jax_tricks.console import say
+from vit_jax_tricks.data import Data
+from vit_jax_tricks.errors import UserError, nearest
+from vit_jax_tricks.step import normalize
+from vit_jax_tricks.typing import Array, Float
+
+
+PATH = "config.quant"
+IMAGES = 512  # that calibration looks at, unless config.quant says
+BATCH = 32  # images at once
+
+
+def rules_of(section: Mapping[str, Any]) -> tuple[Rule, ...] | None:
+    """The rules of a section `config.quant`, None where it leaves everything in float.
+
+    Its own `rules` come first, then `compress.standard_rules`.
+
+    Raises: UserError for names that do not exist, choices that exclude one another, and
+    keys that would do nothing.
+    """
+    weights, activations = section["weights"], section["activations"]
+    learned, more = section["learned"], section["rules"]
+    observers = {
+        "weight_observer": section["weight_observer"],
+        "activation_observer": section["activation_observer"],
+        "percentile": section["percentile"],
+    }
+    calibration = section["calibration"]
+    if weights is None and activations is None and not more:
+        given = observers | {"learned": learned or None, "calibration": calibration}
+        for key, value in given.items():
+            if value is not None:
+                raise UserError(
+                    f"{PATH}.{key}={value} does nothing while nothing is quantised; "
+                    f"add --{PATH}.weights=int8_narrow --{PATH}.activations=int8."
+                )
+        return None
+    for key, grid in (("weight", weights), ("activation", activations)):
+        if grid is None and observers[f"{key}_observer"] is not None:
+            raise UserError(
+                f"{PATH}.{key}_observer does nothing without {PATH}.{key}s, the grid; "
+                "leave it out."
+            )
+    percentile = observers["percentile"]
+    if percentile is not None and observers["activation_observer"] != "percentile":
+        raise UserError(
+            f"{PATH}.percentile={percentile} is of "
+            f"{PATH}.activation_observer=percentile; leave it out."
+        )
+    fields: dict[str, Any] = {} if percentile is None else {"percentile": percentile}
+    weight = activation = None
+    if weights is not None:
+        if weights.startswith("uint"):
+            raise UserError(
+                f'{PATH}.weights="{weights}": weights have both signs; give '
+                f"{weights[1:]}_narrow."
+            )
+        observer = observers["weight_observer"] or "min_max"
+        weight = _spec(
+            "weights",
+            grid=weights,
+            observer=observer,
+            learned=learned,
+            per_channel=True,
+        )
+    if activations is not None:
+        observer = observers["activation_observer"] or "min_max"
+        activation = _spec(
+            "activations",
+            grid=activations,
+            observer=observer,
+            learned=learned,
+            symmetric=not activations.startswith("uint"),
+            **fields,
+        )
+    return (*map(_rule, more), *standard_rules(weight, activation))
+
+
+def _spec(key: str, **fields: Any) -> Spec:
+    try:
+        return Spec(**fields)
+    except UserError as error:
+        raise UserError(f"{PATH}.{key}: {error}") from error
+
+
+def _rule(given: Any) -> Rule:
+    """One of `config.quant.rules`, (regex, None or fields of a Spec)."""
+    try:
+        pattern, fields = given
+        fields = None if fields is None else dict(fields)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{PATH}.rules: {given!r} is not (regex, None) or (regex, "
+            "dict(grid='int8', ...))."
+        ) from error
+    if fields is None:
+        return str(pattern), None
+    known = [field.name for field in dataclasses.fields(Spec)]
+    for key in fields:
+        if key not in known:
+            hint = nearest(key, known)
+            raise UserError(f'{PATH}.rules, "{pattern}": "{key}" is unknown.{hint}')
+    return str(pattern), _spec(f'rules, "{pattern}"', **fields)
+
+
+def images_of(section: Mapping[str, Any]) -> int:
+    """How many images calibration looks at.
+
+    Raises: UserError for less than one.
+    """
+    count = section["calibration"]
+    if count is not None and count < 1:
+        raise UserError(f"{PATH}.calibration={count}: expected at least 1.")
+    return count or IMAGES
+
+
+def quantized(model: nn.Module, section: Mapping[str, Any]) -> QuantizedModel | None:
+    """The model as the section quantises it, None for one in float.
+
+    Raises: UserError as `rules_of` does.
+    """
+    rules = rules_of(section)
+    return None if rules is None else QuantizedModel(model, rules)
+
+
+def calibration_batches(
+    source: Data,
+    count: int,
+    *,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    seed: int = 0,
+    check: Callable[[], None] = lambda: None,
+) -> Iterator[Float[Array, "b h w c"]]:
+    """Normalised training images, about `count`, the same for the same seed.
+
+    `check` is called before each batch and may raise to stop.
+    """
+    size = min(BATCH, count, source.num_train)
+    with source.train_batches(size, seed=seed) as batches:
+        for _ in range(max(1, min(count, source.num_train) // size)):
+            check()
+            yield normalize(to_float(jnp.asarray(next(batches)["image"])), mean, std)
+
+
+def calibrated(
+    model: QuantizedModel,
+    variables: Mapping[str, Any],
+    source: Data,
+    count: int,
+    **options: Any,
+) -> dict[str, Any]:
+    """The variables with ranges of `calibration_batches`, which takes `options`."""
+    say(f"calibrating on {min(count, source.num_train)} images of {source.name}")
+    variables = without_ranges(variables)
+    batches = calibration_batches(source, count, **options)
+    ranges = calibrate(model.model, variables, batches, model.rules)
+    return model.with_ranges(variables, ranges)
