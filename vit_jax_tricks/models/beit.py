@@ -5,6 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.models import regularisers
 from vit_jax_tricks.models.vit import VisionTransformer
 from vit_jax_tricks.models.vit_front import VitFront
 
@@ -43,6 +44,8 @@ class Beit(VitFront):
     remat: bool = False
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+
+    refuses = regularisers.PAIRS
 
     def vit(self, **more: Any) -> VisionTransformer:
         """The model that this one is; `more` is its parent."""

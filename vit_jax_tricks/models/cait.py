@@ -10,6 +10,7 @@ from vit_jax_tricks.models import checks
 from vit_jax_tricks.models.block import run_blocks
 from vit_jax_tricks.models.late_class_token import LateClassToken
 from vit_jax_tricks.models.layers import functional
+from vit_jax_tricks.models.layers.drop import PatchDropout
 from vit_jax_tricks.models.layers.mlp import Mlp
 from vit_jax_tricks.models.layers.norm import LayerNorm, LayerScale
 from vit_jax_tricks.models.layers.talking_heads import (
@@ -59,14 +60,15 @@ class CaiT(LateClassToken):
 
     What it returns: `LateClassToken`. Field names and meanings are those of timm's
     `Cait`: drop path has the same rate in all `depth` blocks, and the
-    `depth_token_only` class-attention blocks drop nothing. `scan` and `remat` act on
-    the blocks among the patches. Source: Touvron et al. 2021, arXiv 2103.17239;
-    facebookresearch/deit.
+    `depth_token_only` class-attention blocks drop nothing. Addition: `patch_drop_rate`
+    as in `VisionTransformer`. `scan` and `remat` act on the blocks among the patches.
+    Source: Touvron et al. 2021, arXiv 2103.17239; facebookresearch/deit.
     """
 
     embed_dim: int = 768
     qkv_bias: bool = True
     init_values: float = 1e-4
+    patch_drop_rate: float = 0.0
     depth_token_only: int = 2
     mlp_ratio_token_only: float = 4.0
 
@@ -105,6 +107,7 @@ class CaiT(LateClassToken):
             self.drop_path_rate, self.depth, decay="constant"
         )
         layers = [patches] * self.depth
+        x = PatchDropout(self.patch_drop_rate, prefix=0)(x, train)
         x = run_blocks(layers, x, rates, train, scan=self.scan, remat=self.remat)
         hidden = int(self.embed_dim * self.mlp_ratio_token_only)
         for i in range(self.depth_token_only):

@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from vit_jax_tricks.models import regularisers
 from vit_jax_tricks.models.checks import check_images
 from vit_jax_tricks.models.coatnet_block import TransformerBlock2d
 from vit_jax_tricks.models.coatnet_checks import check_coatnet
@@ -33,6 +34,10 @@ _MAXVIT_ONLY = frozenset(
         "transformer_use_nchw_attn",
     }
 )
+_OTHER_NAMES = regularisers.MAPS | {
+    "attn_drop_rate": "here it is called transformer_attn_drop.",
+    "init_values": "there are two here, conv_init_values and transformer_init_values.",
+}
 
 
 class CoAtNet(nn.Module):
@@ -107,6 +112,7 @@ class CoAtNet(nn.Module):
 
     # Blocks that `scan` stacks begin with the second one of each stage.
     scan_from = 1
+    refuses = _OTHER_NAMES
 
     @staticmethod
     def flatten(overrides: Mapping[str, Any]) -> dict[str, Any]:

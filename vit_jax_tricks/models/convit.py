@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.models import checks, pruned
+from vit_jax_tricks.models import checks, pruned, regularisers
 from vit_jax_tricks.models.block import run_blocks
 from vit_jax_tricks.models.late_class_token import LateClassToken
 from vit_jax_tricks.models.layers import functional
@@ -24,7 +24,8 @@ class ConViT(LateClassToken):
     Field names and meanings are those of timm's `ConVit`: `embed_dim` is the width of
     one head, d = embed_dim * num_heads. `qk_scale` is the official code's, in place of
     embed_dim ** -0.5. `scan` stacks the local blocks; the others keep their numbers,
-    `blocks_10`, ... . `block_heads` and `block_hidden` as in `VisionTransformer`.
+    `blocks_10`, ... . `init_values` adds LayerScale. `block_heads` and `block_hidden`
+    as in `VisionTransformer`.
     Source: d'Ascoli et al. 2021, arXiv 2103.10697; facebookresearch/convit.
     """
 
@@ -35,6 +36,9 @@ class ConViT(LateClassToken):
     qk_scale: float | None = None
     local_up_to_layer: int = 10
     locality_strength: float = 1.0
+    init_values: float | None = None
+
+    refuses = regularisers.PAIRS
 
     @property
     def width(self) -> int:
@@ -65,6 +69,7 @@ class ConViT(LateClassToken):
             mlp_hidden=int(self.width * self.mlp_ratio),
             qkv_bias=self.qkv_bias,
             qk_scale=self.qk_scale,
+            init_values=self.init_values,
             proj_drop_rate=self.proj_drop_rate,
             attn_drop_rate=self.attn_drop_rate,
             act_layer=self.act_layer,

@@ -11,6 +11,7 @@ from vit_jax_tricks.models import checks, pruned
 from vit_jax_tricks.models.block import run_blocks
 from vit_jax_tricks.models.layers import functional
 from vit_jax_tricks.models.layers.conv_stem import ConvStem
+from vit_jax_tricks.models.layers.drop import PatchDropout
 from vit_jax_tricks.models.layers.head import Classifier
 from vit_jax_tricks.models.layers.norm import LayerNorm
 from vit_jax_tricks.models.layers.patch_embed import PatchEmbed
@@ -40,8 +41,9 @@ class LVViT(nn.Module):
     Field names and meanings are those of `LV_ViT` in TokenLabeling: `p_emb` ("4_2",
     "4_2_128", or 1 for plain patches), `skip_lam` (divides every branch), `order` (a
     kind for each block: "tr", "mha" or "ffn", instead of `depth`), `drop_path_decay`
-    ("linear" or "fix"). Additions: `scan`, `remat`, `block_heads` and `block_hidden` as
-    in `VisionTransformer`.
+    ("linear" or "fix"). Additions: `patch_drop_rate` (not with `return_dense`: a
+    token that is left out has no logits), `init_values`, `scan`, `remat`, `block_heads`
+    and `block_hidden` as in `VisionTransformer`.
     Source: Jiang et al. 2021, arXiv 2104.10858.
     """
 
@@ -61,6 +63,8 @@ class LVViT(nn.Module):
     attn_drop_rate: float = 0.0
     drop_path_rate: float = 0.0
     drop_path_decay: str = "linear"
+    patch_drop_rate: float = 0.0
+    init_values: float | None = None
     p_emb: str | int = "4_2"
     head_dim: int | None = None
     skip_lam: float = 1.0
@@ -121,6 +125,11 @@ class LVViT(nn.Module):
                 f"order has {sorted(unknown)[0]!r}; its entries are tr, mha or ffn."
             )
         pruned.check(self, len(self.kinds))
+        if self.patch_drop_rate and self.return_dense:
+            raise UserError(
+                f"patch_drop_rate={self.patch_drop_rate} needs return_dense=False: a "
+                "patch that is left out cannot learn its label."
+            )
         if self.mix_token and not self.return_dense:
             raise UserError(
                 "mix_token=True needs return_dense=True: without the dense head the "
@@ -193,7 +202,8 @@ class LVViT(nn.Module):
         token = jnp.broadcast_to(param("cls_token", 1), (b, 1, d))
         x = jnp.concatenate([token, patches], axis=1)
         x = x + param("pos_embed", 1 + patches.shape[1])
-        return constrain(nn.Dropout(self.drop_rate, deterministic=not train)(x))
+        x = nn.Dropout(self.drop_rate, deterministic=not train)(x)
+        return constrain(PatchDropout(self.patch_drop_rate)(x, train))
 
     def _blocks(self, x: Float[Array, "b n d"], train: bool) -> Float[Array, "b n d"]:
         """All transformer blocks."""
@@ -202,6 +212,7 @@ class LVViT(nn.Module):
             head_dim=self.head_dim or self.embed_dim // self.num_heads,
             mlp_hidden=int(self.embed_dim * self.mlp_ratio),
             qkv_bias=self.qkv_bias,
+            init_values=self.init_values,
             proj_drop_rate=self.drop_rate,
             attn_drop_rate=self.attn_drop_rate,
             norm_eps=EPS,

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from vit_jax_tricks.errors import UserError, nearest
+from vit_jax_tricks.models import regularisers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +85,8 @@ def create_model(name: str, num_classes: int = 1000, **overrides: Any) -> nn.Mod
     """Builds a model by name: `create_model("deit_small_patch16_224", 10, depth=6)`.
 
     Overrides are the fields of the family's module, named as in timm. `dtype` and
-    `param_dtype` may be strings; a family's `flatten` takes the reference's nested
+    `param_dtype` may be strings, `init_values` may be "depth" for CaiT's rule
+    (`functional.layer_scale_start`); a family's `flatten` takes the reference's nested
     options apart. `model.apply(variables, images, train=False)` returns
     `(logits, aux)` for normalised images [b, h, w, c].
 
@@ -99,9 +101,12 @@ def create_model(name: str, num_classes: int = 1000, **overrides: Any) -> nn.Mod
     values = {}
     for key, value in given.items():
         if key not in types_:
+            regularisers.check_refused(entry.family, name, key)
             raise UserError(f'{name} has no override "{key}".{nearest(key, types_)}')
-        values[key] = _convert(key, value, types_[key])
-    model = entry.family(**{**entry.defaults, **values})
+        kept = regularisers.is_by_depth(key, value)
+        values[key] = value if kept else _convert(key, value, types_[key])
+    fields = regularisers.by_depth(entry.family, {**entry.defaults, **values})
+    model = entry.family(**fields)
     check = getattr(model, "check", None)
     if check is not None:
         check()

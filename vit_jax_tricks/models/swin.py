@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.models import pruned
+from vit_jax_tricks.models import pruned, regularisers
 from vit_jax_tricks.models.checks import (
     check_choices,
     check_images,
@@ -46,10 +46,12 @@ class WindowedTransformer(nn.Module):
     any multiple of `patch_size`, with the windows of `img_size`. From
     microsoft/Swin-Transformer: `ape` (a learned absolute position table), `patch_norm`,
     and `square_windows`, which fits both sides of a window to the shorter side of the
-    map. Additions: `pos_drop_rate`, `act_layer` and `norm_eps` by value, `scan` (one
-    traced block for each stage, parameters stacked under `blocks`), `remat` (recompute
-    each block in the backward pass), `block_heads` and `block_hidden` (heads and hidden
-    units of each block by stage, as pruning leaves them).
+    map. Additions: `init_values` (LayerScale; in V2 the first gain of the norms that
+    close the branches, which is 0 otherwise), `pos_drop_rate`, `act_layer` and
+    `norm_eps` by value, `scan` (one traced block for each stage, parameters stacked
+    under `blocks`), `remat` (recompute each block in the backward pass), `block_heads`
+    and `block_hidden` (heads and hidden units of each block by stage, as pruning leaves
+    them).
     """
 
     img_size: int | tuple[int, int] = 224
@@ -76,6 +78,7 @@ class WindowedTransformer(nn.Module):
     proj_drop_rate: float = 0.0
     attn_drop_rate: float = 0.0
     drop_path_rate: float = 0.1
+    init_values: float | None = None
     act_layer: str = "gelu"
     norm_eps: float = 1e-5
     scan: bool = False
@@ -85,6 +88,7 @@ class WindowedTransformer(nn.Module):
 
     # Whether norms close the residual branches (V2) or open them.
     post_norm = False
+    refuses = regularisers.MAPS
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -198,6 +202,7 @@ class WindowedTransformer(nn.Module):
             window=window,
             shift=shift,
             post_norm=self.post_norm,
+            init_values=self.init_values,
             proj_drop_rate=self.proj_drop_rate,
             act_layer=self.act_layer,
             norm_eps=self.norm_eps,

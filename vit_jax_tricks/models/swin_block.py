@@ -11,7 +11,7 @@ from vit_jax_tricks.models.layers import functional
 from vit_jax_tricks.models.layers.drop import DropPath
 from vit_jax_tricks.models.layers.mlp import Mlp
 from vit_jax_tricks.models.layers.no_heads import NoHeads
-from vit_jax_tricks.models.layers.norm import LayerNorm
+from vit_jax_tricks.models.layers.norm import LayerNorm, LayerScale
 from vit_jax_tricks.models.layers.patch_embed import PatchConv
 from vit_jax_tricks.sharding import constrain
 from vit_jax_tricks.typing import Array, Bool, Float
@@ -127,7 +127,8 @@ class SwinBlock(nn.Module):
     """Attention in (shifted) windows, then an MLP, each around a residual.
 
     x <- x + drop(attn(norm1(x))); x <- x + drop(mlp(norm2(x))). With `post_norm` the
-    norm closes the branch, x + drop(norm(attn(x))), and starts at 0, as in Swin V2.
+    norm closes the branch, x + drop(norm(attn(x))), and its gain starts at
+    `init_values` or 0, as in Swin V2; without, `init_values` adds LayerScale.
     `attention` makes the layer that is called as (windows, mask, train). `shifted` says
     whether the windows move by `shift`; it may be traced.
     Sources: Liu et al. 2021 (Swin), arXiv 2103.14030, and 2021 (V2), arXiv 2111.09883.
@@ -138,6 +139,7 @@ class SwinBlock(nn.Module):
     shift: tuple[int, int]
     mlp_hidden: int
     post_norm: bool
+    init_values: float | None = None
     proj_drop_rate: float = 0.0
     act_layer: str = "gelu"
     norm_eps: float = 1e-5
@@ -167,10 +169,12 @@ class SwinBlock(nn.Module):
                 shifted=shifted,
             )
 
-        start = 0.0 if self.post_norm else 1.0
+        start = (self.init_values or 0.0) if self.post_norm else 1.0
         for i, layer in enumerate((attn, partial(mlp, train=train)), start=1):
             norm = LayerNorm(self.norm_eps, start=start, name=f"norm{i}", **dtypes)
             y = norm(layer(x)) if self.post_norm else layer(norm(x))
+            if self.init_values is not None and not self.post_norm:
+                y = LayerScale(self.init_values, name=f"ls{i}", **dtypes)(y)
             x = constrain(x + DropPath()(y, drop_path))
         return x
 

@@ -10,6 +10,7 @@ from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import checks, pruned
 from vit_jax_tricks.models.block import run_blocks
 from vit_jax_tricks.models.layers import functional
+from vit_jax_tricks.models.layers.drop import PatchDropout
 from vit_jax_tricks.models.layers.functional.resample import resize_table
 from vit_jax_tricks.models.layers.functional.sinusoid import sinusoid_positions
 from vit_jax_tricks.models.layers.head import Classifier
@@ -34,8 +35,8 @@ class T2TViT(nn.Module):
     stem, `qk_scale` of the blocks (None: h ** -0.5), `drop_rate` after the positions
     and in the blocks. Additions: `pos_img_size`, the size of the images whose sinusoids
     are resampled to this one's (bicubic), as the reference does with weights of another
-    size (None: computed for this size); `scan`, `remat`, `block_heads` and
-    `block_hidden` as in `VisionTransformer`.
+    size (None: computed for this size); `patch_drop_rate`, `init_values`, `scan`,
+    `remat`, `block_heads` and `block_hidden` as in `VisionTransformer`.
     Source: Yuan et al. 2021, arXiv 2101.11986.
     """
 
@@ -54,6 +55,8 @@ class T2TViT(nn.Module):
     drop_rate: float = 0.0
     attn_drop_rate: float = 0.0
     drop_path_rate: float = 0.0
+    patch_drop_rate: float = 0.0
+    init_values: float | None = None
     token_dim: int = 64
     pos_img_size: int | None = None
     scan: bool = False
@@ -137,11 +140,13 @@ class T2TViT(nn.Module):
             self.positions, self.dtype
         )
         x = nn.Dropout(self.drop_rate, deterministic=not train)(x)
+        x = PatchDropout(self.patch_drop_rate)(x, train)
         fields = dict(
             num_heads=self.num_heads,
             head_dim=self.embed_dim // self.num_heads,
             mlp_hidden=int(self.embed_dim * self.mlp_ratio),
             qkv_bias=self.qkv_bias,
+            init_values=self.init_values,
             proj_drop_rate=self.drop_rate,
             attn_drop_rate=self.attn_drop_rate,
             norm_eps=EPS,

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from vit_jax_tricks.models import checks
+from vit_jax_tricks.models import checks, regularisers
 from vit_jax_tricks.models.vit import VisionTransformer
 from vit_jax_tricks.models.vit_front import VitFront
 
@@ -51,6 +51,8 @@ class VisionTransformerRelPos(VitFront):
     remat: bool = False
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+
+    refuses = regularisers.PAIRS
 
     def vit(self, **more: Any) -> VisionTransformer:
         """The model that this one is; `more` is its parent."""

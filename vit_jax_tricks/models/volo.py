@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from vit_jax_tricks.augment.mix_token import mix_tokens, random_box
+from vit_jax_tricks.models import regularisers
 from vit_jax_tricks.models.block import Block
 from vit_jax_tricks.models.checks import check_images
 from vit_jax_tricks.models.layers import functional
@@ -42,8 +43,8 @@ class VOLO(nn.Module):
     Field names and meanings are those of timm's `VOLO`: `layers` blocks in each stage,
     `outlook_attention` stages of `Outlooker`s, which drop no path, `downsamples` after
     a stage, `pooling_scale` what they come to before the positions are added, which is
-    before the third part (a stage or a downsampling). Additions: `scan` (one traced
-    block for each stage), `remat`.
+    before the third part (a stage or a downsampling). Additions: `init_values`
+    (LayerScale in every block), `scan` (one traced block for each stage), `remat`.
     Source: Yuan et al. 2021, arXiv 2106.13112.
     """
 
@@ -64,6 +65,7 @@ class VOLO(nn.Module):
     pos_drop_rate: float = 0.0
     attn_drop_rate: float = 0.0
     drop_path_rate: float = 0.0
+    init_values: float | None = None
     post_layers: tuple[str, ...] | None = ("ca", "ca")
     use_aux_head: bool = True
     use_mix_token: bool = False
@@ -72,6 +74,8 @@ class VOLO(nn.Module):
     remat: bool = False
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+
+    refuses = regularisers.MAPS
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -209,6 +213,7 @@ class VOLO(nn.Module):
             head_dim=width // heads,
             mlp_hidden=int(width * self.mlp_ratios[stage]),
             qkv_bias=self.qkv_bias,
+            init_values=self.init_values,
             attn_drop_rate=self.attn_drop_rate,
             dtype=self.dtype,
             param_dtype=self.param_dtype,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from vit_jax_tricks.models.layers.drop import DropPath
 from vit_jax_tricks.models.layers.mlp import Mlp
-from vit_jax_tricks.models.layers.norm import LayerNorm
+from vit_jax_tricks.models.layers.norm import LayerNorm, LayerScale
 from vit_jax_tricks.models.layers.outlook import OutlookAttention
 from vit_jax_tricks.models.layers.patch_embed import PatchConv
 from vit_jax_tricks.models.layers.talking_heads import ClassAttention
@@ -16,6 +16,14 @@ from vit_jax_tricks.typing import Array, Float
 
 
 EPS = 1e-5  # of every layer norm
+
+
+def scaled(block: Any, part: int, y: Float[Array, "*s d"]) -> Float[Array, "*s d"]:
+    """A branch of a compact block, times its LayerScale if it has `init_values`."""
+    if block.init_values is None:
+        return y
+    dtypes = {"dtype": block.dtype, "param_dtype": block.param_dtype}
+    return LayerScale(block.init_values, name=f"ls{part}", parent=block, **dtypes)(y)
 
 
 class Outlooker(nn.Module):
@@ -28,6 +36,7 @@ class Outlooker(nn.Module):
     head_dim: int
     mlp_hidden: int
     qkv_bias: bool = False
+    init_values: float | None = None
     attn_drop_rate: float = 0.0
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
@@ -49,10 +58,10 @@ class Outlooker(nn.Module):
             **dtypes,
         )
         y = attn(LayerNorm(EPS, name="norm1", **dtypes)(x), train)
-        x = constrain(x + DropPath()(y, drop_path))
+        x = constrain(x + DropPath()(scaled(self, 1, y), drop_path))
         mlp = Mlp(self.mlp_hidden, name="mlp", **dtypes)
         y = mlp(LayerNorm(EPS, name="norm2", **dtypes)(x), train)
-        return constrain(x + DropPath()(y, drop_path))
+        return constrain(x + DropPath()(scaled(self, 2, y), drop_path))
 
 
 class ClassBlock(nn.Module):
@@ -65,6 +74,7 @@ class ClassBlock(nn.Module):
     head_dim: int
     mlp_hidden: int
     qkv_bias: bool = False
+    init_values: float | None = None
     attn_drop_rate: float = 0.0
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
@@ -81,9 +91,11 @@ class ClassBlock(nn.Module):
             name="attn",
             **dtypes,
         )
-        token = x[:, :1] + attn(LayerNorm(EPS, name="norm1", **dtypes)(x), train)
+        y = attn(LayerNorm(EPS, name="norm1", **dtypes)(x), train)
+        token = x[:, :1] + scaled(self, 1, y)
         mlp = Mlp(self.mlp_hidden, name="mlp", **dtypes)
-        token = token + mlp(LayerNorm(EPS, name="norm2", **dtypes)(token), train)
+        y = mlp(LayerNorm(EPS, name="norm2", **dtypes)(token), train)
+        token = token + scaled(self, 2, y)
         return constrain(jnp.concatenate([token, x[:, 1:]], axis=1))
 
 

@@ -1,4 +1,4 @@
-"""Drop path as a module, which only supplies the key."""
+"""Drop path and patch dropout as modules, which only supply the key."""
 
 import flax.linen as nn
 
@@ -16,3 +16,17 @@ class DropPath(nn.Module):
         if rate is None:
             return x
         return functional.drop_path(self.make_rng("dropout"), x, rate)
+
+
+class PatchDropout(nn.Module):
+    """`functional.patch_dropout` in training: the first `prefix` tokens stay."""
+
+    rate: float
+    prefix: int = 1
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n d"], train: bool) -> Float[Array, "b m d"]:
+        if not train or self.rate == 0:
+            return x
+        key = self.make_rng("dropout")
+        return functional.patch_dropout(key, x, self.rate, prefix=self.prefix)

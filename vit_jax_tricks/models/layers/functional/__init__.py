@@ -9,6 +9,7 @@ from vit_jax_tricks.models.layers.functional.drop import (
     drop_path,
     drop_path_rates,
     kept_tokens,
+    layer_scale_start,
     patch_dropout,
     scale_kept,
 )
@@ -90,6 +91,7 @@ __all__ = [
     "kept_tokens",
     "l2_normalize",
     "layer_norm",
+    "layer_scale_start",
     "local_kernel",
     "log_spaced_coords",
     "masked_bias",

@@ -1,4 +1,4 @@
-"""Stochastic depth and patch dropout."""
+"""Stochastic depth, patch dropout, and where LayerScale starts."""
 
 import jax
 import jax.numpy as jnp
@@ -65,3 +65,13 @@ def patch_dropout(
     shape = (x.shape[0], x.shape[1] - prefix)
     kept = kept_tokens(key, shape, rate, prefix=prefix)
     return jnp.take_along_axis(x, kept[:, :, None], axis=1)
+
+
+def layer_scale_start(depth: int) -> float:
+    """CaiT's first gain of a network of `depth` blocks: 0.1, 1e-5 or 1e-6.
+
+    0.1 up to 18 blocks, 1e-5 up to 24, 1e-6 for deeper ones: the deeper, the nearer to
+    the identity. Source: Touvron et al. 2021, arXiv 2103.17239, section 2; the released
+    models of 24 blocks have 1e-5, those of 36 have 1e-5 or 1e-6.
+    """
+    return 0.1 if depth <= 18 else 1e-5 if depth <= 24 else 1e-6

@@ -1,0 +1,50 @@
+"""What families say about regularisers that they have not, and LayerScale by depth."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.models.layers.functional.drop import layer_scale_start
+
+
+# Why a family has not a field, by field.
+PAIRS = {
+    "patch_drop_rate": "its positions are about every pair of patches, so none can be "
+    "left out; leave the field out, or use a deit_ name."
+}
+MAPS = {
+    "patch_drop_rate": "it works on whole maps of patches, so none can be left out; "
+    "leave the field out, or use a deit_ name."
+}
+BY_DEPTH = "depth"  # instead of a number: CaiT's rule
+
+
+def check_refused(family: Any, name: str, key: str) -> None:
+    """Raises UserError, with the reason, for a field that a family refuses."""
+    why = getattr(family, "refuses", {}).get(key)
+    if why is not None:
+        raise UserError(f"{name} takes no {key}: {why}")
+
+
+def is_by_depth(key: str, value: Any) -> bool:
+    """Whether a field asks for LayerScale by CaiT's rule."""
+    return key.endswith("init_values") and value == BY_DEPTH
+
+
+def by_depth(family: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """`fields` with CaiT's number for each init_values that is "depth".
+
+    The depth is that of all stages; what `fields` lacks is as usual in the family.
+    """
+    wanted = [key for key, value in fields.items() if is_by_depth(key, value)]
+    if not wanted:
+        return dict(fields)
+    usual = {field.name: field.default for field in dataclasses.fields(family)}
+    every = {**usual, **fields}
+    names = ("order", "depth", "depths", "layers")
+    blocks = next(every[name] for name in names if every.get(name) is not None)
+    if isinstance(blocks, tuple):
+        ordered = every.get("order") is not None
+        blocks = len(blocks) if ordered else sum(blocks)
+    return {**fields, **dict.fromkeys(wanted, layer_scale_start(blocks))}
