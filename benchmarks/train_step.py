@@ -21,20 +21,19 @@ import os
 import pathlib
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 import plain_vit
 import timm_eager
+from race import Batch, Turn, race, ratio
 
 from vit_jax_tricks import banner, config, experiment
 
 
 BATCH, CLASSES = 16, 1000
-PAUSE = 0.3  # seconds between turns: OpenMP's threads spin on for a while
 PLAIN = {
     "data.repeats": "1",
     "augment.flip": "False",
@@ -45,9 +44,6 @@ PLAIN = {
     "ema.decay": "None",
     "model.drop_path_rate": "0.0",
 }
-
-Batch = dict[str, np.ndarray]
-Turn = Callable[[Batch], Any]  # one step, to its end
 
 
 def batches(seed: int = 0) -> Iterator[Batch]:
@@ -103,39 +99,6 @@ def flax(attention: Any) -> Turn:
     return turn
 
 
-def race(turns: dict[str, Turn], rounds: int) -> tuple[dict[str, list[float]], int]:
-    """Seconds of every turn, and how often something was compiled after step one."""
-    compiled = []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda event, *_, **__: compiled.append(event) if "compile" in event else None
-    )
-    stream = batches()
-    for turn in turns.values():
-        turn(next(stream))
-    assert compiled  # the step of plain_vit.py: so we do hear of compilations
-    compiled.clear()
-    seconds: dict[str, list[float]] = {name: [] for name in turns}
-    for i in range(rounds):
-        batch = next(stream)
-        for name, turn in turns.items():
-            time.sleep(PAUSE)
-            began = time.perf_counter()
-            turn(batch)
-            seconds[name].append(time.perf_counter() - began)
-        times = "  ".join(f"{name} {s[-1]:.2f}" for name, s in seconds.items())
-        print(f"round {i + 1}/{rounds}  {times}", flush=True)
-    return seconds, len(compiled)
-
-
-def ratio(over: list[float], under: list[float]) -> dict[str, float]:
-    """Of the minima, of the medians, and the median of the rounds' own ratios."""
-    return {
-        "min": min(over) / min(under),
-        "median": statistics.median(over) / statistics.median(under),
-        "paired": statistics.median(a / b for a, b in zip(over, under, strict=True)),
-    }
-
-
 def main() -> None:
     """Builds the contestants, lets them take turns, prints and writes the result."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -154,7 +117,7 @@ def main() -> None:
         turns["timm"] = timm_eager.make()
     except ImportError as error:
         print(f"timm is left out: {error} (pip install torch torchvision timm)")
-    seconds, compilations = race(turns, options.rounds)
+    seconds, compilations = race(turns, options.rounds, batches())
     load.append(os.getloadavg()[0])
 
     rows = {
