@@ -84,8 +84,11 @@ def _stochastic(init: str) -> list[str]:
     if not init:
         return ["drop_path_rate"]
     try:
-        fields = json.loads((Path(init) / "model.json").read_text())["fields"]
+        spec = json.loads((Path(init) / "model.json").read_text())
+        fields = spec["fields"]
     except (OSError, ValueError, LookupError) as error:
         raise UserError(f"{init} holds no readable model.json.") from error
+    if spec.get("quant"):
+        raise UserError(f"init={init} is quantised; give the float run before it.")
     names = [name for name in fields if name.endswith("drop_rate")]
     return [n for n in (*names, "drop_path_rate", "mix_token") if fields.get(n)]

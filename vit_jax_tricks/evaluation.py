@@ -53,22 +53,24 @@ def measure(given: Arguments) -> dict[str, Any]:
             "give --data=SPEC: digits, digit_scenes/64, folder:PATH or tfds:NAME."
         )
     trained = load(given, resize="area", both=True)
-    mesh = sharding.make_mesh()
-    batch_size = given.whole("batch_size", 256) or 256
-    pieces = sharding.batch_divisor(mesh)
-    evaluation = Evaluation(
-        data=open_data(trained, given),
-        mesh=mesh,
-        eval_batch_size=-(-batch_size // pieces) * pieces,
-    )
-    check_classes(evaluation.data, trained)
-    totals = _totals(evaluation, trained, splits)
+    evaluation = opened(trained, given)
+    totals = sums(evaluation, trained, splits)
     return {
         "weights": trained.source,
         "data": evaluation.data.name,
         "count": int(next(iter(totals.values()))["count"]),
         **means(totals, evaluation.data.num_classes),
     }
+
+
+def opened(trained: Trained, given: Arguments) -> Evaluation:
+    """Data that fits the model, with the batch size that --batch_size says."""
+    mesh = sharding.make_mesh()
+    batch_size = given.whole("batch_size", 256) or 256
+    pieces = sharding.batch_divisor(mesh)
+    source = open_data(trained, given)
+    check_classes(source, trained)
+    return Evaluation(source, mesh, -(-batch_size // pieces) * pieces)
 
 
 def open_data(trained: Trained, given: Arguments) -> data.Data:
@@ -140,9 +142,10 @@ def check_classes(source: data.Data, trained: Trained) -> None:
         )
 
 
-def _totals(
+def sums(
     evaluation: Evaluation, trained: Trained, splits: Sequence[str]
 ) -> dict[str, dict[str, float]]:
+    """Those of `evaluate.tally` for each of the model's variables, with a bar."""
     whole = NamedSharding(evaluation.mesh, PartitionSpec())
     variables = jax.device_put(trained.variables, whole)
     spec = trained.spec

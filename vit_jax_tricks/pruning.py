@@ -1,7 +1,6 @@
 """What the command `prune` does: a smaller model in a workdir of its own."""
 
 import dataclasses
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vit_jax_tricks import config, data, evaluation, model_flags, resume
+from vit_jax_tricks import config, data, evaluation, made_run, model_flags, resume
 from vit_jax_tricks.augment.pixels import to_float
-from vit_jax_tricks.checkpoint import Checkpointer
 from vit_jax_tricks.command import Arguments
 from vit_jax_tricks.compress.prune_finetune import finetune_config
 from vit_jax_tricks.compress.prune_groups import KINDS
@@ -24,7 +22,6 @@ from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.inspect.pruning_sheet import write_sheet
 from vit_jax_tricks.model_flags import Trained
 from vit_jax_tricks.models.pruned import FIELDS
-from vit_jax_tricks.state import TrainState
 from vit_jax_tricks.step import normalize
 from vit_jax_tricks.stop import Stop
 from vit_jax_tricks.typing import Array
@@ -41,8 +38,9 @@ def run(given: Arguments, stop: Stop) -> Path:
         as `prune`, `load_pretrained` and `data.build`.
     """
     options = _options(given)
-    out = _out(given)
+    out = made_run.new_folder(given, "pruned")
     trained = model_flags.load(given, resize="area")
+    made_run.check_float(trained)
     source = evaluation.open_data(trained, given)
     evaluation.check_classes(source, trained)
     images = given.whole("images", 2048) or 2048
@@ -77,20 +75,6 @@ def _share(given: Arguments, flag: str, default: str) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise UserError(f"--{flag}={text}: expected a share such as 0.6.")
     return float(value)
-
-
-def _out(given: Arguments) -> Path:
-    """The new workdir, empty so far."""
-    workdir, out = given.get("workdir"), given.get("out")
-    if out is None and workdir is None:
-        raise UserError("give --out=DIR, where the smaller model goes.")
-    path = Path(out or f"{workdir.rstrip('/')}_pruned")
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(
-            f"--out {path} holds something already; give a new folder. Nothing was "
-            "changed."
-        )
-    return path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,11 +124,11 @@ def _write(
     sizes = {f: getattr(small, f) for f in fields}
     apart = {"scan": False, "remat": small.remat}
     new = dataclasses.replace(spec, fields={**spec.fields, **sizes, **apart})
-    before = _config(given, trained)
+    before = made_run.config_before(given, trained)
     before["model"] |= {field: value for field, value in sizes.items() if value}
     before["model"].pop("scan", None)
     out.mkdir(parents=True, exist_ok=True)
-    _save(out, result)
+    made_run.save(out, result.variables)
     (out / "report").mkdir(exist_ok=True)
     picture = write_sheet(out / "report" / "pruning.png", result)
     facts = {"weights": trained.source, **options, "kinds": ", ".join(options["kinds"])}
@@ -173,37 +157,3 @@ def _write(
         f"fine-tune: python -m vit_jax_tricks.main --config={out / FINETUNE} "
         f"--workdir={out / 'finetune'}"
     )
-
-
-def _config(given: Arguments, trained: Trained) -> dict[str, Any]:
-    """The config of the run, or DeiT's recipe for other weights, and the model's."""
-    if given.get("workdir") is None:
-        pairs = evaluation.data_pairs(trained, given)
-        recipe = config.config_dir() / "deit_s.py"
-        before = config.load(f"{recipe}:data={given.get('data')}", pairs).to_dict()
-        fields = dict(trained.spec.fields)
-        del fields["num_classes"]
-        return before | {"model": {"name": trained.spec.name, **fields}}
-    before = json.loads((Path(given.get("workdir")) / "config.json").read_text())
-    before["model"] |= given.literals("model")
-    return before
-
-
-def _save(out: Path, result: Pruned) -> None:
-    """The weights as a checkpoint of step 0, without an optimiser."""
-    zero = jnp.zeros((), jnp.int32)
-    state = TrainState(
-        step=zero,
-        params=result.variables["params"],
-        batch_stats=result.variables.get("batch_stats", {}),
-        ema=None,
-        opt_state={},
-        key=jax.random.key(0),
-        skipped=zero,
-        streak=zero,
-    )
-    checkpointer = Checkpointer(out / "checkpoints", keep=2, say=say)
-    try:
-        checkpointer.save(state, {})
-    finally:
-        checkpointer.close()

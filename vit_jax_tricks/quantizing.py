@@ -17,7 +17,7 @@ from vit_jax_tricks.console import say
 from vit_jax_tricks.data import Data
 from vit_jax_tricks.errors import UserError, nearest
 from vit_jax_tricks.step import normalize
-from vit_jax_tricks.typing import Array, Float
+from vit_jax_tricks.typing import Array, Float, Int
 
 
 PATH = "config.quant"
@@ -146,8 +146,8 @@ def calibration_batches(
     std: tuple[float, ...],
     seed: int = 0,
     check: Callable[[], None] = lambda: None,
-) -> Iterator[Float[Array, "b h w c"]]:
-    """Normalised training images, about `count`, the same for the same seed.
+) -> Iterator[tuple[Float[Array, "b h w c"], Int[Array, "b"]]]:
+    """Normalised training images and labels, about `count`, the same for a seed.
 
     `check` is called before each batch and may raise to stop.
     """
@@ -155,7 +155,9 @@ def calibration_batches(
     with source.train_batches(size, seed=seed) as batches:
         for _ in range(max(1, min(count, source.num_train) // size)):
             check()
-            yield normalize(to_float(jnp.asarray(next(batches)["image"])), mean, std)
+            batch = next(batches)
+            images = normalize(to_float(jnp.asarray(batch["image"])), mean, std)
+            yield images, jnp.asarray(batch["label"])
 
 
 def calibrated(
@@ -169,5 +171,6 @@ def calibrated(
     say(f"calibrating on {min(count, source.num_train)} images of {source.name}")
     variables = without_ranges(variables)
     batches = calibration_batches(source, count, **options)
-    ranges = calibrate(model.model, variables, batches, model.rules)
+    images = (images for images, _ in batches)
+    ranges = calibrate(model.model, variables, images, model.rules)
     return model.with_ranges(variables, ranges)

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from vit_jax_tricks.compress.quantized_model import QuantizedModel
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models.coatnet import CoAtNet
 from vit_jax_tricks.models.coatnet_parts import PooledHead
@@ -47,9 +48,14 @@ def form_of(model: Any) -> Form:
     """The form of a model's token logits; nothing is computed.
 
     Raises:
-      UserError: it pools by attention, so no place has a class of its own, or its
-        dense head leaves places out.
+      UserError: it is quantised, it pools by attention, so no place has a class of
+        its own, or its dense head leaves places out.
     """
+    if isinstance(model, QuantizedModel):
+        raise UserError(
+            "a quantised model has no token logits; take the float run that it was "
+            "made from."
+        )
     model = _plain(model)
     images = jax.ShapeDtypeStruct((1, *model.image_shape), jnp.float32)
     _, aux = jax.eval_shape(

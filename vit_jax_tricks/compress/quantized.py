@@ -1,10 +1,11 @@
 """A model with quantised weights and activations, for training and evaluation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from vit_jax_tricks.compress.calibration import beside_params
 from vit_jax_tricks.compress.places import input_name, layer_names
@@ -13,20 +14,28 @@ from vit_jax_tricks.compress.rules import Rule, match
 from vit_jax_tricks.compress.spec import Spec
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.param_groups import path_name, plan
-from vit_jax_tricks.typing import Array, Num, Params
+from vit_jax_tricks.typing import Array, Bool, Num, Params
 
 
 _RANGE = "input_range"
 
 
 def quantize_params(
-    params: Params, ranges: Mapping[str, Range], specs: Mapping[str, Spec]
+    params: Params,
+    ranges: Mapping[str, Range],
+    specs: Mapping[str, Spec],
+    choose: Callable[[str, Array, Array], Array] = lambda name, x, rounded: rounded,
 ) -> Params:
-    """The same tree with the named weights fake-quantised; works on any pytree."""
+    """The same tree with the named weights fake-quantised; works on any pytree.
+
+    `choose` gets the name, the weight and its rounded form, and decides.
+    """
 
     def value(path: tuple, leaf: Array) -> Array:
         name = path_name(path)
-        return specs[name].apply(leaf, ranges[name]) if name in ranges else leaf
+        if name not in ranges:
+            return leaf
+        return choose(name, leaf, specs[name].apply(leaf, ranges[name]))
 
     return jax.tree_util.tree_map_with_path(value, params)
 
@@ -39,14 +48,17 @@ def quantized_apply(
     rules: Sequence[Rule],
     *,
     train: bool = False,
+    gates: Mapping[str, Bool[Array, ""]] | None = None,
     **options: Any,
 ) -> Any:
     """`model.apply` with every place in `ranges` fake-quantised by its rule.
 
     Gradients pass straight through to the parameters, and to the `ranges` of learned
     steps, which makes this the forward pass of quantisation-aware training. Pure:
-    compile it with everything but the model and the rules as arguments. `options` are
-    those of `model.apply` (rngs, mutable).
+    compile it with everything but the model and the rules as arguments. `gates` say for
+    each place whether it is quantised now, so that one program serves any choice; only
+    for blocks that are not stacked. `options` are those of `model.apply` (rngs,
+    mutable).
 
     Raises: UserError when a range belongs to no rule, or a weight has none.
     """
@@ -60,15 +72,18 @@ def quantized_apply(
                 f"{name} has {lacks}: calibrate with the same rules and model."
             )
 
+    def opened(name: str, x: Array, rounded: Array) -> Array:
+        return rounded if gates is None else jnp.where(gates[name], rounded, x)
+
     def replace(next_fun, args, kwargs, context):
         name = input_name(context, args)
         if name is not None and name in ranges:
             found = context.module.get_variable("params", _RANGE)
-            args = (specs[name].apply(args[0], found), *args[1:])
+            args = (opened(name, args[0], specs[name].apply(args[0], found)), *args[1:])
         return next_fun(*args, **kwargs)
 
     inputs = {name: found for name, found in ranges.items() if name not in weights}
-    params = quantize_params(variables["params"], ranges, specs)
+    params = quantize_params(variables["params"], ranges, specs, opened)
     given = beside_params({**variables, "params": params}, inputs, _RANGE)
     with nn.intercept_methods(replace):
         return model.apply(given, images, train=train, **options)

@@ -7,7 +7,6 @@ kept as its logarithm: an update then scales it, and it stays positive.
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
@@ -104,18 +103,15 @@ def from_layers(like: Mapping[str, Any], layers: Mapping[str, Any]) -> dict[str,
                 raise UserError(f"there is no stored range {absent[0]}: {again}")
             used |= set(paths)
             parts = [jnp.asarray(layers[path]) for path in paths]
+            shape = old.shape if name in group else old.shape[1:]
+            for path, part in zip(paths, parts, strict=True):
+                if part.shape != shape:
+                    raise UserError(
+                        f"the stored range {path} is of shape {part.shape}, the "
+                        f"model's {shape}: {again}"
+                    )
             value = parts[0] if name in group else jnp.stack(parts)
-            if value.shape != old.shape:
-                raise UserError(
-                    f"the stored range {paths[0]} is of shape {value.shape}, the "
-                    f"model's {old.shape}: {again}"
-                )
             kept.setdefault(name, {})[leaf] = value
     if unused := sorted(layers.keys() - used):
         raise UserError(f"the stored range {unused[0]} belongs to no place: {again}")
     return with_stored(like, kept)
-
-
-def finite(layers: Mapping[str, Any]) -> bool:
-    """Whether all numbers of stored ranges are finite."""
-    return all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(layers))

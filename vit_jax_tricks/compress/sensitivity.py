@@ -1,0 +1,97 @@
+"""What each quantised place costs alone, all others in float."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from vit_jax_tricks.compress.quantized import quantized_apply
+from vit_jax_tricks.compress.ranges import Range
+from vit_jax_tricks.compress.rules import Rule
+from vit_jax_tricks.typing import Array, Float, Int
+
+
+EVERYTHING = "everything"
+Batch = tuple[Float[Array, "b h w c"], Int[Array, "b"]]
+
+
+class Cost(NamedTuple):
+    """What one place does to the model, over all images.
+
+    `sqnr` is the power of the float logits over that of their change, in dB;
+    `agreement` the share of images with the same best class; `loss` the change of the
+    mean cross-entropy, in nats.
+    """
+
+    place: str
+    sqnr: float
+    agreement: float
+    loss: float
+
+
+def sensitivity(
+    model: nn.Module,
+    variables: Mapping[str, Any],
+    batches: Sequence[Batch],
+    ranges: Mapping[str, Range],
+    rules: Sequence[Rule],
+    progress: Callable[[int], None] = lambda done: None,
+) -> list[Cost]:
+    """The cost of each place in `ranges`, in their order, and of all together at last.
+
+    One program serves all of them.
+
+    Args:
+      model: with blocks that are not stacked by scan.
+      variables: of the model.
+      batches: (normalised images, labels), all of one size.
+      ranges, rules: as `quantized_apply` takes them.
+      progress: called with the number of places done; may raise to stop.
+    """
+    run = jax.jit(partial(_sums, model, rules=rules))
+    names = list(ranges)
+    places = [(name, {name}) for name in names] + [(EVERYTHING, set(names))]
+    found = []
+    for done, (place, chosen) in enumerate(places):
+        gates = {name: np.bool_(name in chosen) for name in names}
+        sums = [run(variables, ranges, gates, *batch) for batch in batches]
+        total = {key: sum(float(one[key]) for one in sums) for key in sums[0]}
+        ratio = total["power"] / max(total["error"], np.finfo(np.float32).tiny)
+        found.append(
+            Cost(
+                place,
+                10 * float(np.log10(max(ratio, np.finfo(np.float32).tiny))),
+                total["agree"] / total["count"],
+                total["loss"] / total["count"],
+            )
+        )
+        progress(done + 1)
+    return found
+
+
+def _sums(
+    model: nn.Module,
+    variables: Any,
+    ranges: Any,
+    gates: Any,
+    images: Any,
+    labels: Any,
+    *,
+    rules: Sequence[Rule],
+) -> dict[str, Array]:
+    plain = model.apply(variables, images, train=False)[0].astype(jnp.float32)
+    logits, _ = quantized_apply(model, variables, images, ranges, rules, gates=gates)
+    logits = logits.astype(jnp.float32)
+    entropy = optax.softmax_cross_entropy_with_integer_labels
+    return {
+        "power": jnp.square(plain).sum(),
+        "error": jnp.square(logits - plain).sum(),
+        "agree": (logits.argmax(-1) == plain.argmax(-1)).sum(),
+        "loss": (entropy(logits, labels) - entropy(plain, labels)).sum(),
+        "count": jnp.float32(len(images)),
+    }

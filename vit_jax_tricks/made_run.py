@@ -1,0 +1,73 @@
+"""Workdirs that a command makes from a trained model, for every other command."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vit_jax_tricks import config, evaluation
+from vit_jax_tricks.checkpoint import Checkpointer
+from vit_jax_tricks.command import Arguments
+from vit_jax_tricks.console import say
+from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.model_flags import Trained
+from vit_jax_tricks.state import TrainState
+from vit_jax_tricks.typing import Params
+
+
+def new_folder(given: Arguments, suffix: str) -> Path:
+    """The new workdir, empty so far: --out, else the run's with `_suffix`."""
+    workdir, out = given.get("workdir"), given.get("out")
+    if out is None and workdir is None:
+        raise UserError("give --out=DIR, where the new model goes.")
+    path = Path(out or f"{workdir.rstrip('/')}_{suffix}")
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(
+            f"--out {path} holds something already; give a new folder. Nothing was "
+            "changed."
+        )
+    return path
+
+
+def check_float(trained: Trained) -> None:
+    """Raises UserError for a quantised model."""
+    if trained.spec.quant is not None:
+        raise UserError(
+            f"{trained.source} is quantised; give the float run that it was made from."
+        )
+
+
+def config_before(given: Arguments, trained: Trained) -> dict[str, Any]:
+    """The config of the run, or DeiT's recipe for other weights, and the model's."""
+    if given.get("workdir") is None:
+        pairs = evaluation.data_pairs(trained, given)
+        recipe = config.config_dir() / "deit_s.py"
+        before = config.load(f"{recipe}:data={given.get('data')}", pairs).to_dict()
+        fields = dict(trained.spec.fields)
+        del fields["num_classes"]
+        return before | {"model": {"name": trained.spec.name, **fields}}
+    before = json.loads((Path(given.get("workdir")) / "config.json").read_text())
+    before["model"] |= given.literals("model")
+    return before
+
+
+def save(out: Path, variables: Params) -> None:
+    """The weights as a checkpoint of step 0, without an optimiser."""
+    zero = jnp.zeros((), jnp.int32)
+    state = TrainState(
+        step=zero,
+        params=variables["params"],
+        batch_stats=variables.get("batch_stats", {}),
+        ema=None,
+        opt_state={},
+        key=jax.random.key(0),
+        skipped=zero,
+        streak=zero,
+    )
+    checkpointer = Checkpointer(out / "checkpoints", keep=2, say=say)
+    try:
+        checkpointer.save(state, {})
+    finally:
+        checkpointer.close()

@@ -1,0 +1,200 @@
+"""What the command `quantize` does: calibration, and what it costs."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+from flax import traverse_util
+
+from vit_jax_tricks import config, evaluation, made_run, model_flags, quantizing, resume
+from vit_jax_tricks.command import Arguments
+from vit_jax_tricks.compress.quantized_model import QuantizedModel
+from vit_jax_tricks.compress.range_store import (
+    by_layer,
+    from_layers,
+    stored,
+    with_stored,
+    without_ranges,
+)
+from vit_jax_tricks.compress.sensitivity import Cost, sensitivity
+from vit_jax_tricks.config import Section
+from vit_jax_tricks.console import Bar, banner, say
+from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.evaluate import means
+from vit_jax_tricks.evaluation import Evaluation
+from vit_jax_tricks.inspect.sensitivity_sheet import write_sheet
+from vit_jax_tricks.model_flags import Trained
+from vit_jax_tricks.pretrained.export import flatten
+from vit_jax_tricks.stop import Stop
+
+
+DEFAULTS = (("weights", "int8_narrow"), ("activations", "int8"))
+IMAGES = 256  # for the sensitivity
+SHOWN = 10  # places on the screen; the report has all
+COLUMNS = ("place", "SQNR, dB", "top-1 agreement", "loss")
+
+
+def run(given: Arguments, stop: Stop) -> Path:
+    """Quantises what a command line names and returns the new workdir.
+
+    Raises:
+      UserError: flags that contradict one another, a folder that holds something, and
+        as `quantizing.rules_of`, `load_pretrained` and `data.build`.
+    """
+    if given.get("images") and not given.get("sensitivity"):
+        raise UserError("--images is for --sensitivity; add it or leave both out.")
+    section = _section(given)
+    rules, count = quantizing.rules_of(section), quantizing.images_of(section)
+    if rules is None:
+        raise UserError("nothing would be quantised: give --quant.weights=int8_narrow.")
+    out = made_run.new_folder(given, "quantized")
+    trained = model_flags.load(given, resize="area")
+    made_run.check_float(trained)
+    place = evaluation.opened(trained, given)
+    assert not isinstance(trained.model, QuantizedModel)
+    model = QuantizedModel(trained.model, rules)
+    spec = trained.spec
+    variables = quantizing.calibrated(
+        model,
+        trained.variables[""],
+        place.data,
+        count,
+        mean=spec.mean,
+        std=spec.std,
+        check=stop.check,
+    )
+    made = dataclasses.replace(
+        trained,
+        spec=dataclasses.replace(spec, quant=section.to_dict()),
+        model=model,
+        variables={"": variables},
+    )
+    result = {
+        "weights": trained.source,
+        "data": place.data.name,
+        "quant": {k: v for k, v in section.to_dict().items() if v},
+        "calibration images": count,
+        "quantised places": len(model.ranges(variables)),
+        "float": _measured(place, trained),
+        "quantised": _measured(place, made),
+    }
+    costs = _costs(given, trained, made, place, stop)
+    _write(out, given, made, place, result, costs)
+    return out
+
+
+def _section(given: Arguments) -> Section:
+    """`config.quant` as the flags say."""
+    pairs = [*DEFAULTS, *given.sections["quant"]]
+    if count := given.get("calibration"):
+        given.whole("calibration", None)
+        pairs.append(("calibration", count))
+    own = str(config.config_dir() / "digits.py")
+    return config.load(own, [(f"quant.{key}", text) for key, text in pairs]).quant
+
+
+def _measured(place: Evaluation, trained: Trained) -> dict[str, float]:
+    one = dataclasses.replace(trained, variables={"": trained.variables[""]})
+    return means(evaluation.sums(place, one, ("test",)), place.data.num_classes)
+
+
+def _costs(
+    given: Arguments, trained: Trained, made: Trained, place: Evaluation, stop: Stop
+) -> list[Cost]:
+    """The sensitivity of each place, if it is asked for; stacked blocks are apart."""
+    if not given.get("sensitivity"):
+        return []
+    assert isinstance(made.model, QuantizedModel)
+    spec, whole = trained.spec, made.variables[""]
+    fields: Any = {f: False for f in ("scan", "remat") if hasattr(made.model, f)}
+    model = QuantizedModel(made.model.model.clone(**fields), made.model.rules)
+    flat = flatten(without_ranges(whole))
+    variables: Any = traverse_util.unflatten_dict(flat, sep="/")
+    like = jax.eval_shape(model.with_any_ranges, variables)
+    kept = stored(from_layers(like, by_layer(whole)))
+    ranges = model.ranges(with_stored(variables, kept))
+    count = given.whole("images", IMAGES) or IMAGES
+    batches = list(
+        quantizing.calibration_batches(
+            place.data, count, mean=spec.mean, std=spec.std, check=stop.check
+        )
+    )
+    say(f"each of {len(ranges)} places alone, on {count} training images")
+    bars: list[Bar] = []
+
+    def progress(done: int) -> None:
+        stop.check()
+        if not bars:  # the first place compiles
+            bars.append(Bar(len(ranges) + 1, done, "place"))
+        bars[0].update(done, "")
+
+    try:
+        return sensitivity(
+            model.model, variables, batches, ranges, model.rules, progress
+        )
+    finally:
+        for bar in bars:
+            bar.close()
+
+
+def _write(
+    out: Path,
+    given: Arguments,
+    made: Trained,
+    place: Evaluation,
+    result: dict[str, Any],
+    costs: list[Cost],
+) -> None:
+    """The new workdir and its report."""
+    spec = made.spec
+    before = made_run.config_before(given, made)
+    before |= {"name": f"{before['name']}_quantized", "quant": spec.quant}
+    (out / "report").mkdir(parents=True, exist_ok=True)
+    made_run.save(out, made.variables[""])
+    names = list(place.data.class_names)
+    resume.record(out, config.Section(before), names, spec.to_json(), [])
+    listed = [cost._asdict() for cost in costs]
+    result |= {"sensitivity": listed} if costs else {}
+    report = out / "report"
+    (report / "quantize.json").write_text(json.dumps(result, indent=1) + "\n")
+    rows = {
+        "weights": result["weights"],
+        "quantised": ", ".join(f"{k} {v}" for k, v in result["quant"].items()),
+        "places": result["quantised places"],
+        "calibrated on": f"{result['calibration images']} images of {result['data']}",
+    }
+    for key, value in result["float"].items():
+        rows[key] = f"float {value:.4f}, quantised {result['quantised'][key]:.4f}"
+    banner("quantised", rows)
+    text = f"# {out.name}\n\n" + "".join(f"- {k}: {v}\n" for k, v in rows.items())
+    if costs:
+        picture = write_sheet(report / "sensitivity.png", costs)
+        text += f"\n{_table(costs)}\n![sensitivity]({picture.name})\n"
+        say("most sensitive, quantised alone:")
+        for cost in _ranked(costs)[:SHOWN]:
+            say("  ".join(_cells(cost)))
+    (report / "summary.md").write_text(text)
+    say(f"report: {report / 'summary.md'}")
+    say(f"export: python -m vit_jax_tricks.export --workdir={out} --int8 --out=FILE")
+
+
+def _ranked(costs: list[Cost]) -> list[Cost]:
+    """The most sensitive place first, everything together at last."""
+    return [*sorted(costs[:-1], key=lambda cost: cost.sqnr), costs[-1]]
+
+
+def _cells(cost: Cost) -> tuple[str, ...]:
+    return (
+        cost.place,
+        f"{cost.sqnr:.1f}",
+        f"{cost.agreement:.2%}",
+        f"{cost.loss:+.4f}",
+    )
+
+
+def _table(costs: list[Cost]) -> str:
+    lines = [COLUMNS, ("---", *["---:"] * (len(COLUMNS) - 1))]
+    lines += map(_cells, _ranked(costs))
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
