@@ -19,6 +19,7 @@ from vit_jax_tricks.compress.prune_gates import gated_apply, masked_apply
 from vit_jax_tricks.compress.prune_groups import Group, find_groups
 from vit_jax_tricks.compress.prune_model import Pruned, prune, pruned_model, shrink
 from vit_jax_tricks.compress.quantized import quantize_params, quantized_apply
+from vit_jax_tricks.compress.quantized_model import QuantizedModel
 from vit_jax_tricks.compress.ranges import (
     Range,
     affine_range,
@@ -34,6 +35,7 @@ __all__ = [
     "Grid",
     "Group",
     "Pruned",
+    "QuantizedModel",
     "Range",
     "Rule",
     "Spec",
