@@ -36,7 +36,7 @@ FAMILIES = {
     "coatnet": dict(
         name="coatnet_0_224",
         stem_width=16,
-        embed_dim=(24, 48, 96),
+        embed_dim=(16, 48, 96),
         depths=(1, 1, 2),
         block_type=("C", "C", "T"),
         drop_path_rate=0.0,
