@@ -81,9 +81,10 @@ def main() -> None:
             finally:
                 free.append(core)
 
-        for seed in range(args.seeds):
-            for arm in ARMS:
-                jobs[arm, seed] = pool.submit(student, arm, seed)
+        for arms in (("alone", "token labels"), ("distilled",)):
+            for seed in range(args.seeds):
+                for arm in arms:
+                    jobs[arm, seed] = pool.submit(student, arm, seed)
     accuracy = {
         arm: [jobs[arm, seed].result() for seed in range(args.seeds)] for arm in ARMS
     }
