@@ -19,7 +19,8 @@ from vit_jax_tricks.typing import Array
 
 
 KEY = "quant"
-Leaves = Mapping[str, Array]  # scale or log_scale, and where there is one zero_point
+# scale or log_scale, and where there is one zero_point: arrays, or only their shapes.
+Leaves = Mapping[str, Any]
 
 
 def packed(spec: Spec, found: Range) -> dict[str, Array]:
@@ -50,9 +51,9 @@ def without_ranges(variables: Mapping[str, Any]) -> dict[str, Any]:
     return {**variables, "params": params}
 
 
-def stored(variables: Mapping[str, Any]) -> dict[str, dict[str, Array]]:
+def stored(variables: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The leaves of each place whose range is stored."""
-    kept: dict[str, dict[str, Array]] = {}
+    kept: dict[str, dict[str, Any]] = {}
     flat: Any = traverse_util.flatten_dict(variables["params"].get(KEY, {}), sep="/")
     for path, value in flat.items():
         name, _, leaf = path.rpartition("/")
@@ -93,7 +94,7 @@ def from_layers(like: Mapping[str, Any], layers: Mapping[str, Any]) -> dict[str,
     """
     weights = plan(without_ranges(like)["params"])
     again = "calibrate with the same model and rules."
-    kept: dict[str, dict[str, Array]] = {}
+    kept: dict[str, dict[str, Any]] = {}
     used = set()
     for name, leaves in stored(like).items():
         group = layer_names(name, weights)
