@@ -75,7 +75,7 @@ def with_stored(
     return {**variables, "params": {**params, KEY: nested}}
 
 
-def by_layer(variables: Mapping[str, Any]) -> dict[str, Array]:
+def by_layer(variables: Mapping[str, Any]) -> dict[str, Any]:
     """The stored leaves by path, `blocks_0/attn/qkv/input/scale`: blocks apart."""
     weights = plan(without_ranges(variables)["params"])
     flat = {}
