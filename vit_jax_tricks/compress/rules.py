@@ -20,7 +20,7 @@ SENSITIVE = (
     r"patch_embed|stem|tokens_to_token|\w*head\w*|pre_logits"
     r"|\w*norm\w*|bn\d*|se\w*|ls\d?\w*"
     r"|rel_pos|rel_values|cpb_mlp|pos_proj|proj_l|proj_w"
-    r"|Dropout_\d+|DropPath_\d+|shortcut(?=/input$)"
+    r"|(Patch)?Dropout_\d+|DropPath_\d+|shortcut(?=/input$)"
     r")(/.*)?"
 )
 

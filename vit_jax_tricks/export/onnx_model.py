@@ -67,7 +67,26 @@ def write(
     (found,) = translator.run(closed.jaxpr, closed.consts, [*leaves, seen])
     name = graph.full(found)
     fuse(graph, [name])
+    _unshare(graph)
     return _proto(graph, name, translator.shape(closed.jaxpr.outvars[0]), metadata)
+
+
+def _unshare(graph: Graph) -> None:
+    """Gives every stored weight levels and zero points of its own.
+
+    Where onnxruntime makes uint8 of them (`proof.PRECISE`) it stops at shared ones.
+    """
+    taken = set()
+    for key, node in graph.nodes.items():
+        if node.op != "DequantizeLinear" or node.inputs[0] not in graph.constants:
+            continue
+        inputs = list(node.inputs)
+        for i in (0, 2):
+            if inputs[i] in taken:
+                inputs[i] = f"{inputs[i]}_of_{key}"
+                graph.constants[inputs[i]] = graph.constants[node.inputs[i]]
+            taken.add(inputs[i])
+        graph.nodes[key] = Node(node.op, tuple(inputs), node.attributes)
 
 
 def _proto(
