@@ -86,12 +86,13 @@ def test_learned_steps_move_and_static_ones_stay(float_run, static, learned):
         assert set(jax.tree.leaves(same)) == {not moves}
 
 
-@pytest.mark.parametrize("step", [3, 4])
+@pytest.mark.parametrize("step", [3, 6])
 def test_stopped_it_ends_alike(float_run, learned, tmp_path, step):
     """A run that goes on from its checkpoint ends with the same bits."""
     run = runs.copied(learned, tmp_path)
-    for later in (n for n in (3, 4, 6, 8) if n > step):
-        shutil.rmtree(run / "checkpoints" / str(later))
+    for later in range(step + 1, 9):
+        shutil.rmtree(run / "checkpoints" / str(later), ignore_errors=True)
+    assert (run / "checkpoints" / str(step)).is_dir()
     assert qat(float_run, run, "--config.accumulate=2", arg=",bits=4") == 0
     assert runs.leaves(run, 8) == runs.leaves(learned, 8)
     assert runs.metrics(run) == runs.metrics(learned)
