@@ -49,7 +49,8 @@ def test_what_it_leaves(quantized, capsys):
     assert kernels[0] < inputs[0]  # 4 bits cost more than 8
     text = (quantized / "report" / "summary.md").read_text()
     assert "| everything |" in text
-    assert PIL.Image.open(quantized / "report" / "sensitivity.png").width > 300
+    with PIL.Image.open(quantized / "report" / "sensitivity.png") as plot:
+        assert plot.width > 300
     assert model_spec.read(quantized).quant["weights"] == "int4_narrow"
     status, out, err = call(capsys, evaluate.main, f"--workdir={quantized}", "--json")
     assert status == 0, err
