@@ -27,6 +27,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import race
 import train_step
 from sklearn.datasets import load_sample_images
 
@@ -159,7 +160,7 @@ def main() -> None:
         jax.block_until_ready(turn(0))
     for i in range(options.rounds):
         for name, turn in turns.items():
-            time.sleep(train_step.PAUSE)
+            time.sleep(race.PAUSE)
             seconds[name].append(timed(lambda turn=turn, i=i: turn(i)))
     reference = pillow(options.timm, images, options.rounds) if options.timm else {}
     load.append(os.getloadavg()[0])

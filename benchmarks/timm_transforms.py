@@ -3,6 +3,7 @@
 Needs torch and timm, not this package; benchmarks/augment.py starts it.
 """
 
+import contextlib
 import json
 import sys
 import time
