@@ -27,7 +27,7 @@ import jax
 import numpy as np
 
 from vit_jax_tricks import model_flags
-from vit_jax_tricks.command import parse
+from vit_jax_tricks.command import MODEL_VALUES, parse
 from vit_jax_tricks.data.digit_scenes import DigitScenes
 from vit_jax_tricks.data.prepare import data_root, prepare
 from vit_jax_tricks.inspect.contact_sheet import contact_sheet
@@ -153,9 +153,10 @@ def scenes(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def found(workdir: pathlib.Path, images: Any, labels: Any) -> np.ndarray:
     """The probability of the image's class at each place [n, p, q]."""
-    trained = model_flags.load(
-        parse([f"--workdir={workdir}"], values=("workdir",)), resize=None
+    given = parse(
+        [f"--workdir={workdir}"], values=MODEL_VALUES, sections=("model", "data")
     )
+    trained = model_flags.load(given, resize=None)
     spec, form = trained.spec, form_of(trained.model)
 
     @jax.jit
