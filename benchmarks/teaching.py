@@ -47,7 +47,10 @@ ARMS = {
         "--config.loss.token_labels.name=softmax",
         "--config.loss.token_labels.class_weight=0",
     ),
-    "distilled": ("--config.loss.distillation.name=soft",),
+    "distilled": (
+        "--config.loss.classification.dist_weight=0",
+        "--config.loss.distillation.name=soft",
+    ),
 }
 
 
