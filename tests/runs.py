@@ -44,6 +44,12 @@ def command(*args: str, workdir: Path) -> tuple[int, str, str]:
     return status, out.getvalue(), err.getvalue()
 
 
+def call(capsys, main, *args) -> tuple[int, str, str]:
+    """Exit status, output and errors of a command, in process."""
+    status = main([*map(str, args)])
+    return status, *capsys.readouterr()
+
+
 def subprocess_command(
     *args: str, module: str = "main", file_blocks: int | None = None, **options
 ) -> subprocess.CompletedProcess:

@@ -16,12 +16,6 @@ pytestmark = pytest.mark.usefixtures("home")
 FEW = ("--images=64", "--batch_size=32", "--min_hidden=8")
 
 
-def call(capsys, main, *args):
-    """Exit status, output and errors."""
-    status = main([*map(str, args)])
-    return status, *capsys.readouterr()
-
-
 @pytest.fixture(scope="module")
 def run(home, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "run"
@@ -56,7 +50,7 @@ def test_what_it_leaves(pruned):
 
 
 def test_every_command_takes_it(pruned, run, capsys, tmp_path):
-    status, out, err = call(capsys, evaluate.main, f"--workdir={pruned}", "--json")
+    status, out, err = runs.call(capsys, evaluate.main, f"--workdir={pruned}", "--json")
     assert status == 0, err
     assert json.loads(out)["count"] == 359
     PIL.Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
@@ -72,7 +66,7 @@ def test_it_can_be_trained_on(pruned, run, capsys, tmp_path):
     spec = f"--config={pruned / 'finetune.py'}:epochs=0.05"
     workdir = tmp_path / "on"
     args = ("--config.schedule.warmup_epochs=0", "--config.log.tensorboard=False")
-    status, out, err = call(capsys, train, spec, f"--workdir={workdir}", *args)
+    status, out, err = runs.call(capsys, train, spec, f"--workdir={workdir}", *args)
     assert (status, err) == (0, "")
     assert f"{pruned}, step 0:" in out
     tuned = model_spec.read(workdir).create()
@@ -85,7 +79,7 @@ def test_it_can_be_trained_on(pruned, run, capsys, tmp_path):
     weights = {name: term["weight"] for name, term in written["loss"].items()}
     assert weights == {"classification": 0.5, "distillation": 0.5}
     assert written["schedule"]["lr"] == pytest.approx(0.1 * before["schedule"]["lr"])
-    status, _, err = call(capsys, train, spec, f"--workdir={pruned}", *args)
+    status, _, err = runs.call(capsys, train, spec, f"--workdir={pruned}", *args)
     assert status == 1
     assert "holds another run" in err
 
@@ -94,10 +88,10 @@ def test_the_weights_are_those_of_the_run(run, tmp_path, capsys):
     """With everything kept the numbers are the run's own."""
     out = tmp_path / "same"
     args = (f"--workdir={run}", f"--out={out}", "--flops=1", *FEW)
-    assert call(capsys, prune.main, *args)[0] == 0
+    assert runs.call(capsys, prune.main, *args)[0] == 0
     results = []
     for workdir in (run, out):
-        _, text, _ = call(capsys, evaluate.main, f"--workdir={workdir}", "--json")
+        _, text, _ = runs.call(capsys, evaluate.main, f"--workdir={workdir}", "--json")
         found = json.loads(text)
         results.append((found.get("accuracy_ema", found["accuracy"]), found["count"]))
     assert results[0] == results[1]
@@ -107,7 +101,7 @@ def test_the_weights_are_those_of_the_run(run, tmp_path, capsys):
 @pytest.mark.parametrize("criterion", ["taylor", "output_norm", "mean_attention"])
 def test_other_criteria(run, tmp_path, capsys, criterion):
     args = (f"--workdir={run}", f"--out={tmp_path / 'out'}", *FEW)
-    status, _, err = call(capsys, prune.main, *args, f"--criterion={criterion}")
+    status, _, err = runs.call(capsys, prune.main, *args, f"--criterion={criterion}")
     assert (status, err) == (0, "")
 
 
@@ -115,11 +109,11 @@ def test_other_criteria(run, tmp_path, capsys, criterion):
 def test_a_narrower_residual_stream(run, tmp_path, capsys):
     out = tmp_path / "out"
     args = (f"--workdir={run}", f"--out={out}", *FEW, "--width=0.5", "--flops=0.9")
-    status, _, err = call(capsys, prune.main, *args)
+    status, _, err = runs.call(capsys, prune.main, *args)
     assert (status, err) == (0, "")
     model = model_spec.read(out).create()
     assert (model.embed_dim, model.num_heads, model.head_dim) == (8, 4, 4)
-    status, _, err = call(capsys, evaluate.main, f"--workdir={out}")
+    status, _, err = runs.call(capsys, evaluate.main, f"--workdir={out}")
     assert (status, err) == (0, "")
     assert config.load(str(out / "finetune.py")).model.head_dim == 4
 
@@ -137,15 +131,15 @@ def test_other_weights(run, tmp_path, capsys):
     fields = [f"--model.{key}={spec.fields[key]}" for key in keys]
     args = [f"--model={spec.name}", f"--weights={file}", *fields, *FEW]
     args += ["--model.in_chans=1", "--data=digits", "--heads", "--flops=0.97"]
-    status, _, err = call(capsys, prune.main, *args)
+    status, _, err = runs.call(capsys, prune.main, *args)
     assert (status, "--out=DIR" in err) == (1, True)
     out = tmp_path / "out"
-    status, _, err = call(capsys, prune.main, *args, f"--out={out}")
+    status, _, err = runs.call(capsys, prune.main, *args, f"--out={out}")
     assert err == ""
     assert status == 0
     assert model_spec.read(out).create().block_hidden is None
     assert config.load(str(out / "finetune.py")).model.name == spec.name
-    status, _, err = call(capsys, evaluate.main, f"--workdir={out}")
+    status, _, err = runs.call(capsys, evaluate.main, f"--workdir={out}")
     assert (status, err) == (0, "")
 
 
@@ -165,7 +159,7 @@ def test_what_is_wrong_is_one_line(run, tmp_path, capsys, case):
     args, message = BAD[case]
     out = tmp_path / "out"
     every = (f"--workdir={run}", f"--out={out}", *FEW, *args)
-    status, _, err = call(capsys, prune.main, *every)
+    status, _, err = runs.call(capsys, prune.main, *every)
     assert (status, err.count("\n")) == (1, 1)
     assert message in err
     assert not out.exists()
@@ -174,7 +168,7 @@ def test_what_is_wrong_is_one_line(run, tmp_path, capsys, case):
 def test_a_folder_that_holds_something_stays(run, tmp_path, capsys):
     before = runs.snapshot(run)
     args = (f"--workdir={run}", f"--out={run}")
-    status, _, err = call(capsys, prune.main, *args)
+    status, _, err = runs.call(capsys, prune.main, *args)
     assert status == 1
     assert "holds something already" in err
     assert runs.snapshot(run) == before

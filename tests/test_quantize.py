@@ -14,12 +14,6 @@ pytestmark = pytest.mark.usefixtures("home")
 FEW = ("--calibration=32",)
 
 
-def call(capsys, main, *args):
-    """Exit status, output and errors."""
-    status = main([*map(str, args)])
-    return status, *capsys.readouterr()
-
-
 @pytest.fixture(scope="module")
 def run(home, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "run"
@@ -52,7 +46,9 @@ def test_what_it_leaves(quantized, capsys):
     with PIL.Image.open(quantized / "report" / "sensitivity.png") as plot:
         assert plot.width > 300
     assert model_spec.read(quantized).quant["weights"] == "int4_narrow"
-    status, out, err = call(capsys, evaluate.main, f"--workdir={quantized}", "--json")
+    status, out, err = runs.call(
+        capsys, evaluate.main, f"--workdir={quantized}", "--json"
+    )
     assert status == 0, err
     measured = json.loads(out)
     for key in ("accuracy", "loss"):
@@ -62,7 +58,7 @@ def test_what_it_leaves(quantized, capsys):
 @pytest.mark.slow
 def test_export_takes_its_ranges(quantized, tmp_path, capsys):
     args = [f"--workdir={quantized}", f"--out={tmp_path / 'a.onnx'}", "--json"]
-    status, out, err = call(capsys, export.main, *args, "--int8", "--check=256")
+    status, out, err = runs.call(capsys, export.main, *args, "--int8", "--check=256")
     assert status == 0, err
     assert "calibrating" not in err
     assert json.loads(out)["fake_quant"]["top1_agreement"] >= 0.995
@@ -74,18 +70,18 @@ def test_damage_and_other_models_are_one_line(quantized, run, tmp_path, capsys):
     files = [p for p in (damaged / "checkpoints").rglob("*") if p.is_file()]
     largest = max(files, key=lambda path: path.stat().st_size)
     largest.write_bytes(largest.read_bytes()[:-7])
-    runs.refused(call(capsys, evaluate.main, f"--workdir={damaged}"), "damaged")
+    runs.refused(runs.call(capsys, evaluate.main, f"--workdir={damaged}"), "damaged")
     other = runs.copied(quantized, tmp_path / "other")
     spec = json.loads((other / "model.json").read_text())
     spec["quant"]["rules"] = [[".*/fc1/input", None]]
     (other / "model.json").write_text(json.dumps(spec))
-    result = call(capsys, evaluate.main, f"--workdir={other}")
+    result = runs.call(capsys, evaluate.main, f"--workdir={other}")
     runs.refused(result, "belongs to no place")
     spec["quant"] |= {"rules": [], "learned": True}
     (other / "model.json").write_text(json.dumps(spec))
-    result = call(capsys, evaluate.main, f"--workdir={other}")
+    result = runs.call(capsys, evaluate.main, f"--workdir={other}")
     runs.refused(result, "there is no stored range")
-    result = call(capsys, quantize.main, f"--workdir={quantized}", *FEW)
+    result = runs.call(capsys, quantize.main, f"--workdir={quantized}", *FEW)
     runs.refused(result, "is quantised; give the float run")
 
 
@@ -104,7 +100,7 @@ BAD = {
 def test_what_is_wrong_is_one_line(capsys, case):
     """All of it before a model is read."""
     args, message = BAD[case]
-    runs.refused(call(capsys, quantize.main, *args), message)
+    runs.refused(runs.call(capsys, quantize.main, *args), message)
 
 
 @pytest.mark.slow
@@ -112,5 +108,5 @@ def test_a_rule_that_matches_nothing(run, tmp_path, capsys):
     out = tmp_path / "out"
     rule = "--quant.rules=(('nothing', None),)"
     args = (f"--workdir={run}", f"--out={out}", rule)
-    runs.refused(call(capsys, quantize.main, *args), "matches no place")
+    runs.refused(runs.call(capsys, quantize.main, *args), "matches no place")
     assert not out.exists()
