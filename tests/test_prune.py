@@ -54,7 +54,7 @@ def test_every_command_takes_it(pruned, run, capsys, tmp_path):
     assert status == 0, err
     assert json.loads(out)["count"] == 359
     PIL.Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
-    status, out, err = call(
+    status, out, err = runs.call(
         capsys, predict.main, f"--workdir={pruned}", tmp_path / "a.png"
     )
     assert (status, err) == (0, "")
