@@ -13,18 +13,15 @@ OUT/teaching.json and OUT/dense.png. A killed command goes on where it was.
 """
 
 import argparse
-import concurrent.futures
 import json
-import os
 import pathlib
 import statistics
-import subprocess
-import sys
 from typing import Any
 
 import cv2
 import jax
 import numpy as np
+import trainings
 
 from vit_jax_tricks import model_flags
 from vit_jax_tricks.command import MODEL_VALUES, parse
@@ -63,35 +60,28 @@ def main() -> None:
     args = args.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     teacher, pack = args.out / "teacher", args.out / "pack"
-    train(teacher, args.teacher_epochs, "swin", ())
-    call(
-        *("vit_jax_tricks.relabel", f"--teacher={teacher}", f"--out={pack}"),
+    train(teacher, family("swin", args.teacher_epochs))
+    trainings.call(
+        *("relabel", f"--teacher={teacher}", f"--out={pack}"),
         *("--top=10", f"--picture={args.out / 'labels.png'}"),
     )
-    jobs = {}
-    cores = sorted(os.sched_getaffinity(0))
-    with concurrent.futures.ThreadPoolExecutor(len(cores)) as pool:
-        free = list(cores)
+    jobs, cores = {}, trainings.Cores()
 
-        def student(arm: str, seed: int) -> float:
-            core = free.pop()  # one run on each core: better than all of them on one
-            try:
-                flags = [*STUDENT, *ARMS[arm], f"--config.seed={seed}"]
-                if arm != "alone":
-                    flags.append(f"--config.teacher.pack={pack}")
-                folder = args.out / f"{arm.replace(' ', '_')}_{seed}"
-                return train(folder, args.epochs, "lv_vit", flags, core)
-            finally:
-                free.append(core)
+    def student(arm: str, seed: int, core: int) -> float:
+        flags = [*STUDENT, *ARMS[arm], f"--config.seed={seed}"]
+        if arm != "alone":
+            flags.append(f"--config.teacher.pack={pack}")
+        folder = args.out / f"{arm.replace(' ', '_')}_{seed}"
+        return train(folder, family("lv_vit", args.epochs), *flags, core=core)
 
-        for arms in (("alone", "token labels"), ("distilled",)):
-            for seed in range(args.seeds):
-                for arm in arms:
-                    jobs[arm, seed] = pool.submit(student, arm, seed)
+    for arms in (("alone", "token labels"), ("distilled",)):
+        for seed in range(args.seeds):
+            for arm in arms:
+                jobs[arm, seed] = cores.submit(student, arm, seed)
     accuracy = {
         arm: [jobs[arm, seed].result() for seed in range(args.seeds)] for arm in ARMS
     }
-    result: dict[str, Any] = {"teacher": last(teacher), "accuracy": accuracy}
+    result: dict[str, Any] = {"teacher": trainings.last(teacher), "accuracy": accuracy}
     for arm, values in accuracy.items():
         gains = [v - a for v, a in zip(values, accuracy["alone"], strict=True)]
         spread = statistics.stdev(gains) if args.seeds > 1 else float("nan")
@@ -115,30 +105,16 @@ def main() -> None:
     (args.out / "teaching.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
-def call(module: str, *flags: str, core: int | None = None) -> None:
-    """Runs a command of ours, on one core if one is given."""
-    pin = [] if core is None else ["taskset", "-c", str(core)]
-    done = subprocess.run(
-        [*pin, sys.executable, "-m", module, *flags], capture_output=True, text=True
-    )
-    if done.returncode:
-        raise SystemExit(f"{module} {' '.join(flags)}\n{done.stderr[-2000:]}")
+def family(name: str, epochs: float) -> str:
+    return f"configs/families.py:family={name},epochs={epochs}"
 
 
 def train(
-    workdir: pathlib.Path, epochs: float, family: str, flags: Any, core: Any = None
+    workdir: pathlib.Path, config: str, *flags: str, core: int | None = None
 ) -> float:
-    """The test accuracy after the last epoch; goes on where it was."""
-    config = f"--config=configs/families.py:family={family},epochs={epochs}"
-    call("vit_jax_tricks.main", config, f"--workdir={workdir}", *flags, core=core)
-    value = last(workdir)
+    value = trainings.train(workdir, config, *flags, core=core)
     print(f"{workdir.name}: {100 * value:.2f} %", flush=True)
     return value
-
-
-def last(workdir: pathlib.Path) -> float:
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    return [v for line in lines if (v := json.loads(line).get("test/accuracy"))][-1]
 
 
 def scenes(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,0 +1,170 @@
+"""Accuracy after quantising and pruning, over families and seeds, on digit_scenes.
+
+    python benchmarks/compression.py --out runs/compression
+
+Trains a small DeiT, Swin and LV-ViT from every seed and makes of each, by the commands
+of docs/compression.md: INT8 calibrated alone, INT8 and 4-bit weights after QAT, the
+model at 60 % of its multiply-accumulates by three criteria, fine-tuned, and the one
+pruned by gradients with QAT on top. Then files of them are compared in onnxruntime.
+Prints Markdown tables, writes OUT/compression.json; a killed command goes on.
+"""
+
+import argparse
+import functools
+import json
+import pathlib
+import statistics
+from typing import Any
+
+import trainings
+
+
+FAMILIES = {
+    "deit": (
+        "vit",
+        "--config.model.name=deit_tiny_patch16_224",
+        "--config.model.global_pool=token",
+    ),
+    "swin": ("swin",),
+    "lv_vit": ("lv_vit",),
+}
+CRITERIA = ("gradient", "output_norm", "confidence")
+FLOPS = 0.6
+QUANTISED = ("int8, calibrated", "int8, QAT", "w4a8, QAT", "pruned, int8, QAT")
+PRUNED = tuple(f"pruned by {criterion}" for criterion in CRITERIA)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=pathlib.Path, default="runs/compression")
+    parser.add_argument("--families", default=",".join(FAMILIES))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--size", type=int, default=32)
+    parser.add_argument("--epochs", type=float, default=20.0)
+    parser.add_argument("--tune_epochs", type=float, default=6.0)
+    parser.add_argument("--qat_epochs", type=float, default=3.0)
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    cores = trainings.Cores()
+    runs = {}
+    for seed in range(given.seeds):
+        for name in given.families.split(","):
+            chain = Chain(given, name, seed)
+            runs[name, seed] = chain, cores.submit(chain.train)
+    for _, trained in runs.values():
+        trained.result()
+    # One after another on an idle machine: files are timed.
+    results = {}
+    for (name, seed), (chain, _) in runs.items():
+        chain.files()
+        results[f"{name} {seed}"] = chain.done
+    (given.out / "compression.json").write_text(json.dumps(results, indent=1) + "\n")
+    print(accuracies([chain for chain, _ in runs.values()]))
+    print(sizes([chain for (_, seed), (chain, _) in runs.items() if not seed]))
+
+
+class Chain:
+    """A float run and all that is made of it; `done` holds what was measured."""
+
+    def __init__(self, given: Any, name: str, seed: int) -> None:
+        self.given, self.name, self.seed = given, name, seed
+        self.base = given.out / f"{name}_{seed}"
+        self.base.mkdir(exist_ok=True)
+        self.record = self.base / "done.json"
+        self.done: dict[str, Any] = {}
+        if self.record.exists():
+            self.done = json.loads(self.record.read_text())
+
+    def train(self, core: int) -> None:
+        """Every training, one after another."""
+        given, base = self.given, self.base
+        family, *flags = FAMILIES[self.name]
+        data = f"--config.data.name=digit_scenes/{given.size}"
+        train = functools.partial(trainings.train, core=core)
+        self._step(
+            "float",
+            train,
+            base / "float",
+            f"configs/families.py:family={family},epochs={given.epochs}",
+            *(data, f"--config.seed={self.seed}", *flags),
+        )
+        self._step("int8, calibrated", self._calibrated, core)
+        qat = f"configs/qat_deit_s.py:epochs={given.qat_epochs},init="
+        self._step("int8, QAT", train, base / "int8", f"{qat}{base / 'float'}")
+        self._step("w4a8, QAT", train, base / "w4a8", f"{qat}{base / 'float'},bits=4")
+        for criterion in CRITERIA:
+            self._step(f"pruned by {criterion}", self._pruned, criterion, core)
+        tuned = base / CRITERIA[0] / "tuned"
+        self._step("pruned, int8, QAT", train, base / "small_int8", f"{qat}{tuned}")
+
+    def files(self) -> None:
+        """The ONNX files, each compared on 2,000 test images and timed."""
+        for run, switch in (
+            *(("float", None), ("int8", "--int8")),
+            *((f"{CRITERIA[0]}/tuned", None), ("small_int8", "--int8")),
+        ):
+            self._step(f"file of {run}", self._file, run, switch)
+
+    def _step(self, key: str, job: Any, *args: Any) -> None:
+        if key not in self.done:
+            self.done[key] = job(*args)
+            self.record.write_text(json.dumps(self.done, indent=1) + "\n")
+            print(f"{self.name} {self.seed} {key}: {self.done[key]}", flush=True)
+
+    def _calibrated(self, core: int) -> float:
+        workdir, out = self.base / "float", self.base / "calibrated"
+        if not out.exists():
+            trainings.call(
+                "quantize", f"--workdir={workdir}", f"--out={out}", core=core
+            )
+        text = trainings.call("evaluate", f"--workdir={out}", "--json", core=core)
+        return json.loads(text)["test"]["accuracy"]
+
+    def _pruned(self, criterion: str, core: int) -> float:
+        out = self.base / criterion
+        if not out.exists():
+            trainings.call(
+                *("prune", f"--workdir={self.base / 'float'}", f"--out={out}"),
+                *(f"--flops={FLOPS}", f"--criterion={criterion}"),
+                core=core,
+            )
+        config = f"{out / 'finetune.py'}:epochs={self.given.tune_epochs}"
+        return trainings.train(out / "tuned", config, core=core)
+
+    def _file(self, run: str, switch: str | None) -> dict[str, Any]:
+        out = self.base / f"{run.replace('/', '_')}.onnx"
+        text = trainings.call(
+            *("export", f"--workdir={self.base / run}", f"--out={out}"),
+            *("--check=2000", "--json", *([switch] if switch else [])),
+        )
+        return json.loads(text)
+
+
+def accuracies(chains: list[Chain]) -> str:
+    """Means over seeds, and the least and the mean share of the float accuracy."""
+    lines = ["| | " + " | ".join(dict.fromkeys(c.name for c in chains)) + " |"]
+    lines.append("|---|" + "---|" * (lines[0].count("|") - 2))
+    for key in ("float", *QUANTISED, *PRUNED):
+        cells = []
+        for name in dict.fromkeys(c.name for c in chains):
+            values = [c.done[key] for c in chains if c.name == name]
+            full = [c.done["float"] for c in chains if c.name == name]
+            shares = [100 * v / f for v, f in zip(values, full, strict=True)]
+            each = " ".join(f"{100 * v:.2f}" for v in values)
+            cells.append(f"{each}: {statistics.mean(shares):.2f} % of float")
+        lines.append(f"| {key} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def sizes(chains: list[Chain]) -> str:
+    """What the files are: accuracy, MB, milliseconds of one image."""
+    return "\n".join(
+        f"{chain.name} {key}: {json.dumps(value)}"
+        for chain in chains
+        for key, value in chain.done.items()
+        if key.startswith("file of")
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""Runs of our own commands, one on each core, for benchmarks that train many models."""
+
+import concurrent.futures
+import json
+import os
+import pathlib
+import queue
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+
+def call(module: str, *flags: str, core: int | None = None) -> str:
+    """What a command of ours prints, run on one core if one is given."""
+    pin = [] if core is None else ["taskset", "-c", str(core)]
+    done = subprocess.run(
+        [*pin, sys.executable, "-m", f"vit_jax_tricks.{module}", *flags],
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise SystemExit(f"{module} {' '.join(flags)}\n{done.stderr[-2000:]}")
+    return done.stdout
+
+
+def train(
+    workdir: pathlib.Path, config: str, *flags: str, core: int | None = None
+) -> float:
+    """The test accuracy after the last epoch; goes on where it was."""
+    call("main", f"--config={config}", f"--workdir={workdir}", *flags, core=core)
+    return last(workdir)
+
+
+def last(workdir: pathlib.Path) -> float:
+    """The newest test accuracy of a run."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [v for line in lines if (v := json.loads(line).get("test/accuracy"))][-1]
+
+
+class Cores:
+    """A pool with one worker a core: better than every run on all cores."""
+
+    def __init__(self) -> None:
+        cores = sorted(os.sched_getaffinity(0))
+        self._free: queue.Queue[int] = queue.Queue()
+        for core in cores:
+            self._free.put(core)
+        self._pool = concurrent.futures.ThreadPoolExecutor(len(cores))
+
+    def submit(
+        self, job: Callable[..., Any], *args: Any
+    ) -> "concurrent.futures.Future[Any]":
+        """Calls `job(*args, core=...)` when a core is free."""
+
+        def run() -> Any:
+            core = self._free.get()
+            try:
+                return job(*args, core=core)
+            finally:
+                self._free.put(core)
+
+        return self._pool.submit(run)
