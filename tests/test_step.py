@@ -167,6 +167,7 @@ def test_golden_run_float64(x64):
         np.testing.assert_allclose(values, arrays[f"f64_{name}"], rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_golden_run_float32():
     found, arrays = golden_run(jnp.float32)
     del found["param_l2_after"]
@@ -182,6 +183,7 @@ def test_jit_equals_eager():
     close(eager, jitted, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_jit_equals_eager_in_adam_s_moments():
     state, step = make(model={"drop_path_rate": 0.3})
     eager, jitted = step(state, batch()), jax.jit(step)(state, batch())

@@ -190,6 +190,7 @@ def test_square_crops_need_squares():
         jax.eval_shape(stack.augment, KEY, batch(2, 24, 20), INDEX[:2])
 
 
+@pytest.mark.slow
 def test_temporary_memory_of_deits_stack():
     """256 images of 224 x 224 need 1.5 GiB at most beside their arguments."""
     stack = make(**DEIT)

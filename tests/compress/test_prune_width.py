@@ -76,6 +76,7 @@ def test_channels_of_most_variance_stay():
     assert narrow.block_hidden == (96,) * 3
 
 
+@pytest.mark.slow
 def test_with_heads_and_hidden_units_to_a_budget():
     model, variables, x = setting("vit")
     batch = [(x, jnp.arange(4))]

@@ -104,7 +104,7 @@ def targets(dtype, size, smoothing, as_released=True):
 @both_precisions
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("lam", sparse([0.7, 1.0], every=2))
-@pytest.mark.parametrize("size", [1, 4])
+@pytest.mark.parametrize("size", sparse([4, 1], every=2))
 def test_targets(size, lam, smoothing, dtype):
     """mixup_target: the true label, the crop's and the tokens', in columns, mixed."""
     image, tokens = targets(dtype, size, smoothing)
