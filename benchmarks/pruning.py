@@ -1,19 +1,20 @@
 """Wall time of a model and of its pruned self, side by side in one process.
 
 python benchmarks/pruning.py [--flops=0.6] [--batch=8] [--rounds=10] [NAME...] times
-jitted forward passes on the first device, the two taking turns, and prints the median
-of each and of their ratios. Weights are random, scores are output norms of noise.
+jitted forward passes on the first device and, as ONNX files, in onnxruntime on one
+thread. Whole and pruned take turns; the medians of the milliseconds and their ratios
+are printed. Weights are random, scores are output norms of noise.
 """
 
-import statistics
 import sys
-import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vit_jax_tricks.compress.prune_model import prune
+from vit_jax_tricks.export import onnx_model, proof, to_onnx
 from vit_jax_tricks.models import create_model
 
 
@@ -24,7 +25,7 @@ NAMES = (
 
 
 def measure(name: str, *, flops: float, batch: int, rounds: int) -> dict[str, float]:
-    """Shares of MACs and parameters, milliseconds of a batch, and their ratio."""
+    """Shares of MACs and parameters, and milliseconds of a batch."""
     model: Any = create_model(name)
     images = jax.random.normal(jax.random.key(0), (batch, *model.image_shape))
     variables = jax.jit(model.init)(jax.random.key(1), images[:1])
@@ -32,27 +33,29 @@ def measure(name: str, *, flops: float, batch: int, rounds: int) -> dict[str, fl
     small = prune(
         model, variables, [(images, labels)], flops=flops, criterion="output_norm"
     )
-    passes = []
-    for module, weights in ((model, variables), (small.model, small.variables)):
-        run = jax.jit(lambda w, x, module=module: module.apply(w, x, train=False)[0])
-        passes.append((run.lower(weights, images).compile(), weights))
-    times: list[list[float]] = []
-    for _ in range(rounds + 1):  # the first one warms up
-        one = []
-        for run, weights in passes:
-            start = time.perf_counter()
-            jax.block_until_ready(run(weights, images))
-            one.append(1e3 * (time.perf_counter() - start))
-        times.append(one)
-    full, less = zip(*times[1:], strict=True)
-    count = [sum(x.size for x in jax.tree.leaves(w)) for _, w in passes]
-    return {
+    pairs = ((model, variables), (small.model, small.variables))
+    ms = {}
+    for kind, make in (("jax", in_jax), ("onnx", in_onnx)):
+        both = dict(
+            zip(("full", "pruned"), (make(*pair) for pair in pairs), strict=True)
+        )
+        times = proof.latency(both, np.asarray(images), [batch], rounds=rounds)
+        ms |= {f"{kind} {which}": found[batch] for which, found in times.items()}
+    count = [sum(x.size for x in jax.tree.leaves(w)) for _, w in pairs]
+    return ms | {
         "macs": small.macs / small.full_macs,
         "parameters": count[1] / count[0],
-        "full_ms": statistics.median(full),
-        "pruned_ms": statistics.median(less),
-        "ratio": statistics.median(a / b for a, b in zip(full, less, strict=True)),
     }
+
+
+def in_jax(model: Any, variables: Any) -> proof.Function:
+    run = jax.jit(lambda w, x: model.apply(w, x, train=False)[0])
+    return lambda images: np.asarray(run(variables, images))
+
+
+def in_onnx(model: Any, variables: Any) -> proof.Function:
+    graph = to_onnx(model, variables, model.image_shape)
+    return proof.onnx_function(onnx_model.serialized(graph))
 
 
 def main() -> None:
@@ -66,8 +69,8 @@ def main() -> None:
             names.append(word)
     device = jax.devices()[0].device_kind
     print(f"{device}, batch {options['batch']}, jax {jax.__version__}")
-    print("| model | MACs | parameters | full ms | pruned ms | ratio |")
-    print("|---|---:|---:|---:|---:|---:|")
+    heads = ("model", "MACs", "parameters", "JAX ms", "onnxruntime ms, 1 thread")
+    print(f"| {' | '.join(heads)} |\n|---|{'---:|' * (len(heads) - 1)}")
     for name in names or NAMES:
         got = measure(
             name,
@@ -75,11 +78,11 @@ def main() -> None:
             batch=int(options["batch"]),
             rounds=int(options["rounds"]),
         )
-        print(
-            f"| {name} | {got['macs']:.1%} | {got['parameters']:.1%} | "
-            f"{got['full_ms']:.0f} | {got['pruned_ms']:.0f} | {got['ratio']:.2f} |",
-            flush=True,
-        )
+        cells = [name, f"{got['macs']:.1%}", f"{got['parameters']:.1%}"]
+        for kind in ("jax", "onnx"):
+            full, less = got[f"{kind} full"], got[f"{kind} pruned"]
+            cells.append(f"{full:.0f} / {less:.0f}: {full / less:.2f}x")
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import queue
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable
@@ -36,6 +37,23 @@ def last(workdir: pathlib.Path) -> float:
     """The newest test accuracy of a run."""
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     return [v for line in lines if (v := json.loads(line).get("test/accuracy"))][-1]
+
+
+def gains(accuracy: dict[str, list[float]], against: str) -> dict[str, list[float]]:
+    """Mean and standard deviation of each arm's paired gains, printed in points."""
+    found = {}
+    for arm, values in accuracy.items():
+        pairs = zip(values, accuracy[against], strict=True)
+        differences = [100 * (value - other) for value, other in pairs]
+        spread = statistics.stdev(differences) if len(values) > 1 else float("nan")
+        found[arm] = [statistics.mean(differences), spread]
+        print(
+            f"{arm:13}{' '.join(f'{100 * v:6.2f}' for v in values)}  mean "
+            f"{100 * statistics.mean(values):.2f}  gain "
+            f"{found[arm][0]:+.2f} ± {spread:.2f}",
+            flush=True,
+        )
+    return found
 
 
 class Cores:
