@@ -36,9 +36,10 @@ def measure(name: str, *, flops: float, batch: int, rounds: int) -> dict[str, fl
     pairs = ((model, variables), (small.model, small.variables))
     ms = {}
     for kind, make in (("jax", in_jax), ("onnx", in_onnx)):
-        both = dict(
-            zip(("full", "pruned"), (make(*pair) for pair in pairs), strict=True)
-        )
+        both: dict[str, proof.Function] = {
+            name: make(*pair)
+            for name, pair in zip(("full", "pruned"), pairs, strict=True)
+        }
         times = proof.latency(both, np.asarray(images), [batch], rounds=rounds)
         ms |= {f"{kind} {which}": found[batch] for which, found in times.items()}
     count = [sum(x.size for x in jax.tree.leaves(w)) for _, w in pairs]
