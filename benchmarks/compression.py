@@ -118,7 +118,7 @@ class Chain:
                 "quantize", f"--workdir={workdir}", f"--out={out}", core=core
             )
         text = trainings.call("evaluate", f"--workdir={out}", "--json", core=core)
-        return json.loads(text)["test"]["accuracy"]
+        return json.loads(text)["accuracy"]
 
     def _pruned(self, criterion: str, core: int) -> float:
         out = self.base / criterion
