@@ -71,6 +71,7 @@ class Chain:
         self.given, self.name, self.seed = given, name, seed
         self.base = given.out / f"{name}_{seed}"
         self.base.mkdir(exist_ok=True)
+        self.criteria = [c for c in given.criteria.split(",") if c]
         self.record = self.base / "done.json"
         self.done: dict[str, Any] = {}
         if self.record.exists():
@@ -93,17 +94,19 @@ class Chain:
         qat = f"configs/qat_deit_s.py:epochs={given.qat_epochs},init="
         self._step("int8, QAT", train, base / "int8", f"{qat}{base / 'float'}")
         self._step("w4a8, QAT", train, base / "w4a8", f"{qat}{base / 'float'},bits=4")
-        for criterion in given.criteria.split(","):
+        for criterion in self.criteria:
             self._step(f"pruned by {criterion}", self._pruned, criterion, core)
+        if CRITERIA[0] not in self.criteria:
+            return
         tuned = base / CRITERIA[0] / "tuned"
         self._step("pruned, int8, QAT", train, base / "small_int8", f"{qat}{tuned}")
 
     def files(self) -> None:
         """The ONNX files, each compared on 2,000 test images and timed."""
-        for run, switch in (
-            *(("float", None), ("int8", "--int8")),
-            *((f"{CRITERIA[0]}/tuned", None), ("small_int8", "--int8")),
-        ):
+        files = [("float", None), ("int8", "--int8")]
+        if CRITERIA[0] in self.criteria:
+            files += [(f"{CRITERIA[0]}/tuned", None), ("small_int8", "--int8")]
+        for run, switch in files:
             self._step(f"file of {run}", self._file, run, switch)
 
     def _step(self, key: str, job: Any, *args: Any) -> None:
