@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path, default="runs/distilling")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--size", type=int, default=32)
-    parser.add_argument("--epochs", type=float, default=20.0)
+    parser.add_argument("--epochs", type=float, default=12.0)
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     teacher, pack = given.out / "teacher", given.out / "pack"
