@@ -2,10 +2,11 @@
 
     python benchmarks/distilling.py --out runs/distilling
 
-A CoAtNet, whose convolutions need fewer images, learns first; its logits of the
-training images are stored by `relabel`. Then a DeiT trains from every seed alone and
-distilled. A seed gives all arms the same parameters and the same order of images.
-Prints the accuracies with the paired differences; a killed command goes on.
+A CoAtNet, whose convolutions need fewer images, learns first, from the images as they
+are. Then a DeiT trains from every seed on crops, mixup and cutmix, alone and with the
+teacher's logits of the very same mixed images. A seed gives both arms the same
+parameters, order of images and draws. Prints the accuracies with the paired
+differences; a killed command goes on.
 """
 
 import argparse
@@ -18,14 +19,18 @@ import trainings
 STUDENT = (
     "--config.model.name=deit_tiny_patch16_224",
     "--config.model.global_pool=token",
+    "--config.augment.crop=random_resized",
+    "--config.augment.crop_scale=(0.4,1.0)",
+    "--config.augment.mixup=0.8",
+    "--config.augment.cutmix=1.0",
 )
 ARMS = {
     "alone": (),
-    "soft": (
+    "distilled": (
         "--config.loss.classification.dist_weight=0",
-        "--config.loss.classification.weight=0.5",
+        "--config.loss.classification.weight=0.1",
         "--config.loss.distillation.name=soft",
-        "--config.loss.distillation.weight=0.5",
+        "--config.loss.distillation.weight=0.9",
     ),
 }
 
@@ -38,7 +43,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=12.0)
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    teacher, pack = given.out / "teacher", given.out / "pack"
+    teacher = given.out / "teacher"
 
     def train(
         folder: pathlib.Path, family: str, *flags: str, core: int | None = None
@@ -50,12 +55,11 @@ def main() -> None:
         return value
 
     taught = train(teacher, "coatnet")
-    trainings.call("relabel", f"--teacher={teacher}", f"--out={pack}", "--top=10")
 
     def student(arm: str, seed: int, core: int) -> float:
         flags = [*STUDENT, *ARMS[arm], f"--config.seed={seed}"]
         if arm != "alone":
-            flags.append(f"--config.teacher.pack={pack}")
+            flags.append(f"--config.teacher.sources={teacher}")
         return train(given.out / f"{arm}_{seed}", "vit", *flags, core=core)
 
     cores = trainings.Cores()
