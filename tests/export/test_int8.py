@@ -33,6 +33,8 @@ def build(name, rules=W8A8, **more):
     case = next(case for case in SMALL if str(case) == name)
     model, variables, images, *_ = case.build("float32", **more)
     ranges = calibrate(model, variables, [images], rules)
+    scales = (1.0, 0.9, 0.8, 0.7, -0.7, -0.8, -0.9, -1.0)
+    images = jnp.concatenate([images * scale for scale in scales])
     proto = to_onnx_int8(model, variables, ranges, rules, model.image_shape)
 
     def logits(variables, images):
@@ -48,12 +50,11 @@ def check(name, rules=W8A8, **more):
     onnx.checker.check_model(proto, full_check=True)
     function = onnx_function(proto.SerializeToString())
     found = function(images)
-    assert (found.argmax(-1) == expected.argmax(-1)).all()
-    # A rounding error at a tie moves a value by a whole step. Few logits differ then;
-    # or, where a tie comes early on this CPU, all, but by less than quantising does.
+    # Most images agree to rounding. In the others a rounding error at a tie moved a
+    # value by a whole step; that is less than what quantising does.
     difference = np.abs(found - expected)
-    tie = np.median(difference) >= 1e-5
-    assert difference.max() < (np.abs(expected - plain).max() if tie else 1e-2)
+    assert np.median(difference.max(-1)) < 1e-5
+    assert difference.max() < np.abs(expected - plain).max()
     return proto
 
 
