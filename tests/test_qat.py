@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 import runs
 
-from vit_jax_tricks import config, evaluate, experiment, model_flags, prune
+from vit_jax_tricks import (
+    config,
+    evaluate,
+    experiment,
+    model_flags,
+    prune,
+    quantize,
+)
 from vit_jax_tricks.command import Arguments
 from vit_jax_tricks.compress import range_store
 from vit_jax_tricks.export import __main__ as export
@@ -98,12 +105,21 @@ def test_stopped_it_ends_alike(float_run, learned, tmp_path, step):
     assert runs.metrics(run) == runs.metrics(learned)
 
 
-def test_one_device_and_eight(float_run):
+@pytest.mark.parametrize(
+    ("more", "rtol"),
+    [
+        pytest.param([], 1e-3, id="data"),
+        pytest.param([("mesh.fsdp", "4")], 1e-3, id="fsdp"),
+        pytest.param([("mesh.fsdp", "4"), ("dtype", "bfloat16")], 2e-2, id="bfloat16"),
+    ],
+)
+def test_one_device_and_eight(float_run, more, rtol):
     """The same ranges to the bit, the same first step up to rounding."""
     found = []
     for devices in (jax.devices()[:1], jax.devices()):
         spec = f"configs/qat_deit_s.py:init={float_run},bits=4"
-        x = experiment.build(config.load(spec), devices=devices)
+        sizes = [pair for pair in more if len(devices) > 1 or pair[0] == "dtype"]
+        x = experiment.build(config.load(spec, sizes), devices=devices)
         state = x.compile_init()
         ranges = jax.device_get(range_store.stored(state.variables))
         with x.train_batches() as batches:
@@ -113,7 +129,7 @@ def test_one_device_and_eight(float_run):
     (ranges, one), (again, eight) = found
     assert runs.same(ranges, again)
     for name in ("loss", "grad_norm"):
-        np.testing.assert_allclose(eight[name], one[name], rtol=1e-3)
+        np.testing.assert_allclose(eight[name], one[name], rtol=rtol)
 
 
 def test_evaluation_is_that_of_the_quantised_model(static, learned, capsys):
@@ -134,6 +150,20 @@ def test_stacked_or_not_it_is_one_model(learned, capsys):
         assert evaluate.main(args) == 0
         losses.append(json.loads(capsys.readouterr().out)["loss"])
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_sensitivity_of_stacked_blocks(float_run, tmp_path):
+    """Each block is apart, and costs what it costs in the model of single blocks."""
+    found = []
+    for scan in ("True", "False"):
+        out = tmp_path / scan
+        args = ("--calibration=32", "--sensitivity", "--images=32")
+        args += (f"--out={out}", f"--model.scan={scan}")
+        assert quantize.main([f"--workdir={float_run}", *args]) == 0
+        listed = json.loads((out / "report" / "quantize.json").read_text())
+        found.append({c["place"]: c["sqnr"] for c in listed["sensitivity"]})
+    assert "blocks_1/mlp/fc1/kernel" in found[0]
+    assert found[0] == pytest.approx(found[1], rel=1e-3)
 
 
 def test_a_quantised_run_exports_its_own_ranges(learned, tmp_path, capsys):
