@@ -3,10 +3,10 @@
     python benchmarks/distilling.py --out runs/distilling
 
 A CoAtNet, whose convolutions need fewer images, learns first, from the images as they
-are. Then a DeiT trains from every seed on crops, mixup and cutmix, alone and with the
-teacher's logits of the very same mixed images. A seed gives both arms the same
-parameters, order of images and draws. Prints the accuracies with the paired
-differences; a killed command goes on.
+are. Then a DeiT trains from every seed on random crops (with --mix also mixup and
+cutmix), alone and with the teacher's logits of the very same images. A seed gives both
+arms the same parameters, order of images and draws. Prints the accuracies with the
+paired differences; a killed command goes on.
 """
 
 import argparse
@@ -21,9 +21,8 @@ STUDENT = (
     "--config.model.global_pool=token",
     "--config.augment.crop=random_resized",
     "--config.augment.crop_scale=(0.4,1.0)",
-    "--config.augment.mixup=0.8",
-    "--config.augment.cutmix=1.0",
 )
+MIX = ("--config.augment.mixup=0.8", "--config.augment.cutmix=1.0")
 ARMS = {
     "alone": (),
     "distilled": (
@@ -41,6 +40,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--epochs", type=float, default=12.0)
+    parser.add_argument("--mix", action="store_true")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     teacher = given.out / "teacher"
@@ -57,7 +57,8 @@ def main() -> None:
     taught = train(teacher, "coatnet")
 
     def student(arm: str, seed: int, core: int) -> float:
-        flags = [*STUDENT, *ARMS[arm], f"--config.seed={seed}"]
+        flags = [*STUDENT, *ARMS[arm], *(MIX if given.mix else ())]
+        flags.append(f"--config.seed={seed}")
         if arm != "alone":
             flags.append(f"--config.teacher.sources={teacher}")
         return train(given.out / f"{arm}_{seed}", "vit", *flags, core=core)
