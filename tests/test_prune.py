@@ -78,7 +78,7 @@ def test_it_can_be_trained_on(pruned, run, capsys, tmp_path):
     assert written["teacher"]["sources"] == [str(run)]
     weights = {name: term["weight"] for name, term in written["loss"].items()}
     assert weights == {"classification": 0.5, "distillation": 0.5}
-    assert written["schedule"]["lr"] == pytest.approx(0.1 * before["schedule"]["lr"])
+    assert written["schedule"]["lr"] == pytest.approx(0.3 * before["schedule"]["lr"])
     status, _, err = runs.call(capsys, train, spec, f"--workdir={pruned}", *args)
     assert status == 1
     assert "holds another run" in err
