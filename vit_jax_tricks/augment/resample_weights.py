@@ -86,7 +86,11 @@ def resampling_weights(
         place, j = None, jnp.arange(source, dtype=jnp.int32)[None, None]
     else:
         wide = _support(interpolation) * (1 if interpolation == "nearest" else stretch)
-        first = start + whole + jnp.floor(part + 0.5 - wide).astype(jnp.int32)
+        # All multiples of 1 / (2 resized): half a step more leaves the floor as it is,
+        # and no rounding can move it, however often a compiler computes it.
+        slack = 0.25 / resized.astype(dtype)
+        left = jnp.floor(part + slack + 0.5 - wide).astype(jnp.int32)
+        first = start + whole + left
         place = j = first[..., None] + jnp.arange(taps, dtype=jnp.int32)[None, None]
     steps = (j - (start + whole)[..., None]).astype(dtype)
 
