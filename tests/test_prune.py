@@ -199,7 +199,7 @@ def test_the_config_says_what_differs():
     assert made["model"] == before["model"]
     assert (made["name"], made["epochs"], made["steps"]) == ("mine_pruned", 6.0, None)
     assert made["init"] == "runs/mine_pruned"
-    assert made["schedule"]["lr"] == pytest.approx(1e-4)
+    assert made["schedule"]["lr"] == pytest.approx(3e-4)
     assert made["data"] == defaults["data"]
     distilled = scope["get_config"]("lr=0.5").to_dict()
     assert distilled["teacher"]["sources"] == ("runs/mine",)
