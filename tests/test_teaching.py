@@ -14,7 +14,8 @@ import runs
 from vit_jax_tricks import config, experiment, relabel, teachers
 from vit_jax_tricks.augment.geometry import identity_geometry
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.objectives.targets import as_targets, crop_boxes, stored_labels
+from vit_jax_tricks.objectives import targets
+from vit_jax_tricks.objectives.targets import as_targets, crop_boxes
 from vit_jax_tricks.sharding import make_mesh
 
 
@@ -56,6 +57,11 @@ def build(*args: str, devices=None) -> experiment.Experiment:
     pairs = [a.removeprefix("--config.").split("=", 1) for a in (*runs.TINY, *args)]
     loaded = config.load(f"configs/{file}", map(tuple, pairs))
     return experiment.build(loaded, devices=devices)
+
+
+stored_labels = jax.jit(
+    targets.stored_labels, static_argnames=("num_classes", "grid", "smoothing")
+)
 
 
 def first_step(x: experiment.Experiment):
