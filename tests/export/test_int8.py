@@ -3,10 +3,10 @@
 import jax.numpy as jnp
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from model_goldens import jit_once
 from onnx import helper, numpy_helper
+from onnx_kernels import kernels
 from quick import sparse
 from zoo import ONE_EACH, SMALL
 
@@ -99,13 +99,7 @@ def test_weights_are_stored_as_int8():
 @pytest.mark.parametrize("name", ["small_vit", "small_cait"])
 def test_onnxruntime_takes_its_int8_kernels(name, tmp_path):
     _, proto, *_ = build(name)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
-    onnxruntime.InferenceSession(
-        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    kinds = [n.op_type for n in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    kinds = kernels(proto, tmp_path)
     assert kinds.count("MatMulIntegerToFloat") == kinds.count("QuantizeLinear") > 0
     assert "DequantizeLinear" not in kinds
 

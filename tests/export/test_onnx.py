@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from model_goldens import jit_once
+from onnx_kernels import kernels
 from small_models import fill
 from zoo import FULL, ONE_EACH, SMALL
 
@@ -97,10 +98,18 @@ def test_whole_operators_take_the_place_of_their_parts():
         counts[node.op_type] = counts.get(node.op_type, 0) + 1
     depth = model.depth
     assert counts["LayerNormalization"] == 2 * depth + 1
-    assert (counts["Gelu"], counts["Softmax"]) == (depth, depth)
+    assert (counts["Erf"], counts["Softmax"]) == (depth, depth)
     assert counts["MatMul"] == 6 * depth + 2
-    assert not {"Erf", "Exp", "ReduceMax", "Reciprocal"} & set(counts)
-    assert counts["Add"] == 4 * depth + 2 * depth + 3  # biases, residuals, both ends
+    assert not {"Neg", "Exp", "ReduceMax", "Reciprocal"} & set(counts)
+    assert counts["Add"] == (4 + 2 + 1) * depth + 3  # biases, residuals, Gelu; ends
+
+
+def test_onnxruntime_takes_biases_and_scales_into_its_kernels(tmp_path):
+    model, variables, *_ = SMALL_DEIT.build("float32")
+    proto, _ = exported(model, variables)
+    kinds = kernels(proto, tmp_path)
+    assert kinds.count("BiasGelu") == kinds.count("FusedMatMul") == model.depth
+    assert not {"Gelu", "Erf", "Mul"} & set(kinds)
 
 
 @pytest.mark.usefixtures("symbolic_sizes")

@@ -64,7 +64,11 @@ def number(graph: Graph, name: str, op: str) -> tuple[str, float] | None:
 
 
 def gelu(graph: Graph, name: str) -> Node | None:
-    """0.5 x (1 - erf(-x / sqrt(2)))."""
+    """0.5 x (1 - erf(-x / sqrt(2))) as 0.5 (x (1 + erf(x / sqrt(2)))).
+
+    That is the form which ONNX Runtime makes one operator of, the bias included; of
+    ONNX's own `Gelu` (opset 20) it makes one without the bias.
+    """
     node = graph.node(name)
     if node.op != "Mul":
         return None
@@ -78,8 +82,18 @@ def gelu(graph: Graph, name: str) -> Node | None:
         factors = (scaled[1], graph.scalar(difference[0]), inner[1])
         right = np.allclose(factors, (0.5, 1, 0.5**0.5), rtol=1e-6, atol=0)
         if right and of(graph, inner[0], "Neg") == (scaled[0],):
-            return Node("Gelu", (scaled[0],), {})
+            return _gelu(graph, name, scaled[0])
     return None
+
+
+def _gelu(graph: Graph, name: str, x: str) -> Node:
+    root, one, half = (graph.constant(np.float32(n)) for n in (2**0.5, 1, 0.5))
+    made = x
+    for op, other in (("Div", root), ("Erf", None), ("Add", one), ("Mul", x)):
+        inputs = (made,) if other is None else (made, other)
+        key = f"{name}_{op.lower()}"
+        made = insert(graph, key, Node(op, inputs, {}), graph.shapes[x], name)
+    return Node("Mul", (made, half), {})
 
 
 def softmax(graph: Graph, name: str) -> Node | None:
@@ -175,6 +189,30 @@ def bias_before_reshape(graph: Graph, name: str) -> Node | None:
     return None
 
 
+def bias_as_vector(graph: Graph, name: str) -> Node | None:
+    """x + b [1, ..., 1, c] with b [c], which ONNX Runtime takes into other kernels."""
+    node = graph.node(name)
+    if node.op != "Add":
+        return None
+    for tensor, other in (node.inputs, node.inputs[::-1]):
+        row = _row(graph, tensor, other)
+        if row is not None and graph.shapes[name] == graph.shapes[tensor]:
+            return Node("Add", (tensor, graph.constant(row)), {})
+    return None
+
+
+def scale_after_transpose(graph: Graph, name: str) -> Node | None:
+    """transpose(a x) as a transpose(x), so that a product can take a in."""
+    node = graph.node(name)
+    scaled = node.op == "Transpose" and number(graph, node.inputs[0], "Mul")
+    if not scaled:
+        return None
+    x, factor = scaled
+    first = Node("Transpose", (x,), node.attributes)
+    moved = insert(graph, f"{name}_unscaled", first, graph.shapes[name], name)
+    return Node("Mul", (moved, graph.constant(np.float32(factor))), {})
+
+
 def fake_quant(graph: Graph, name: str) -> Node | None:
     """s (clip(round(x / s) + z, low, high) - z) as two nodes."""
     found = number(graph, name, "Mul")
@@ -250,4 +288,6 @@ PATTERNS: tuple[Pattern, ...] = (
     layer_norm,
     norm_gain,
     bias_before_reshape,
+    bias_as_vector,
+    scale_after_transpose,
 )

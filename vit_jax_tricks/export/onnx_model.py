@@ -19,8 +19,8 @@ from vit_jax_tricks.export.translate import Translator, trace
 from vit_jax_tricks.export.values import Batch, Shape, Value, constant
 
 
-OPSET = 21
-IR_VERSION = 10  # of that opset
+OPSET = 19
+IR_VERSION = 9  # of that opset
 IMAGES, LOGITS = "images", "logits"
 LIMIT = 2**31  # bytes of a protobuf message
 _MODULES = (elementwise, indexing, products, reductions, shapes)  # they fill RULES
