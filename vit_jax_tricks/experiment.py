@@ -92,6 +92,10 @@ class Experiment:
 
     def state_shape(self) -> TrainState:
         """Shapes and shardings of the state."""
+        return self._state_shape
+
+    @functools.cached_property
+    def _state_shape(self) -> TrainState:
         shape = jax.eval_shape(self.init)
         return jax.tree.map(
             lambda s, n: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=n),
