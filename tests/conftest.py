@@ -1,6 +1,8 @@
 """Strict by default: no silent promotion, no silent broadcasting, eight devices."""
 
 import os
+import shutil
+from pathlib import Path
 
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -60,6 +62,17 @@ def home(tmp_path_factory):
     for name, value in before.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def run(home, tmp_path_factory):
+    """A finished run of `runs.TINY`, made once in a process and copied for a module."""
+    import runs  # not before the hook of the annotations is installed
+
+    first = home / "tiny_run"
+    if not first.exists():
+        runs.train(workdir=first)
+    return Path(shutil.copytree(first, tmp_path_factory.mktemp("runs") / "run"))
 
 
 @pytest.fixture

@@ -24,17 +24,10 @@ FOLDER = (
 pytestmark = pytest.mark.usefixtures("home")
 
 
-@pytest.fixture(scope="module")
-def trained(home, tmp_path_factory) -> Path:
-    """A finished run; copy it before changing it."""
-    workdir = tmp_path_factory.mktemp("trained")
-    runs.train(workdir=workdir)
-    return workdir
-
-
 @pytest.fixture
-def run(trained, tmp_path) -> Path:
-    return Path(shutil.copytree(trained, tmp_path / "run"))
+def run(run, tmp_path) -> Path:
+    """A copy that a test may change."""
+    return Path(shutil.copytree(run, tmp_path / "run"))
 
 
 @pytest.fixture

@@ -34,13 +34,6 @@ def command(capsys):
 
 
 @pytest.fixture(scope="module")
-def run(home, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("run")
-    runs.train(workdir=workdir)
-    return workdir
-
-
-@pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """A small ViT with a head of 3."""
     path = tmp_path_factory.mktemp("weights") / "weights.safetensors"

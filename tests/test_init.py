@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-from pathlib import Path
 
 import jax
 import pytest
@@ -17,24 +16,16 @@ from vit_jax_tricks.errors import UserError
 pytestmark = pytest.mark.usefixtures("home")
 
 
-@pytest.fixture(scope="module")
-def first(home, tmp_path_factory) -> Path:
-    """A run that keeps averages."""
-    workdir = tmp_path_factory.mktemp("first")
-    runs.train(workdir=workdir)
-    return workdir
-
-
 def build(*args: str) -> experiment.Experiment:
     pairs = [a.removeprefix("--config.").split("=", 1) for a in (*runs.TINY, *args)]
     return experiment.build(config.load("configs/digits.py", map(tuple, pairs)))
 
 
 @pytest.mark.parametrize("scan", sparse([False, True], every=2))
-def test_the_first_state_holds_the_weights(first, scan):
-    x = build(f"--config.init={first}", f"--config.model.scan={scan}")
+def test_the_first_state_holds_the_weights(run, scan):
+    x = build(f"--config.init={run}", f"--config.model.scan={scan}")
     state = x.compile_init()
-    expected, _ = load_pretrained(x.model, first, verbose=False)
+    expected, _ = load_pretrained(x.model, run, verbose=False)
     assert runs.same(state.params, expected["params"])
     assert runs.same(state.ema["params"], expected["params"])
     assert int(state.step) == 0
@@ -63,8 +54,8 @@ def kill_before_evaluation(patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_a_resumed_run_needs_them_no_more(first, tmp_path):
-    source = runs.copied(first, tmp_path)
+def test_a_resumed_run_needs_them_no_more(run, tmp_path):
+    source = runs.copied(run, tmp_path)
     args, other = (f"--config.init={source}",), tmp_path / "other"
     whole = tmp_path / "whole"
     runs.train(*args, workdir=whole)
@@ -75,18 +66,18 @@ def test_a_resumed_run_needs_them_no_more(first, tmp_path):
     shutil.rmtree(source)
     runs.train(*args, workdir=other)
     assert runs.leaves(other, 12) == runs.leaves(whole, 12)
-    assert runs.leaves(other, 12) != runs.leaves(first, 12)
+    assert runs.leaves(other, 12) != runs.leaves(run, 12)
     status, _, err = runs.command(workdir=other)
     assert status == 1
     assert "holds another run: config.init was" in err
 
 
-def test_it_is_as_strict_as_load_pretrained(first, tmp_path):
+def test_it_is_as_strict_as_load_pretrained(run, tmp_path):
     def refused(part: str, *args: str) -> None:
         with pytest.raises(UserError, match=part):
             build(*args).compile_init()
 
     refused("does not exist", f"--config.init={tmp_path / 'none.safetensors'}")
     refused("holds no checkpoints", f"--config.init={tmp_path}")
-    refused("lacks", f"--config.init={first}", "--config.model.depth=2")
-    refused("shape", f"--config.init={first}", "--config.model.mlp_ratio=2.0")
+    refused("lacks", f"--config.init={run}", "--config.model.depth=2")
+    refused("shape", f"--config.init={run}", "--config.model.mlp_ratio=2.0")

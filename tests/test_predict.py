@@ -256,13 +256,6 @@ class TestWorkdir:
         return tmp_path / "digit.png"
 
 
-@pytest.fixture(scope="module")
-def run(home, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("run")
-    runs.train(workdir=workdir)
-    return workdir
-
-
 def test_as_a_process(tmp_path):
     done = runs.subprocess_command("none.png", module="predict", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")

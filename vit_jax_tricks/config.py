@@ -5,6 +5,7 @@ A run reads its config through `Section`, which remembers every key that somebod
 """
 
 import ast
+import importlib.machinery
 import importlib.util
 import json
 import math
@@ -62,9 +63,19 @@ def _find(file: str) -> Path:
     raise UserError(f'--config: there is no file "{file}".{hint}')
 
 
+class _Loader(importlib.machinery.SourceFileLoader):
+    """Leaves no __pycache__ beside a user's file."""
+
+    def set_data(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+
 def _call_get_config(path: Path, arg: str) -> ml_collections.ConfigDict:
     _make_importable()
-    spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
+    name = f"_config_{path.stem}"
+    spec = importlib.util.spec_from_file_location(
+        name, path, loader=_Loader(name, str(path))
+    )
     if spec is None or spec.loader is None:
         raise UserError(f"--config: {path} is not a Python file; give a .py file.")
     module = importlib.util.module_from_spec(spec)

@@ -93,16 +93,14 @@ def test_stablehlo(command, folder):
 
 
 @pytest.mark.slow
-def test_a_run(folder, capsys, tmp_path):
-    workdir = tmp_path / "run"
-    runs.train(workdir=workdir)
-    args = [f"--workdir={workdir}", "--int8", "--json", *ROOM]
+def test_a_run(run, capsys, tmp_path):
+    args = [f"--workdir={run}", "--int8", "--json", *ROOM]
     assert export.main([*args, f"--out={tmp_path / 'd.onnx'}"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["data"] == "digits"
     file = onnx.load(tmp_path / "d.onnx")
     described = {p.key: p.value for p in file.metadata_props}
-    names = json.loads((workdir / "classes.json").read_text())
+    names = json.loads((run / "classes.json").read_text())
     assert json.loads(described["labels"]) == names
 
 

@@ -2,7 +2,6 @@
 
 import PIL.Image
 import pytest
-import runs
 import weight_files
 from safetensors.numpy import save_file
 
@@ -22,13 +21,6 @@ def command(capsys):
         return status, *capsys.readouterr()
 
     return run
-
-
-@pytest.fixture(scope="module")
-def run(home, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("run")
-    runs.train(workdir=workdir)
-    return workdir
 
 
 @pytest.fixture(scope="module")
