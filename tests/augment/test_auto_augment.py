@@ -61,7 +61,7 @@ def replay(image, op, amount, fill):
             pytest.param(augment.auto_augment, "original"),
             pytest.param(augment.auto_augment, "cifar10"),
         ],
-        every=2,
+        every=4,
     ),
 )
 def test_pillow_does_the_same_with_the_same_draws(fn, text):

@@ -43,7 +43,7 @@ def slopes():
     return jnp.asarray(np.broadcast_to(image, (BATCH, *image.shape)), jnp.uint8)
 
 
-@pytest.mark.parametrize("move", sparse(list(MOVES), every=3))
+@pytest.mark.parametrize("move", sparse(list(MOVES), every=4))
 def test_the_trace_is_what_happened(move):
     stack, images = make(**MOVES[move]), slopes()
     out = jax.jit(stack.augment)(KEY, images, INDEX)

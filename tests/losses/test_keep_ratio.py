@@ -18,7 +18,7 @@ RATIOS = (0.7, 0.49, 0.343)
 
 @both_precisions
 @pytest.mark.parametrize("mse", sparse([0, 1], every=2))
-@pytest.mark.parametrize("dynamic", [0, 1])
+@pytest.mark.parametrize("dynamic", sparse([0, 1], every=2))
 def test_dynamicvit(mse, dynamic, dtype):
     names = ("pred", "token_pred", "decision_1", "decision_2", "decision_3")
     inputs = tuple(arrays_of(GOLDEN, dtype, *names))

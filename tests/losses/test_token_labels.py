@@ -102,7 +102,7 @@ def targets(dtype, size, smoothing, as_released=True):
 
 
 @both_precisions
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("smoothing", sparse([0.1, 0.0], every=2))
 @pytest.mark.parametrize("lam", sparse([0.7, 1.0], every=2))
 @pytest.mark.parametrize("size", sparse([4, 1], every=2))
 def test_targets(size, lam, smoothing, dtype):
@@ -158,7 +158,7 @@ def test_classes_that_do_not_exist_are_left_out():
 
 
 @both_precisions
-@pytest.mark.parametrize("name", sparse(ROI, every=2))
+@pytest.mark.parametrize("name", sparse(ROI, every=4))
 def test_roi_align(name, dtype):
     samples, aligned, size = name.removeprefix("roi:").split("_")
     rows, columns = map(int, size.split("x"))

@@ -14,7 +14,7 @@ from vit_jax_tricks.models.registry import lookup
 NAMES = list_models()
 
 
-@pytest.mark.parametrize("name", NAMES[::8])
+@pytest.mark.parametrize("name", NAMES[::16])
 def test_parameter_count_is_exactly_the_reference_s(name):
     check_count(name, operations=False)
 
