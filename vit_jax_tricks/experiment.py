@@ -144,10 +144,9 @@ class Experiment:
                 self.quantized,
                 variables,
                 self.data,
-                self.calibration,
+                self.data.sample(self.calibration, "train", self.seed),
                 mean=self.eval_step.keywords["mean"],
                 std=self.eval_step.keywords["std"],
-                seed=self.seed,
             )
         with jax.set_mesh(self.mesh):
             return jax.jit(self._state, out_shardings=at)(jax.device_get(variables))

@@ -21,11 +21,13 @@ from vit_jax_tricks.compress.range_store import (
 from vit_jax_tricks.compress.sensitivity import Cost, sensitivity
 from vit_jax_tricks.config import Section
 from vit_jax_tricks.console import Bar, banner, say
+from vit_jax_tricks.data.sample import Sample
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.evaluate import means
 from vit_jax_tricks.evaluation import Evaluation
 from vit_jax_tricks.inspect.sensitivity_sheet import write_sheet
 from vit_jax_tricks.model_flags import Trained
+from vit_jax_tricks.model_inputs import model_inputs
 from vit_jax_tricks.pretrained.export import flatten
 from vit_jax_tricks.stop import Stop
 
@@ -55,12 +57,12 @@ def run(given: Arguments, stop: Stop) -> Path:
     place = evaluation.opened(trained, given)
     assert not isinstance(trained.model, QuantizedModel)
     model = QuantizedModel(trained.model, rules)
-    spec = trained.spec
+    spec, sample = trained.spec, place.data.sample(count, "train")
     variables = quantizing.calibrated(
         model,
         trained.variables[""],
         place.data,
-        count,
+        sample,
         mean=spec.mean,
         std=spec.std,
         check=stop.check,
@@ -75,13 +77,14 @@ def run(given: Arguments, stop: Stop) -> Path:
         "weights": trained.source,
         "data": place.data.name,
         "quant": {k: v for k, v in section.to_dict().items() if v},
-        "calibration images": count,
+        "calibration images": len(sample),
+        "calibration": sample.facts(),
         "quantised places": len(model.ranges(variables)),
         "float": _measured(place, trained),
         "quantised": _measured(place, made),
     }
     costs = _costs(given, trained, made, place, stop)
-    _write(out, given, made, place, result, costs)
+    _write(out, given, made, place, sample, result, costs)
     return out
 
 
@@ -115,13 +118,18 @@ def _costs(
     like = jax.eval_shape(model.with_any_ranges, variables)
     kept = stored(from_layers(like, by_layer(whole)))
     ranges = model.ranges(with_stored(variables, kept))
-    count = given.whole("images", IMAGES) or IMAGES
+    sample = place.data.sample(given.whole("images", IMAGES) or IMAGES, "train")
     batches = list(
-        quantizing.calibration_batches(
-            place.data, count, mean=spec.mean, std=spec.std, check=stop.check
+        model_inputs(
+            place.data,
+            sample,
+            quantizing.BATCH,
+            mean=spec.mean,
+            std=spec.std,
+            check=stop.check,
         )
     )
-    say(f"each of {len(ranges)} places alone, on {count} training images")
+    say(f"each of {len(ranges)} places alone, on {sample}")
     bars: list[Bar] = []
 
     def progress(done: int) -> None:
@@ -144,6 +152,7 @@ def _write(
     given: Arguments,
     made: Trained,
     place: Evaluation,
+    sample: Sample,
     result: dict[str, Any],
     costs: list[Cost],
 ) -> None:
@@ -163,7 +172,7 @@ def _write(
         "weights": result["weights"],
         "quantised": ", ".join(f"{k} {v}" for k, v in result["quant"].items()),
         "places": result["quantised places"],
-        "calibrated on": f"{result['calibration images']} images of {result['data']}",
+        "calibrated on": f"{result['data']}: {sample}",
     }
     for key, value in result["float"].items():
         rows[key] = f"float {value:.4f}, quantised {result['quantised'][key]:.4f}"

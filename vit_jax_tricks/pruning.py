@@ -6,11 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from vit_jax_tricks import config, data, evaluation, made_run, model_flags, resume
-from vit_jax_tricks.augment.pixels import to_float
 from vit_jax_tricks.command import Arguments
 from vit_jax_tricks.compress.prune_finetune import finetune_config
 from vit_jax_tricks.compress.prune_groups import KINDS
@@ -18,16 +14,18 @@ from vit_jax_tricks.compress.prune_model import Pruned, prune
 from vit_jax_tricks.compress.prune_scores import CRITERIA
 from vit_jax_tricks.compress.prune_table import markdown, rows, show
 from vit_jax_tricks.console import Bar, say
+from vit_jax_tricks.data.sample import Sample
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.inspect.pruning_sheet import write_sheet
 from vit_jax_tricks.model_flags import Trained
+from vit_jax_tricks.model_inputs import model_inputs
 from vit_jax_tricks.models.pruned import FIELDS
-from vit_jax_tricks.step import normalize
 from vit_jax_tricks.stop import Stop
 from vit_jax_tricks.typing import Array
 
 
 FINETUNE = "finetune.py"
+IMAGES = 2048  # for the scores, unless --images says
 
 
 def run(given: Arguments, stop: Stop) -> Path:
@@ -43,14 +41,15 @@ def run(given: Arguments, stop: Stop) -> Path:
     made_run.check_float(trained)
     source = evaluation.open_data(trained, given)
     evaluation.check_classes(source, trained)
-    images = given.whole("images", 2048) or 2048
-    batch_size = min(given.whole("batch_size", 64) or 64, images, source.num_train)
-    count = min(images, source.num_train) // batch_size
-    batches = _Batches(trained, source, batch_size, count, stop)
+    sample = source.sample(given.whole("images", IMAGES) or IMAGES, "train")
+    batch_size = min(given.whole("batch_size", 64) or 64, len(sample))
+    batches = _Batches(trained, source, sample, batch_size, stop)
+    say(f"scores on {source.name}: {sample}")
     result = prune(trained.model, trained.variables[""], batches, **options)
     table = rows(result)
     show(table)
-    _write(out, given, trained, source, result, options, markdown(table))
+    facts = {**options, "scores": f"{source.name}: {sample}"}
+    _write(out, given, trained, source, result, facts, markdown(table))
     return out
 
 
@@ -79,32 +78,37 @@ def _share(given: Arguments, flag: str, default: str) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class _Batches:
-    """Normalised training images and their labels, with a progress bar each time."""
+    """The sample as the model takes it, with a progress bar each time."""
 
     trained: Trained
     source: data.Data
+    sample: Sample
     batch_size: int
-    count: int
     stop: Stop
 
     def __iter__(self) -> Iterator[tuple[Array, Array]]:
-        spec = self.trained.spec
-        prepare = jax.jit(lambda x: normalize(to_float(x), spec.mean, spec.std))
-        bar = Bar(self.count, 0, "batch")
+        spec, size = self.trained.spec, self.batch_size
+        total = -(-len(self.sample) // size)
+        bar = Bar(total, 0, "batch")
         began = time.monotonic()
-        with self.source.train_batches(self.batch_size, seed=0) as batches:
-            try:
-                for done in range(1, self.count + 1):
-                    self.stop.check()
-                    batch = next(batches)
-                    yield prepare(batch["image"]), jnp.asarray(batch["label"])
-                    if done == 1:  # the first batch compiles
-                        began = time.monotonic()
-                    seconds = max(time.monotonic() - began, 1e-9)
-                    rate = (done - 1) * self.batch_size / seconds
-                    bar.update(done, f"{rate:.0f} img/s" if done > 1 else "")
-            finally:
-                bar.close()
+        batches = model_inputs(
+            self.source,
+            self.sample,
+            size,
+            mean=spec.mean,
+            std=spec.std,
+            check=self.stop.check,
+        )
+        try:
+            for done, batch in enumerate(batches, 1):
+                yield batch
+                if done == 1:  # the first batch compiles
+                    began = time.monotonic()
+                seconds = max(time.monotonic() - began, 1e-9)
+                rate = (done - 1) * size / seconds
+                bar.update(done, f"{rate:.0f} img/s" if done > 1 else "")
+        finally:
+            bar.close()
 
 
 def _write(

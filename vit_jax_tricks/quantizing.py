@@ -5,9 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
 
-from vit_jax_tricks.augment.pixels import to_float
 from vit_jax_tricks.compress.calibration import calibrate
 from vit_jax_tricks.compress.quantized_model import QuantizedModel
 from vit_jax_tricks.compress.range_store import without_ranges
@@ -15,8 +13,9 @@ from vit_jax_tricks.compress.rules import Rule, standard_rules
 from vit_jax_tricks.compress.spec import Spec
 from vit_jax_tricks.console import say
 from vit_jax_tricks.data import Data
+from vit_jax_tricks.data.sample import Sample
 from vit_jax_tricks.errors import UserError, nearest
-from vit_jax_tricks.step import normalize
+from vit_jax_tricks.model_inputs import model_inputs
 from vit_jax_tricks.typing import Array, Float, Int
 
 
@@ -147,30 +146,26 @@ def calibration_batches(
     seed: int = 0,
     check: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[Float[Array, "b h w c"], Int[Array, "b"]]]:
-    """Normalised training images and labels, about `count`, the same for a seed.
+    """`count` normalised training images and their labels, sampled over all classes.
 
-    `check` is called before each batch and may raise to stop.
+    The images are in evaluation's view and the same for a seed; all of the split where
+    it has fewer. `check` is called before each batch and may raise to stop.
     """
-    size = min(BATCH, count, source.num_train)
-    with source.train_batches(size, seed=seed) as batches:
-        for _ in range(max(1, min(count, source.num_train) // size)):
-            check()
-            batch = next(batches)
-            images = normalize(to_float(jnp.asarray(batch["image"])), mean, std)
-            yield images, jnp.asarray(batch["label"])
+    sample = source.sample(count, "train", seed)
+    yield from model_inputs(source, sample, BATCH, mean=mean, std=std, check=check)
 
 
 def calibrated(
     model: QuantizedModel,
     variables: Mapping[str, Any],
     source: Data,
-    count: int,
+    sample: Sample,
     **options: Any,
 ) -> dict[str, Any]:
-    """The variables with ranges of `calibration_batches`, which takes `options`."""
-    say(f"calibrating on {min(count, source.num_train)} images of {source.name}")
+    """The variables with ranges of a sample; `options` are those of `model_inputs`."""
+    say(f"calibrating on {source.name}: {sample}")
     variables = without_ranges(variables)
-    batches = calibration_batches(source, count, **options)
+    batches = model_inputs(source, sample, BATCH, **options)
     images = (images for images, _ in batches)
     ranges = calibrate(model.model, variables, images, model.rules)
     return model.with_ranges(variables, ranges)

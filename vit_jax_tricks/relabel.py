@@ -151,14 +151,18 @@ def _write(out: Path, labeller: Any, stop: "Stop") -> bool:
 
 
 def _draw(path: Path, pack: "LabelPack", source: Any) -> Path:
-    """Some images, evenly spread."""
+    """Some images of all classes."""
     import numpy as np
 
+    from vit_jax_tricks.console import say
+    from vit_jax_tricks.data.sample import draw, labels_of
     from vit_jax_tricks.data.views import View
     from vit_jax_tricks.inspect.label_sheet import TILE, write_sheet
 
-    count = min(SHOWN, pack.spec.count)
-    index = np.linspace(0, pack.spec.count - 1, count).astype(np.int64)
+    labels = labels_of(source.whole_train)
+    sample = draw(labels, SHOWN, num_classes=source.num_classes, split="train")
+    say(f"on the picture: {sample}")
+    index = np.sort(sample.rows)
     records = [source.whole_train[int(i)] for i in index]
     view = View((TILE, TILE), source.channels, "whole", 1.0, "area")
     images = [view.test(data) for data, _ in records]

@@ -23,7 +23,6 @@ from vit_jax_tricks.data import stream
 from vit_jax_tricks.data.label_pack_code import encode
 from vit_jax_tricks.data.label_pack_manifest import Spec, names_crc
 from vit_jax_tricks.data.prefetch import Prefetch
-from vit_jax_tricks.data.source import Subset
 from vit_jax_tricks.data.views import View
 from vit_jax_tricks.errors import UserError, nearest
 from vit_jax_tricks.model_flags import Trained
@@ -61,10 +60,12 @@ class Labeller:
 
         `check` gets the number of examples done, before each batch; it may raise.
         """
-        part = Subset(self.source.whole_train, np.arange(examples.start, examples.stop))
+        rows = np.arange(examples.start, examples.stop)
         pending = collections.deque()
         done = examples.start
-        batches = stream.test_batches(part, self.view.test, self.batch_size)
+        batches = stream.row_batches(
+            self.source.whole_train, self.view.test, self.batch_size, rows
+        )
         with Prefetch(batches) as ready:
             for batch in ready:
                 check(done)

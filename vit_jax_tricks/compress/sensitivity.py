@@ -44,12 +44,12 @@ def sensitivity(
 ) -> list[Cost]:
     """The cost of each place in `ranges`, in their order, and of all together at last.
 
-    One program serves all of them.
+    One program serves all of them, and one more a smaller last batch.
 
     Args:
       model: with blocks that are not stacked by scan.
       variables: of the model.
-      batches: (normalised images, labels), all of one size.
+      batches: (normalised images, labels).
       ranges, rules: as `quantized_apply` takes them.
       progress: called with the number of places done; may raise to stop.
     """

@@ -87,7 +87,9 @@ def stream_rows(
     return rows + copy * count
 
 
-def test_batches(arrays: Arrays, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
-    """Every example once, in order; the caller pads the last batch."""
-    for start in range(0, len(arrays), batch_size):
-        yield arrays.rows(np.arange(start, min(start + batch_size, len(arrays))))
+def row_batches(
+    arrays: Arrays, batch_size: int, rows: Int[np.ndarray, "n"]
+) -> Iterator[dict[str, np.ndarray]]:
+    """The examples of `rows` in their order; the last batch is smaller."""
+    for start in range(0, len(rows), batch_size):
+        yield arrays.rows(rows[start : start + batch_size])

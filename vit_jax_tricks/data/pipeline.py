@@ -12,12 +12,14 @@ import numpy as np
 
 from vit_jax_tricks.data import memory, stream, views
 from vit_jax_tricks.data.prefetch import Batch, Prefetch
+from vit_jax_tricks.data.sample import Sample, draw, labels_of
 from vit_jax_tricks.data.source import Records, Source, Subset
 from vit_jax_tricks.errors import UserError, nearest
 from vit_jax_tricks.typing import Int
 
 
 IN_MEMORY_BYTES = 2**30
+Rows = Int[np.ndarray, "n"]
 SCENES = ("32", "64", "224")
 NAMES = ("digits", "digit_scenes", *(f"digit_scenes/{side}" for side in SCENES))
 
@@ -40,7 +42,8 @@ class Data:
     view: views.View
     train: Records = dataclasses.field(repr=False)
     _train: Callable[[int, int, int], Iterator[Batch]] = dataclasses.field(repr=False)
-    _test: Callable[[int, str], Iterator[Batch]] = dataclasses.field(repr=False)
+    _test: Callable[[int, str, Rows], Iterator[Batch]] = dataclasses.field(repr=False)
+    _labels: Callable[[str], Any] = dataclasses.field(repr=False)
 
     @property
     def num_classes(self) -> int:
@@ -99,8 +102,28 @@ class Data:
         carry `mask` float32 [b] besides: 1 for an example, 0 for padding.
         """
         _check_batch(batch_size)
-        batches = self._test(batch_size, split)
+        count = self.num_train if split == "train" else self.num_test
+        batches = self._test(batch_size, split, np.arange(count))
         return Prefetch(_padded(_without_box(b), batch_size) for b in batches)
+
+    def sample(self, count: int, split: str = "test", seed: int = 0) -> Sample:
+        """`count` examples of a split over all its classes, the same for a seed."""
+        return draw(
+            self._labels(split),
+            count,
+            num_classes=self.num_classes,
+            seed=seed,
+            split=split,
+        )
+
+    def sample_batches(self, sample: Sample, batch_size: int) -> Prefetch:
+        """The examples of a sample as evaluation sees them; the last batch is smaller.
+
+        Batches have neither padding nor `mask`.
+        """
+        _check_batch(batch_size)
+        batches = self._test(batch_size, sample.split, sample.rows)
+        return Prefetch(_without_box(batch) for batch in batches)
 
 
 def build(
@@ -190,10 +213,10 @@ def build(
             train, view.train, batch_size, seed, start_step, workers, repeats
         )
 
-    def test_part(batch_size: int, part: str) -> Iterator[Batch]:
+    def test_part(batch_size: int, part: str, rows: Rows) -> Iterator[Batch]:
         if resident:
-            return memory.test_batches(load(part), batch_size)
-        return stream.test_batches(parts[part], view.test, batch_size)
+            return memory.row_batches(load(part), batch_size, rows)
+        return stream.row_batches(parts[part], view.test, batch_size, rows)
 
     return Data(
         name=name,
@@ -206,6 +229,7 @@ def build(
         train=train,
         _train=train_part,
         _test=test_part,
+        _labels=lambda part: load(part).label if resident else labels_of(parts[part]),
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from vit_jax_tricks.data.repeated import epoch_length
 from vit_jax_tricks.data.source import Records
 from vit_jax_tricks.data.views import Seen
-from vit_jax_tricks.typing import UInt8
+from vit_jax_tricks.typing import Int, UInt8
 
 
 TrainView = Callable[[bytes, np.random.Generator], Seen]
@@ -26,6 +26,20 @@ class Numbered:
 
     def __getitem__(self, index: int) -> tuple[bytes, int, int]:
         return (*self.records[index], index)
+
+
+class Chosen(Numbered):
+    """Those of `rows`, in their order."""
+
+    def __init__(self, records: Records, rows: Int[np.ndarray, "n"]):
+        super().__init__(records)
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[bytes, int, int]:
+        return super().__getitem__(int(self.rows[index]))
 
 
 class Copied:
@@ -101,11 +115,13 @@ def train_batches(
     yield from _read(data[start_step:], workers)
 
 
-def test_batches(records: Records, view: TestView, batch_size: int) -> Iterator[Batch]:
-    """Every example once, in order; the caller pads the last batch."""
+def row_batches(
+    records: Records, view: TestView, batch_size: int, rows: Int[np.ndarray, "n"]
+) -> Iterator[Batch]:
+    """The examples of `rows` in their order; the last batch is smaller."""
     import grain
 
-    data = grain.MapDataset.source(Numbered(records)).map(TestRow(view))
+    data = grain.MapDataset.source(Chosen(records, rows)).map(TestRow(view))
     yield from _read(data.batch(batch_size, drop_remainder=False), workers=0)
 
 

@@ -8,11 +8,9 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vit_jax_tricks import compress, data, evaluation, model_flags, quantizing
-from vit_jax_tricks.augment.pixels import to_float
 from vit_jax_tricks.command import Arguments
 from vit_jax_tricks.compress.quantized_model import QuantizedModel
 from vit_jax_tricks.compress.range_store import without_ranges
@@ -20,7 +18,7 @@ from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.export import proof, verdict
 from vit_jax_tricks.export.files import staged
 from vit_jax_tricks.model_flags import Trained
-from vit_jax_tricks.step import normalize
+from vit_jax_tricks.model_inputs import model_inputs
 from vit_jax_tricks.stop import Stop
 
 
@@ -34,6 +32,8 @@ class Images(NamedTuple):
     images: np.ndarray
     labels: np.ndarray | None
     source: str
+    facts: dict[str, Any]
+    text: str
 
 
 def run(given: Arguments, stop: Stop) -> dict[str, Any]:
@@ -67,8 +67,9 @@ def run(given: Arguments, stop: Stop) -> dict[str, Any]:
     result = {
         "file": str(out),
         "weights": trained.source,
-        "images": len(shown.images),
         "data": shown.source,
+        **shown.facts,
+        "compared_on": shown.text,
         "megabytes": size / 1e6,
         **result,
         **made.facts,
@@ -135,23 +136,18 @@ def _shown(given: Arguments, trained: Trained, opened: data.Data | None) -> Imag
     if opened is None:
         shape = (count, *spec.view.size, spec.view.channels)
         images = np.random.default_rng(0).standard_normal(shape, np.float32)
-        return Images(images, None, "random images")
-    images, labels, seen = [], [], 0
-    with opened.test_batches(BATCH) as batches:
-        for batch in batches:
-            real = batch["mask"] > 0
-            images.append(_normalized(trained, batch["image"][real]))
-            labels.append(batch["label"][real])
-            seen += int(real.sum())
-            if seen >= count:
-                break
-    joined = np.concatenate(images)[:count]
-    return Images(joined, np.concatenate(labels)[:count], opened.name)
-
-
-def _normalized(trained: Trained, pixels: Any) -> np.ndarray:
-    spec = trained.spec
-    return np.asarray(normalize(to_float(jnp.asarray(pixels)), spec.mean, spec.std))
+        text = f"{count} random images"
+        return Images(images, None, "random images", {"images": count}, text)
+    sample = opened.sample(count)
+    batches = model_inputs(opened, sample, BATCH, mean=spec.mean, std=spec.std)
+    images, labels = zip(*batches, strict=True)
+    return Images(
+        np.concatenate(images),
+        np.concatenate(labels),
+        opened.name,
+        sample.facts(),
+        f"{opened.name}: {sample}",
+    )
 
 
 def _quantized(
@@ -166,11 +162,12 @@ def _quantized(
     if isinstance(trained.model, QuantizedModel):
         return QuantizedModel(model, trained.model.rules), variables
     quantized = QuantizedModel(model, compress.standard_rules())
+    count = given.whole("calibration", quantizing.IMAGES) or quantizing.IMAGES
     variables = quantizing.calibrated(
         quantized,
         variables,
         opened,
-        given.whole("calibration", quantizing.IMAGES) or quantizing.IMAGES,
+        opened.sample(count, "train"),
         mean=trained.spec.mean,
         std=trained.spec.std,
         check=stop.check,

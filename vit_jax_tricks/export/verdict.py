@@ -13,7 +13,7 @@ def show(result: dict[str, Any], int8: bool) -> None:
     rows = {"file": f"{result['file']}, {result['megabytes']:.2f} MB"}
     if int8:
         rows["float file"] = f"{result['megabytes_float']:.2f} MB"
-    rows["compared on"] = f"{result['images']} images of {result['data']}"
+    rows["compared on"] = result["compared_on"]
     for name in ("jax", "fake_quant", "float"):
         if found := result.get(name):
             rows[f"against {name}"] = (

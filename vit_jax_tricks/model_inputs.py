@@ -1,0 +1,33 @@
+"""Sampled examples as a model takes them."""
+
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+
+from vit_jax_tricks.augment.pixels import to_float
+from vit_jax_tricks.data import Data
+from vit_jax_tricks.data.sample import Sample
+from vit_jax_tricks.step import normalize
+from vit_jax_tricks.typing import Array, Float, Int
+
+
+def model_inputs(
+    source: Data,
+    sample: Sample,
+    batch_size: int,
+    *,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    check: Callable[[], None] = lambda: None,
+) -> Iterator[tuple[Float[Array, "b h w c"], Int[Array, "b"]]]:
+    """Normalised images in evaluation's view and their labels, without padding.
+
+    The last batch is smaller where `batch_size` does not divide the sample. `check` is
+    called before each batch and may raise to stop.
+    """
+    prepare = jax.jit(lambda pixels: normalize(to_float(pixels), mean, std))
+    with source.sample_batches(sample, batch_size) as batches:
+        for batch in batches:
+            check()
+            yield prepare(batch["image"]), jnp.asarray(batch["label"])
