@@ -22,7 +22,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from vit_jax_tricks.checkpoint import MANIFEST
+from vit_jax_tricks.runs.manifest import MANIFEST
 from vit_jax_tricks.sharding import path_str
 
 

@@ -157,9 +157,7 @@ def damage(run: Path, file: str) -> None:
 def test_a_flipped_byte_in_any_file_costs_only_time(whole, tmp_path):
     newest = whole / "checkpoints" / "12"
     files = [str(p.relative_to(newest)) for p in newest.rglob("*") if p.is_file()]
-    assert (
-        len(files) > 15
-    )  # test_checkpoint.py damages each; here some go on to the end
+    assert len(files) > 10  # test_checkpoint.py damages each; some go on to the end
     for number, file in enumerate(sorted(files)[::5]):
         run = Path(shutil.copytree(whole, tmp_path / str(number)))
         damage(run, file)

@@ -1,10 +1,10 @@
 """Checkpoints that resume exactly and notice damage: Orbax plus our own checksums.
 
-Orbax writes asynchronously and commits by renaming, but restores a flipped byte without
-a word. So each checkpoint carries two kinds of CRC-32: of every file, in a manifest
-written once Orbax has committed (no manifest: not complete), and of every leaf of the
-state, checked after restoring. A damaged checkpoint is moved to `damaged/`, and the one
-before it is used.
+Orbax restores a flipped byte without a word, and calls a save complete that nobody can
+read. So each checkpoint carries two kinds of CRC-32: of every file, in a manifest, and
+of every leaf of the state. A save is written to a hidden folder, read back, compared
+leaf by leaf and only then given its name; older ones are deleted after that. A damaged
+checkpoint is moved to `damaged/`, and the one before it is used.
 """
 
 import contextlib
@@ -22,26 +22,33 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
-from orbax.checkpoint import checkpoint_managers as managers
 
 from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.runs.manifest import (
+    MANIFEST,
+    DamagedError,
+    UnfinishedError,
+    step_folders,
+    verify_files,
+    write_durably,
+    write_manifest,
+)
+from vit_jax_tricks.runs.plain_path import plain_path
 from vit_jax_tricks.sharding import path_str
 from vit_jax_tricks.state import TrainState
 
 
-MANIFEST = "manifest.json"
-NO_SCORE = -1e30  # loses against every real score
+LATER = "later.json"  # what is known only after the save: score and meta
+LEFT_OVER = re.compile(r"\.\d+\.(part|old)|\d+\.orbax-checkpoint-tmp.*")
+SOUND = ("params", "batch_stats", "ema")  # must be finite
 
 
-class DamagedError(Exception):
-    """A checkpoint whose bytes are not what was written."""
-
-
-class UnfinishedError(DamagedError):
-    """A checkpoint whose process died before its manifest was written."""
+class SaveError(UserError):
+    """A checkpoint that could not be written; those before it are intact."""
 
 
 class Checkpointer:
@@ -64,7 +71,8 @@ class Checkpointer:
         self.directory = Path(directory).absolute()
         self._say = say
         self._keep = keep
-        self._manager: ocp.CheckpointManager | None = None
+        self._orbax: ocp.StandardCheckpointer | None = None
+        self._plain = contextlib.ExitStack()
         self._saving: Future[None] | None = None
         self._thread = ThreadPoolExecutor(1)
 
@@ -74,29 +82,33 @@ class Checkpointer:
         """Starts an asynchronous save of the state at its step.
 
         `score` (higher is better) competes for the best; without it the checkpoint only
-        counts as one of the newest. A checkpoint that is there is kept, unless only now
-        the score is known.
+        counts as one of the newest. The state of a checkpoint that is there is never
+        written again: a score that comes later is kept beside it, with its `meta`.
+
+        Raises:
+          SaveError: it could not be written, or the save before it.
         """
         step = int(state.step)
         self.wait()
-        tree = _plain(state)
+        if (self.directory / str(step) / MANIFEST).exists():
+            if score is not None:
+                text = _later(meta, score)
+                self._saving = self._thread.submit(self._amend, step, text)
+            return
+        tree = _plain_tree(state)
         leaves = {path: [_kind(x), _crc(x)] for path, x in _leaves(tree)}
         with self._failing():
             self._check_room(sum(x.nbytes for _, x in _leaves(tree)))
-            manager = self._open()
-            if step in manager.all_steps():
-                if score is None:
-                    return
-                manager.delete(step)
-            manager.save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(tree),
-                    meta=ocp.args.JsonSave(meta | {"leaves": leaves}),
-                ),
-                metrics={"score": NO_SCORE if score is None else score},
-            )
-        self._saving = self._thread.submit(self._seal, manager, step)
+            part, orbax = self._part(step), self._open()
+            _remove(part)
+            part.mkdir()
+            (part / "meta").mkdir()
+            text = json.dumps(meta | {"leaves": leaves})
+            write_durably(part / "meta" / "metadata", text)
+            orbax.save(self._link / part.name / "state", tree)
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+        later = None if score is None else _later(meta, score)
+        self._saving = self._thread.submit(self._seal, orbax, step, shapes, later)
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """The newest sound checkpoint as `(state, meta)`, or None if there is none.
@@ -133,14 +145,13 @@ class Checkpointer:
 
     def steps(self) -> list[int]:
         """The steps on disk, sound or not."""
-        found = self.directory.iterdir() if self.directory.is_dir() else ()
-        return sorted(int(p.name) for p in found if p.name.isdigit())
+        return list(step_folders(self.directory))
 
     def wait(self) -> None:
-        """Blocks until the save under way is committed and its manifest is written.
+        """Blocks until the save under way is proven and has its name.
 
         Raises:
-          UserError: it could not be written.
+          SaveError: it could not be written.
         """
         saving, self._saving = self._saving, None
         if saving is not None:
@@ -149,24 +160,28 @@ class Checkpointer:
 
     def close(self) -> None:
         """Finishes the save under way and lets Orbax go."""
-        manager, self._manager = self._manager, None
+        orbax, self._orbax = self._orbax, None
         try:
             self.wait()
         finally:
-            if manager is not None:
+            if orbax is not None:
                 with contextlib.suppress(Exception):  # told by `wait`
-                    manager.close()
+                    orbax.close()
+            self._plain.close()
+            self._thread.shutdown()
 
     @contextlib.contextmanager
     def _failing(self) -> Iterator[None]:
         try:
             yield
+        except SaveError:
+            raise
         except Exception as error:
             _hush_other_writes()
             why = getattr(error, "strerror", None) or str(error).partition("\n")[0]
             if code := re.search(r"os_error_code='(\d+)'", why):  # of tensorstore
                 why = os.strerror(int(code[1]))
-            raise UserError(
+            raise SaveError(
                 f"a checkpoint could not be written to {self.directory} ({why}); those "
                 "before it are intact. Make room or give it back, then run the same "
                 "command again."
@@ -178,22 +193,67 @@ class Checkpointer:
         if shutil.disk_usage(self.directory).free < 2 * size:
             raise OSError(errno.ENOSPC, f"less than {2 * size:,} bytes are free")
 
-    def _seal(self, manager: ocp.CheckpointManager, step: int) -> None:
-        manager.wait_until_finished()
-        write_manifest(self.directory / str(step))
+    def _open(self) -> ocp.StandardCheckpointer:
+        if self._orbax is None:
+            for entry in self.directory.iterdir():  # of processes that were killed
+                if LEFT_OVER.fullmatch(entry.name):
+                    _remove(entry)
+            self._link = self._plain.enter_context(plain_path(self.directory))
+            self._orbax = ocp.StandardCheckpointer()
+        return self._orbax
 
-    def _open(self) -> ocp.CheckpointManager:
-        if self._manager is None:
-            policies = managers.preservation_policy
-            best = policies.BestN(get_metric_fn=lambda m: m["score"], n=1)
-            newest = policies.LatestN(self._keep)
-            options = ocp.CheckpointManagerOptions(
-                best_fn=lambda m: m["score"],  # else Orbax forgets the metrics
-                preservation_policy=policies.AnyPreservationPolicy([newest, best]),
-                cleanup_tmp_directories=True,
-            )
-            self._manager = ocp.CheckpointManager(self.directory, options=options)
-        return self._manager
+    def _part(self, step: int) -> Path:
+        return self.directory / f".{step}.part"
+
+    def _seal(
+        self,
+        orbax: ocp.StandardCheckpointer,
+        step: int,
+        shapes: dict[str, Any],
+        later: str | None,
+    ) -> None:
+        """Proves that the save can be restored, names it, deletes older ones."""
+        orbax.wait_until_finished()
+        part, target = self._part(step), self.directory / str(step)
+        expected = json.loads((part / "meta" / "metadata").read_text())["leaves"]
+        found = _read_arrays(self._link / part.name / "state", shapes)
+        for path, leaf in _leaves(found):
+            if [_kind(leaf), _crc(leaf)] != expected[path]:
+                raise OSError(errno.EIO, f"{path} is read back with other values")
+            if path.partition("/")[0] in SOUND and not _finite(leaf):
+                raise SaveError(
+                    f"the state of step {step} is not finite ({path}), so it was not "
+                    f"saved to {self.directory}; those before it are intact."
+                )
+        write_manifest(part)
+        if later is not None:
+            write_durably(part / LATER, later)
+        if target.exists():  # without a manifest
+            self._delete(step)
+        part.rename(target)
+        _sync(self.directory)
+        self._delete_old()
+
+    def _amend(self, step: int, later: str) -> None:
+        write_durably(self.directory / str(step) / LATER, later)
+        self._delete_old()
+
+    def _delete_old(self) -> None:
+        """Deletes all but the newest and the best, of equals the first."""
+        steps = self.steps()
+        scores = {step: _score(self.directory / str(step)) for step in steps}
+        known = {step: score for step, score in scores.items() if score is not None}
+        best = max(known, key=known.__getitem__, default=None)
+        for step in steps[: -self._keep]:
+            if step != best:
+                self._delete(step)
+
+    def _delete(self, step: int) -> None:
+        """Renames first, so that half of a checkpoint is never taken for one."""
+        old = self.directory / f".{step}.old"
+        _remove(old)
+        (self.directory / str(step)).rename(old)
+        _remove(old)
 
     def _restore(
         self, step: int, like: TrainState
@@ -201,7 +261,9 @@ class Checkpointer:
         folder = self.directory / str(step)
         meta = json.loads((folder / "meta" / "metadata").read_text())
         expected = meta.pop("leaves")
-        template = jax.tree.map(ocp.utils.to_shape_dtype_struct, _plain(like))
+        later = _read_later(folder)
+        meta = meta if later is None else later["meta"]
+        template = jax.tree.map(ocp.utils.to_shape_dtype_struct, _plain_tree(like))
         stored = {path: kind for path, (kind, _) in expected.items()}
         wanted = {path: _kind(leaf) for path, leaf in _leaves(template)}
         odd = [p for p in sorted(stored | wanted) if stored.get(p) != wanted.get(p)]
@@ -212,8 +274,8 @@ class Checkpointer:
                 f"config's ({odd[0]} is {there} there, {here} here); use the config "
                 "that it was trained with, or another --workdir. Nothing was changed."
             )
-        with ocp.StandardCheckpointer() as checkpointer:
-            state = checkpointer.restore(folder / "state", template)
+        with plain_path(folder) as path, ocp.StandardCheckpointer() as checkpointer:
+            state = checkpointer.restore(path / "state", template)
         for path, leaf in _leaves(state):
             if _crc(leaf) != expected[path][1]:
                 raise DamagedError(f"checksum of {path} differs")
@@ -224,7 +286,7 @@ class Checkpointer:
         target.parent.mkdir(exist_ok=True)
         while target.exists():
             target = target.with_name(target.name + "_")
-        (self.directory / str(step)).rename(target)
+        shutil.move(self.directory / str(step), target)  # maybe to another disk
         self._say(f"checkpoint {step} is damaged ({why}), moved to {target}")
 
 
@@ -242,34 +304,51 @@ def _crc(leaf: Any) -> int:
     return zlib.crc32(array.view(np.uint8).reshape(-1).data)
 
 
-def _file_crcs(directory: Path) -> dict[str, int]:
-    files = (p for p in sorted(directory.rglob("*")) if p.is_file())
-    return {
-        str(p.relative_to(directory)): zlib.crc32(p.read_bytes())
-        for p in files
-        if p.name != MANIFEST
-    }
+def _finite(leaf: np.ndarray) -> bool:
+    inexact = jnp.issubdtype(leaf.dtype, jnp.inexact)
+    return not inexact or bool(np.isfinite(leaf).all())
 
 
-def write_manifest(directory: Path) -> None:
-    """Writes the CRC-32 of every file of a committed checkpoint, atomically."""
-    part = directory.parent / f".{directory.name}.{MANIFEST}"
-    part.write_text(json.dumps(_file_crcs(directory)))
-    part.rename(directory / MANIFEST)
+def _later(meta: dict[str, Any], score: float) -> str:
+    """The content of `later.json`, as `meta` is now."""
+    content = {"meta": meta, "score": score}
+    return json.dumps([content, zlib.crc32(json.dumps(content).encode())])
 
 
-def verify_files(directory: Path) -> None:
-    """Raises DamagedError unless every file is as the manifest says."""
+def _read_later(folder: Path) -> dict[str, Any] | None:
+    """What was known after the save; None if nothing, or nothing readable."""
     try:
-        expected = json.loads((directory / MANIFEST).read_text())
-        found = _file_crcs(directory)
-    except FileNotFoundError:
-        raise UnfinishedError("not completely written") from None
-    except (OSError, ValueError) as error:
-        raise DamagedError(f"its manifest is unreadable: {error}") from None
-    if found != expected:
-        names = sorted({k for k in found | expected if found.get(k) != expected.get(k)})
-        raise DamagedError(f"checksum of {names[0]} differs")
+        content, crc = json.loads((folder / LATER).read_text())
+        sound = zlib.crc32(json.dumps(content).encode()) == crc
+    except (OSError, ValueError, TypeError):
+        return None
+    return content if sound else None
+
+
+def _score(folder: Path) -> float | None:
+    """The score of a checkpoint, also where Orbax's manager wrote it."""
+    later = _read_later(folder)
+    if later is not None:
+        return later["score"]
+    try:
+        score = json.loads((folder / "metrics" / "metrics").read_text())["score"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return score if score > -1e30 else None  # stood for none
+
+
+def _remove(path: Path) -> None:
+    """Removes what can be removed; what is left, a later start removes."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _sync(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def read_variables(folder: Path) -> dict[str, Any]:
@@ -285,33 +364,39 @@ def read_variables(folder: Path) -> dict[str, Any]:
     """
     verify_files(folder)
     leaves = json.loads((folder / "meta" / "metadata").read_text())["leaves"]
-    kinds = {
-        path: kind
+    shapes = {
+        path: _shape(kind)
         for path, (kind, _) in leaves.items()
-        if path.partition("/")[0] in ("params", "batch_stats", "ema")
+        if path.partition("/")[0] in SOUND
     }
-    tree = traverse_util.unflatten_dict(
-        {path: _empty(kind) for path, kind in kinds.items()}, sep="/"
-    )
-    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        what = ocp.args.PyTreeRestore(
-            item=tree, restore_args=as_numpy, partial_restore=True
-        )
-        found = checkpointer.restore(folder / "state", args=what)
+    with plain_path(folder) as path:
+        tree = traverse_util.unflatten_dict(shapes, sep="/")
+        found = _read_arrays(path / "state", tree)
     for path, leaf in _leaves(found):
         if _crc(leaf) != leaves[path][1]:
             raise DamagedError(f"checksum of {path} differs")
     return found
 
 
-def _empty(kind: str) -> np.ndarray:
-    """An array of a `_kind`."""
+def _read_arrays(path: Path, shapes: dict[str, Any]) -> dict[str, Any]:
+    """Those arrays of a stored state that `shapes` has, for NumPy."""
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        what = ocp.args.PyTreeRestore(
+            item=shapes, restore_args=as_numpy, partial_restore=True
+        )
+        return checkpointer.restore(path, args=what)
+
+
+def _shape(kind: str) -> jax.ShapeDtypeStruct:
+    """The shape and type of a `_kind`."""
     dtype, _, shape = kind.removesuffix("]").partition("[")
-    return np.empty([int(n) for n in shape.split(",") if n], jax.numpy.dtype(dtype))
+    return jax.ShapeDtypeStruct(
+        [int(n) for n in shape.split(",") if n], jnp.dtype(dtype)
+    )
 
 
-def _plain(state: TrainState) -> dict[str, Any]:
+def _plain_tree(state: TrainState) -> dict[str, Any]:
     """The state as Orbax takes it: the key as raw words, no typed key arrays."""
     key = state.key
     if isinstance(key, jax.ShapeDtypeStruct):

@@ -10,6 +10,7 @@ from vit_jax_tricks.console import say
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.pretrained.export import flatten
 from vit_jax_tricks.pretrained.weights import Weights
+from vit_jax_tricks.runs.manifest import DamagedError, step_folders
 
 
 def read_workdir(path: Path, *, ema: bool | None = None) -> Weights:
@@ -45,7 +46,7 @@ def read_workdir(path: Path, *, ema: bool | None = None) -> Weights:
 def newest(path: Path) -> tuple[int, dict]:
     """The step and the `params`, `batch_stats` and `ema` of the newest intact one."""
     folder = path / "checkpoints"
-    steps = [int(p.name) for p in folder.glob("*") if p.name.isdigit()]
+    steps = step_folders(folder)
     if not steps:
         raise UserError(
             f"{path} holds no checkpoints; give the --workdir of a run, or a weight "
@@ -53,7 +54,7 @@ def newest(path: Path) -> tuple[int, dict]:
         )
     for step in sorted(steps, reverse=True):
         try:
-            return step, checkpoint.read_variables(folder / str(step))
-        except checkpoint.DamagedError as error:
+            return step, checkpoint.read_variables(steps[step])
+        except DamagedError as error:
             say(f"checkpoint {step} is damaged ({error}); the one before it is used")
     raise UserError(f"every checkpoint in {folder} is damaged; put a copy back.")
