@@ -1,0 +1,48 @@
+"""A plain name for a folder with any name.
+
+Orbax and TensorStore take paths for patterns and URLs, so that `[`, `*`, `?`, `%` or a
+line break in one hides the files below it.
+"""
+
+import contextlib
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from vit_jax_tricks.errors import UserError
+
+
+PLAIN = re.compile(r"[A-Za-z0-9_./-]*")
+PLACES = (tempfile.gettempdir, lambda: "/tmp", lambda: "/var/tmp", lambda: "/dev/shm")
+
+
+@contextlib.contextmanager
+def plain_path(folder: Path) -> Iterator[Path]:
+    """An absolute path to the folder without special characters, while inside.
+
+    It is the folder's own path where that is plain, else a symbolic link in a temporary
+    folder.
+
+    Raises: UserError if no temporary folder has a plain name.
+    """
+    folder = Path(os.path.abspath(folder))
+    if PLAIN.fullmatch(str(folder)):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="vit_jax_tricks_", dir=_place()) as place:
+        link = Path(place) / "link"
+        link.symlink_to(folder, target_is_directory=True)
+        yield link
+
+
+def _place() -> str:
+    for given in PLACES:
+        place = given()
+        if PLAIN.fullmatch(place) and os.access(place, os.W_OK | os.X_OK):
+            return place
+    raise UserError(
+        f"TMPDIR={tempfile.gettempdir()}: expected a folder that can be written, with "
+        "letters, digits, dots, dashes and underscores only."
+    )
