@@ -1,5 +1,6 @@
 """Strict by default: no silent promotion, no silent broadcasting, eight devices."""
 
+import importlib
 import os
 import shutil
 from pathlib import Path
@@ -80,3 +81,19 @@ def x64():
     """Run one test in float64."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def torch():
+    """The real torch, which reads `.pth` files; CI demands it, others may lack it."""
+    if os.environ.get("TORCH_IS_HERE"):
+        return importlib.import_module("torch")
+    return pytest.importorskip("torch")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Tests that use the fixture `torch` can be chosen by `-m torch`."""
+    for item in items:
+        if "torch" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.torch)

@@ -159,8 +159,7 @@ class TestMaps:
         runs.refused(command(*args), "pip install 'vit_jax_tricks[torch]'")
 
 
-def test_maps_by_torch_itself(folder, command, tmp_path):
-    torch = pytest.importorskip("torch")
+def test_maps_by_torch_itself(torch, folder, command, tmp_path):
     scores = torch.randn(2, 5, 4, 4, dtype=torch.float16)
     scores[1] = torch.arange(5).reshape(5, 1, 1) % 3
     for file in (folder / "train").glob("*/*.png"):

@@ -27,7 +27,7 @@ from vit_jax_tricks.pretrained.export import flatten
 from vit_jax_tricks.pretrained.report import LoadReport
 from vit_jax_tricks.pretrained.rules import Rule, find_key, find_path
 from vit_jax_tricks.pretrained.sources import read_source
-from vit_jax_tricks.pretrained.weights import Weights
+from vit_jax_tricks.pretrained.weights import FLOATS, Weights, refuse_type
 from vit_jax_tricks.typing import Params, PRNGKeyArray
 
 
@@ -51,9 +51,9 @@ def load_pretrained(
 
     Args:
         model: a module from `create_model`.
-        source: a `.safetensors` file of timm, transformers or `export_weights`; an
-            `.npz` file of vision_transformer (AugReg) or big_vision; a `.pth`,
-            `.pth.tar` or `.pt` file with a state dict (needs torch); a workdir, whose
+        source: a `.safetensors` file of timm, transformers or `export_weights`, or the
+            index of its shards; an `.npz` file of vision_transformer (AugReg) or
+            big_vision; a PyTorch file with a state dict (needs torch); a workdir, whose
             newest intact checkpoint is read; `hub:owner/name[@revision]`.
         strict: refuse missing and unexpected keys.
         key: for what is drawn anew.
@@ -122,8 +122,8 @@ def load_weights(
                 unexpected.append(name)
             continue
         path, rule = match
-        if not _finite(array):
-            raise UserError(f"{source}: {name} holds values that are not finite.")
+        if array.dtype.name not in FLOATS:
+            refuse_type(source, name, array.dtype)
         for zero in (p for p in rule.zeros if p in wanted):
             found[zero] = jnp.zeros(wanted[zero].shape, wanted[zero].dtype)
         expected = _reference_shape(rule, wanted[path].shape)
@@ -136,9 +136,7 @@ def load_weights(
         else:
             resized.append(f"{name} {array.shape} -> {expected}")
         value = rule.transform.load(fitted, wanted[path].shape)
-        found[path] = jnp.asarray(value, wanted[path].dtype)
-        for absent in (p for p in rule.zeros if p in wanted):
-            found.setdefault(absent, jnp.zeros_like(wanted[absent]))
+        found[path] = _cast(source, name, value, wanted[path].dtype)
     fit.check_options()
     reset = [path for path in wanted if path not in found]
     if strict:
@@ -185,19 +183,26 @@ def _other_classes(rule: Rule, array: np.ndarray, shape: tuple[int, ...]) -> boo
     return rest == 0 and other != shape and same
 
 
-def _finite(array: np.ndarray) -> bool:
-    narrow = array.dtype.kind not in "fiub" or array.dtype.itemsize < 4
-    return bool(np.isfinite(array.astype(np.float32) if narrow else array).all())
+def _cast(source: str, name: str, array: np.ndarray, dtype: Any) -> jax.Array:
+    """An array in the dtype of a parameter. Raises UserError unless it is finite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        value = np.asarray(array).astype(dtype)
+    if not np.isfinite(value.astype(np.float32) if dtype.itemsize < 4 else value).all():
+        held = np.asarray(array).astype(np.float64)
+        beyond = f" in {dtype.name}" if np.isfinite(held).all() else ""
+        raise UserError(f"{source}: {name} holds values that are not finite{beyond}.")
+    return jnp.asarray(value)
 
 
 def _notes(model: Any, weights: Weights) -> list[str]:
     trained, ours = weights.act_layer, getattr(model, "act_layer", None)
     if trained is None or ours in (None, trained):
-        return []
+        return [*weights.notes]
     return [
+        *weights.notes,
         f'the file was trained with act_layer="{trained}" and the model computes '
         f'"{ours}", as timm does; create it with act_layer="{trained}" for the '
-        "original numbers"
+        "original numbers",
     ]
 
 

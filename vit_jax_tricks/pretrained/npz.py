@@ -1,7 +1,7 @@
 """`.npz` files, read without pickle."""
 
+import math
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -9,39 +9,76 @@ import ml_dtypes
 import numpy as np
 
 from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.pretrained.weights import check_size, first_line, refuse_type
+
+
+BFLOAT16 = np.dtype("V2")  # how NumPy stores what it has no name for
+HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an archive by name; two-byte raw ones are bfloat16.
 
+    Every header is read before the first value, so that a small file that claims a
+    huge array is refused before the memory is asked for.
+
     Raises:
       UserError: a damaged archive, or one that holds more than numbers.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        if "allow_pickle" in str(error):
-            raise UserError(
-                f"{path} holds pickled objects, which are never loaded; save it again "
-                "with arrays of numbers only."
-            ) from error
+        with zipfile.ZipFile(path) as archive:
+            infos = [info for info in archive.infolist() if not info.is_dir()]
+            check_size(path, sum(info.file_size for info in infos))
+            for info in infos:
+                with archive.open(info) as file:
+                    _check(path, info, file)
+            arrays = {}
+            for info in infos:
+                with archive.open(info) as file:
+                    array = np.lib.format.read_array(file, allow_pickle=False)
+                    _end(file)
+                arrays[_name(info)] = array
+    except UserError:
+        raise
+    except Exception as error:  # any bytes may stand there
         raise UserError(
-            f"{path} is not a complete .npz file "
-            f"({str(error).partition(chr(10))[0]}); copy it again."
+            f"{path} is not a complete .npz file ({first_line(error)}); copy it again."
         ) from error
-    return {name: _numbers(path, name, array) for name, array in arrays.items()}
+    return {
+        name: array.view(ml_dtypes.bfloat16) if array.dtype == BFLOAT16 else array
+        for name, array in arrays.items()
+    }
 
 
-def _numbers(path: Path, name: str, array: Any) -> np.ndarray:
-    if not isinstance(array, np.ndarray):  # NumPy gives other files as bytes
+def _name(info: zipfile.ZipInfo) -> str:
+    return info.filename.removesuffix(".npy")
+
+
+def _check(path: Path, info: zipfile.ZipInfo, file: Any) -> None:
+    """Raises UserError or ValueError unless an entry is an array of numbers."""
+    version = np.lib.format.read_magic(file)
+    if version not in HEADERS:
+        raise ValueError(f"{_name(info)} is of the unknown version {version}")
+    shape, _, dtype = HEADERS[version](file)
+    if dtype.hasobject:
         raise UserError(
-            f"{path} is not a complete .npz file ({name} is no array); copy it again."
+            f"{path} holds pickled objects, which are never loaded; save it again "
+            "with arrays of numbers only."
         )
-    if array.dtype == np.dtype("V2"):  # how NumPy stores what it has no name for
-        return array.view(ml_dtypes.bfloat16)
-    if array.dtype.kind not in "fiub":
-        raise UserError(
-            f"{path}: {name} holds {array.dtype}, not numbers; give a weight file."
+    numbers = dtype.kind in "fiub" and dtype.itemsize <= 8
+    if not numbers and dtype != BFLOAT16:
+        refuse_type(str(path), _name(info), dtype)
+    if file.tell() + math.prod(shape) * dtype.itemsize != info.file_size:
+        raise ValueError(
+            f"{_name(info)} claims the shape {shape}, which is not its {info.file_size}"
+            " bytes"
         )
-    return array
+
+
+def _end(file: Any) -> None:
+    """Reads to the end, where the checksum is compared."""
+    while file.read(1 << 20):
+        pass

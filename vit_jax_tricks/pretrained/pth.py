@@ -6,32 +6,43 @@ file cannot run code.
 
 import argparse
 import importlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.pretrained import containers
+from vit_jax_tricks.pretrained.weights import (
+    FLOATS,
+    Weights,
+    check_size,
+    first_line,
+    refuse_type,
+)
 
 
-AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict")
-PLAIN = ("state_dict", "model", "model_state_dict")
+# Integers are for entries that no model reads.
+NUMBERS = (*FLOATS, "bool", "uint8", "int8", "int16", "int32", "int64")
 
 
-def read(path: Path, ema: bool | None) -> dict[str, np.ndarray]:
+def read(path: Path, ema: bool | None) -> Weights:
     """The tensors of a file by name, taken out of the usual containers.
 
     Raises:
-      UserError: torch is missing, or the file is damaged or holds other objects.
+      UserError: torch is missing, the file is damaged or holds other objects, or a
+        tensor is no plain array of numbers.
     """
     torch, loaded = load(path)
-    tensors = _unpacked(path, loaded, ema)
-    return {
-        name: _array(torch, tensor)
-        for name, tensor in tensors.items()
-        if isinstance(tensor, torch.Tensor)
-    }
+    chosen = containers.choose(
+        path, loaded, ema, lambda value: isinstance(value, torch.Tensor)
+    )
+    for name, tensor in chosen.tensors.items():
+        _check(torch, path, name, tensor)
+    sizes = (t.numel() * t.element_size() for t in chosen.tensors.values())
+    check_size(path, sum(sizes))
+    arrays = {name: _array(torch, t) for name, t in chosen.tensors.items()}
+    return Weights(str(path), arrays, averaged=chosen.averaged, notes=chosen.notes)
 
 
 def load(path: Path) -> tuple[Any, Any]:
@@ -44,8 +55,9 @@ def load(path: Path) -> tuple[Any, Any]:
     try:
         # Training programs keep their arguments beside the weights; a namespace is a
         # plain record.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch, torch.load(path, map_location="cpu", weights_only=True)
+        allowed = torch.serialization.safe_globals([argparse.Namespace])
+        with path.open("rb") as file, allowed:  # of a path torch asks the ending
+            return torch, torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(_why(torch, path, error)) from error
 
@@ -84,37 +96,26 @@ def _why(torch: Any, path: Path, error: Exception) -> str:
             f"{path} holds objects other than tensors{named}; they were not loaded. "
             "Where you trust the file, save its state dict alone and give that."
         )
-    why = str(error).partition("\n")[0] or type(error).__name__
-    return f"{path} is not a complete PyTorch file ({why}); copy it again."
+    return (
+        f"{path} is not a complete PyTorch file ({first_line(error)}); copy it again."
+    )
 
 
-def _unpacked(path: Path, loaded: Any, ema: bool | None) -> Mapping[str, Any]:
-    """The state dict inside the containers that training programs wrap around it."""
-    averaged = False
-    for _ in range(4):  # a file may also hold itself
-        if not isinstance(loaded, Mapping):
-            break
-        found = [k for k in (*AVERAGED, *PLAIN) if isinstance(loaded.get(k), Mapping)]
-        if ema is False:
-            found = [k for k in found if k in PLAIN]
-        if not found:
-            break
-        averaged |= found[0] in AVERAGED
-        loaded = loaded[found[0]]
-    if not isinstance(loaded, Mapping):
-        raise UserError(
-            f"{path} holds a {type(loaded).__name__}, not tensors by name; save a "
-            "state dict and give that."
-        )
-    if ema and not averaged:
-        raise UserError(
-            f"ema=True: {path} holds no averaged weights; leave ema out to load it."
-        )
-    return {str(k): v for k, v in loaded.items()}
+def _check(torch: Any, path: Path, name: str, tensor: Any) -> None:
+    """Raises UserError about a tensor that is no plain array of numbers."""
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if tensor.layout != torch.strided:
+        refuse_type(str(path), name, f"a sparse tensor ({tensor.layout}) of {dtype}")
+    if tensor.device.type != "cpu":
+        refuse_type(str(path), name, f"no values (device {tensor.device}) of {dtype}")
+    if tensor.is_nested:
+        refuse_type(str(path), name, f"a nested tensor of {dtype}")
+    if dtype not in NUMBERS:  # quantised types too
+        refuse_type(str(path), name, dtype)
 
 
 def _array(torch: Any, tensor: Any) -> np.ndarray:
-    tensor = tensor.detach()
+    tensor = tensor.detach().resolve_neg()
     if tensor.dtype == torch.bfloat16:
         tensor = tensor.float()
     return tensor.numpy()

@@ -1,0 +1,120 @@
+"""What kind of file a path holds, by its structure and not by its ending.
+
+The header of a `.safetensors` file begins with its own length, so its first byte can be
+any: such a file is recognised by a length and a header that fit the file. Archives are
+told apart by the names in their central directory. Only then do the first bytes of
+other formats count, which give their name to a message.
+"""
+
+import pickletools
+import re
+import zipfile
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+
+SAFETENSORS, NPZ, PTH = "a .safetensors file", "a NumPy archive", "a PyTorch file"
+SHARDED = "an index of shards"
+READ = (SAFETENSORS, NPZ, PTH, SHARDED)
+TORCHSCRIPT = "a TorchScript archive"
+EMPTY, UNKNOWN, CUT = "it is empty", "its start is unknown", "its archive is cut short"
+ENDINGS = {
+    ".safetensors": SAFETENSORS,
+    ".npz": NPZ,
+    ".pth": PTH,
+    ".pth.tar": PTH,
+    ".pt": PTH,
+    ".bin": PTH,
+    ".ckpt": PTH,
+}
+# The number that opens a file of torch.save before version 1.6, as it is pickled.
+OLD_TORCH = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
+PICKLES = tuple(bytes([0x80, protocol]) for protocol in (2, 3, 4, 5))
+STARTS = {
+    b"\x93NUMPY": "a single NumPy array",
+    b"\x89HDF\r\n\x1a\n": "an HDF5 file",
+    b"version https://git-lfs": "a Git LFS pointer",
+    b"\x1f\x8b\x08": "a gzip archive",
+    b"BZh": "a bzip2 archive",
+    b"\xfd7zXZ\x00": "an xz archive",
+    b"\x28\xb5\x2f\xfd": "a Zstandard archive",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
+    b"Rar!\x1a\x07": "a rar archive",
+    b"GGUF": "a GGUF file",
+    b"%PDF-": "a PDF document",
+    b"\x89PNG\r\n\x1a\n": "a picture",
+    b"\xff\xd8\xff": "a picture",
+}
+HEAD = 1024
+LONGEST_HEADER = 100_000_000  # that of the safetensors library
+
+
+def kind(path: Path) -> str:
+    """One of the kinds above.
+
+    Raises:
+      OSError: the file cannot be read.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+    if not head:
+        return EMPTY
+    length = int.from_bytes(head[:8], "little")
+    like_safetensors = head[8:9] == b"{" and length <= LONGEST_HEADER
+    if like_safetensors and length + 8 <= size and _is_safetensors(path):
+        return SAFETENSORS
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return _kind_of_zip(path)
+    if head.startswith(OLD_TORCH):
+        return PTH
+    if like_safetensors:  # damaged; its reader says how
+        return SAFETENSORS
+    return _kind_of_start(head)
+
+
+def _is_safetensors(path: Path) -> bool:
+    try:
+        with safe_open(path, framework="np"):
+            return True
+    except (SafetensorError, OSError, ValueError):
+        return False
+
+
+def _kind_of_zip(path: Path) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except Exception:  # its directory can be any bytes
+        return CUT
+    files = [name for name in names if not name.endswith("/")]
+    if any(name.endswith("constants.pkl") for name in files):
+        return TORCHSCRIPT
+    if any(name.endswith("data.pkl") for name in files):
+        return PTH
+    if files and all(name.endswith(".npy") for name in files):
+        return NPZ
+    return "a zip archive of something else"
+
+
+def _kind_of_start(head: bytes) -> str:
+    for start, name in STARTS.items():
+        if head.startswith(start):
+            return name
+    if head[257:262] == b"ustar":
+        return "a tar archive"
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if re.match(rb"<(!|\?|[a-zA-Z])", text):
+        return "a web page"
+    if re.match(rb"[{\[]\s*[\"{\[\]}]", text):
+        return SHARDED if b'"weight_map"' in head else "a JSON file"
+    if _is_pickle(head):
+        return "a pickle"
+    return UNKNOWN
+
+
+def _is_pickle(head: bytes) -> bool:
+    """Whether a protocol and a known operation open the file."""
+    known = head[2:3].decode("latin-1") in {op.code for op in pickletools.opcodes}
+    return head[:2] in PICKLES and known
