@@ -1,22 +1,29 @@
 """Float and INT8 ONNX files of whole families, side by side in onnxruntime.
 
     python benchmarks/export.py deit_small_patch16_224 swin_tiny_patch4_window7_224
+    python benchmarks/export.py deit_small_patch16_224 --against=timm --batches=1,8
 
-One thread, medians, float and INT8 in turns; weights and images are random, so that the
+One thread, medians, all files in turns; weights and images are random, so that the
 numbers are about wiring and speed, not about accuracy. Prints a Markdown table: the
 largest difference of the float file from JAX and, beside the largest logit, of the INT8
-file from the fake-quantised model; MB; milliseconds at batch 1, 8 and 32.
+file from the fake-quantised model; MB; milliseconds at each batch. `--against=timm`,
+where torch and timm are installed, adds timm's model with the same weights, exported by
+torch.onnx and quantised by onnxruntime's quantize_static, and `--exact` our INT8 file
+with the products that CPUs without VNNI need.
 """
 
 import argparse
+import platform
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import timm_onnx
 
 from vit_jax_tricks import compress, create_model
-from vit_jax_tricks.export import proof, tensorrt_problems, to_onnx, to_onnx_int8
+from vit_jax_tricks.export import cpu, proof, tensorrt_problems, to_onnx, to_onnx_int8
+from vit_jax_tricks.pretrained.export import reference_arrays
 
 
 def weights(model: Any, images: Any) -> Any:
@@ -30,8 +37,8 @@ def weights(model: Any, images: Any) -> Any:
     return jax.tree.map(noisy, variables)
 
 
-def row(name: str, batches: tuple[int, ...], rounds: int) -> str:
-    """One model's line of the table."""
+def row(name: str, given: argparse.Namespace, batches: tuple[int, ...]) -> str:
+    """One model's lines of the table: its own, and one for each other contestant."""
     model: Any = create_model(name)
     shape = model.image_shape
     images = np.random.default_rng(1).standard_normal((8, *shape), np.float32)
@@ -58,7 +65,13 @@ def row(name: str, batches: tuple[int, ...], rounds: int) -> str:
     difference = np.abs(functions["float"](images) - logits).max()
     quantized = np.asarray(fake(variables, ranges, images))
     distance = np.abs(functions["int8"](images) - quantized).max()
-    times = proof.latency(functions, images, batches, rounds=rounds)
+    if given.exact:
+        functions["int8, exact"] = proof.onnx_function(files["int8"], exact=True)
+    if given.against:
+        theirs = timm_onnx.functions(name, reference_arrays(variables, name), images)
+        check(theirs, images, logits)
+        functions |= theirs
+    times = proof.latency(functions, images, batches, rounds=given.rounds)
     cells = [
         name,
         f"{difference:.1e}",
@@ -68,7 +81,26 @@ def row(name: str, batches: tuple[int, ...], rounds: int) -> str:
     for size in batches:
         plain_ms, int8_ms = times["float"][size], times["int8"][size]
         cells.append(f"{plain_ms:.1f} / {int8_ms:.1f}: {plain_ms / int8_ms:.2f}x")
-    return f"| {' | '.join(cells)} |"
+    lines = [cells]
+    for other in [key for key in functions if key not in graphs]:
+        shown = [f"{times[other][n]:.1f}: {ratio(times, other, n)}" for n in batches]
+        lines.append([f"{name}, {other}", "", "", "", *shown])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def ratio(times: dict[str, dict[int, float]], other: str, size: int) -> str:
+    """How many times as long as our file of the same kind a contestant takes."""
+    own = "float" if other.endswith("float") else "int8"
+    return f"{times[other][size] / times[own][size]:.2f} of our {own}'s"
+
+
+def check(
+    theirs: dict[str, proof.Function], images: np.ndarray, logits: np.ndarray
+) -> None:
+    """Their float file equals our model, and their INT8 file is near it."""
+    worst = {k: np.abs(f(images) - logits).max() for k, f in theirs.items()}
+    assert worst["timm float"] < 1e-3, worst
+    assert worst["timm INT8"] < 0.5 * np.abs(logits).max(), worst
 
 
 def main() -> None:
@@ -76,12 +108,15 @@ def main() -> None:
     parser.add_argument("names", nargs="+")
     parser.add_argument("--batches", default="1,8,32")
     parser.add_argument("--rounds", type=int, default=proof.ROUNDS)
+    parser.add_argument("--against", choices=["timm"])
+    parser.add_argument("--exact", action="store_true")
     given = parser.parse_args()
     batches = tuple(map(int, given.batches.split(",")))
+    print(f"{platform.machine()}, int8 products {cpu.products()}\n")
     heads = ["", "float − JAX", "INT8 − fake-quantised", "MB", *map(str, batches)]
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
     for name in given.names:
-        print(row(name, batches, given.rounds), flush=True)
+        print(row(name, given, batches), flush=True)
 
 
 if __name__ == "__main__":

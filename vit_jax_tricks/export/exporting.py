@@ -15,7 +15,7 @@ from vit_jax_tricks.command import Arguments
 from vit_jax_tricks.compress.quantized_model import QuantizedModel
 from vit_jax_tricks.compress.range_store import without_ranges
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.export import proof, verdict
+from vit_jax_tricks.export import cpu, proof, verdict
 from vit_jax_tricks.export.files import staged
 from vit_jax_tricks.model_flags import Trained
 from vit_jax_tricks.model_inputs import model_inputs
@@ -232,6 +232,7 @@ def _make(
     reference = {"fake_quant": lambda images: np.asarray(fake_quantized(images))}
     facts = {
         "megabytes_float": len(whole) / 1e6,
+        "int8_products": cpu.products(),
         "tensorrt_problems": tensorrt.tensorrt_problems(graph),
     }
     content = onnx_model.serialized(graph)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from vit_jax_tricks.export import cpu
 from vit_jax_tricks.typing import Float, Int
 
 
@@ -18,11 +19,11 @@ PRECISE = ("session.x64quantprecision", "1")
 Function = Callable[[Float[np.ndarray, "b h w c"]], Float[np.ndarray, "b k"]]
 
 
-def onnx_function(source: str | bytes) -> Function:
+def onnx_function(source: str | bytes, *, exact: bool | None = None) -> Function:
     """The function in an .onnx file or its bytes, run by onnxruntime on one thread.
 
-    Where a CPU has no VNNI, int8 products add pairs in 16 bits and saturate unless
-    `PRECISE` is set; elsewhere it changes nothing.
+    `exact` asks for `PRECISE`; by default it does where int8 products saturate
+    otherwise (`cpu.saturates`).
     """
     import onnxruntime
 
@@ -30,7 +31,8 @@ def onnx_function(source: str | bytes) -> Function:
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    options.add_session_config_entry(*PRECISE)
+    if cpu.saturates() if exact is None else exact:
+        options.add_session_config_entry(*PRECISE)
     session = onnxruntime.InferenceSession(
         source, options, providers=["CPUExecutionProvider"]
     )

@@ -32,6 +32,7 @@ def show(result: dict[str, Any], int8: bool) -> None:
             f"{beside / milliseconds:.2f}x"
         )
     if int8:
+        rows["int8 products"] = result["int8_products"]
         problems = result["tensorrt_problems"]
         kept = "kept" if not problems else f"{len(problems)} broken: {problems[0]}"
         rows["TensorRT's rules"] = f"{kept} (TensorRT itself: not run here)"

@@ -1,0 +1,96 @@
+"""timm's own model as float and INT8 ONNX, to measure our files against."""
+
+import importlib
+import importlib.util
+import logging
+import pathlib
+import tempfile
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import foreign_torchvision
+import numpy as np
+
+from vit_jax_tricks.export import proof
+
+
+def functions(
+    name: str, arrays: Mapping[str, np.ndarray], images: np.ndarray
+) -> dict[str, proof.Function]:
+    """`timm float` by torch.onnx.export, `timm INT8` of it by quantize_static.
+
+    The latter with the defaults of onnxruntime (QDQ, int8 weights and activations, the
+    range by the smallest and largest value) and one step a channel, after the
+    preparation that its documentation asks for.
+
+    Args:
+      name: in timm and here.
+      arrays: the weights in timm's names.
+      images: [b, h, w, c], normalised, to export and calibrate with.
+
+    Raises:
+      ImportError: torch or timm is not installed.
+    """
+    torch: Any = importlib.import_module("torch")
+    foreign_torchvision.load(torch)
+    model = importlib.import_module("timm").create_model(name).eval()
+    state = {k: torch.from_numpy(np.array(v)) for k, v in arrays.items()}
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    learned = {parameter for parameter, _ in model.named_parameters()}
+    assert not unexpected, unexpected
+    assert not learned & set(missing), missing
+    with tempfile.TemporaryDirectory() as folder:
+        root = pathlib.Path(folder)
+        plain, ready, int8 = (root / f"{n}.onnx" for n in ("float", "ready", "int8"))
+        _export(torch, model, images, plain)
+        quantization: Any = importlib.import_module("onnxruntime.quantization")
+        pre: Any = importlib.import_module("onnxruntime.quantization.shape_inference")
+        logging.disable(logging.WARNING)  # one line for each vector without channels
+        pre.quant_pre_process(str(plain), str(ready))
+        quantization.quantize_static(
+            str(ready), str(int8), _Reader(images), per_channel=True
+        )
+        logging.disable(logging.NOTSET)
+        made = {"timm float": plain.read_bytes(), "timm INT8": int8.read_bytes()}
+    return {key: _channels_first(proof.onnx_function(f)) for key, f in made.items()}
+
+
+def _export(torch: Any, model: Any, images: np.ndarray, path: pathlib.Path) -> None:
+    """With torch's newer exporter where onnxscript is installed, else the older."""
+    named = {"input_names": ["images"], "output_names": ["logits"]}
+    example = (torch.from_numpy(_nchw(images)),)
+    if importlib.util.find_spec("onnxscript") is None:
+        more = {"dynamo": False, "dynamic_axes": {"images": {0: "batch"}}}
+    else:
+        sizes = ({0: torch.export.Dim("batch")},)
+        more = {"dynamo": True, "dynamic_shapes": sizes, "external_data": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(model, example, str(path), verbose=False, **named, **more)
+
+
+class _Reader:
+    """Calibration images for quantize_static, one batch."""
+
+    def __init__(self, images: np.ndarray):
+        self._batches = iter([{"images": _nchw(images)}])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self._batches, None)
+
+
+def _channels_first(function: proof.Function) -> proof.Function:
+    """`function` of [b, c, h, w]; the same images are not transposed twice."""
+    last: list[Any] = [None, None]
+
+    def run(images: Any) -> Any:
+        if last[0] is not images:
+            last[:] = images, _nchw(images)
+        return function(last[1])
+
+    return run
+
+
+def _nchw(images: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
