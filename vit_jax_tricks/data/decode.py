@@ -4,40 +4,36 @@ Sizes are (height, width) and boxes (top, left, height, width) in pixels.
 """
 
 import contextlib
-import io
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
+from vit_jax_tricks.data import picture_file, strip
 from vit_jax_tricks.errors import UserError, nearest
 from vit_jax_tricks.typing import UInt8
 
 
 Box = tuple[int, int, int, int]
 RESIZES = ("area", "pil_bicubic")
-FAILURES = (OSError, ValueError, SyntaxError, EOFError, cv2.error)
-PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def decode(data: bytes, channels: int = 3) -> UInt8[np.ndarray, "h w c"]:
-    """Pixels of a JPEG, PNG, WebP or BMP file: RGB, or grey for `channels=1`.
+    """Pixels of a picture file: RGB, or grey for `channels=1`.
 
-    Alpha is dropped and palettes, CMYK and grey become RGB as Pillow's `convert` does;
-    16-bit samples are scaled by 1/257; the rotation in a JPEG's EXIF is applied.
+    Alpha is dropped, and palettes, CMYK, grey and colour become RGB or grey as Pillow's
+    `convert` does, whatever the format. `picture_file` says which formats there are and
+    how deeper samples, EXIF's rotation and very large pictures are read.
 
     Raises:
-      UserError: The bytes are no complete picture.
+      UserError: The bytes are no complete picture, or one without a clear meaning.
     """
-    try:
-        if data[:2] == b"\xff\xd8":
-            return _jpeg(data, channels)
-        if data[:8] == PNG and len(data) > 25:
-            return _png(data, channels)
-        return _pillow(data, channels)
-    except FAILURES as error:
-        raise UserError(_why(error)) from error
+    with _explained():
+        image = picture_file.opened(data)
+        pixels = _jpeg(image, data, channels)
+        return picture_file.read(image, data, channels) if pixels is None else pixels
 
 
 def check(data: bytes) -> None:
@@ -45,64 +41,52 @@ def check(data: bytes) -> None:
 
     A JPEG is read in full but rebuilt at an eighth of its size, which is faster.
     """
-    try:
-        if data[:2] == b"\xff\xd8":
+    with _explained():
+        image = picture_file.opened(data)
+        if image.format in picture_file.JPEGS:
             with contextlib.suppress(ValueError):  # Pillow has the last word
                 simplejpeg.decode_jpeg(data, "GRAY", min_factor=8)
                 return
-        _pillow(data, 3)
-    except FAILURES as error:
-        raise UserError(_why(error)) from error
+        picture_file.read(image, data, 3)
 
 
-def _why(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "no picture: neither JPEG, PNG, WebP nor BMP"
-    return f"damaged: {str(error).splitlines()[0] if str(error) else 'unreadable'}"
-
-
-def _jpeg(data: bytes, channels: int) -> UInt8[np.ndarray, "h w c"]:
-    if b"Exif\0\0" in data[:4096]:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.getexif().get(0x0112, 1) != 1:
-                return _pillow(data, channels)
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Makes one line of the many ways in which decoders fail on damaged bytes."""
     try:
-        if simplejpeg.decode_jpeg_header(data)[2] in ("CMYK", "YCCK"):
-            return _pillow(data, channels)
-        return simplejpeg.decode_jpeg(data, "GRAY" if channels == 1 else "RGB")
+        yield
+    except UserError:
+        raise
+    except UnidentifiedImageError as error:
+        kinds = ", ".join(picture_file.FORMATS)
+        raise UserError(f"no picture: none of {kinds}") from error
+    except Image.DecompressionBombError as error:
+        given, most = str(error).partition(" exceeds")[0], Image.MAX_IMAGE_PIXELS or 0
+        raise UserError(
+            f"too large ({given}): at most {2 * most} pixels are read; make it smaller"
+        ) from error
+    except Exception as error:
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"damaged: {why}") from error
+
+
+def _jpeg(
+    image: ImageFile.ImageFile, data: bytes, channels: int
+) -> UInt8[np.ndarray, "h w c"] | None:
+    """What Pillow reads of most JPEGs, faster; None for the others."""
+    if image.format not in picture_file.JPEGS or image.mode not in ("L", "RGB"):
+        return None
+    space = "GRAY" if image.mode == "L" else "RGB"
+    try:
+        if simplejpeg.decode_jpeg_header(data)[:2] != image.size[::-1]:
+            return None  # to be read at a smaller size
+        pixels = simplejpeg.decode_jpeg(data, space)
     except ValueError:  # it also refuses flaws that Pillow reads over
-        return _pillow(data, channels)
-
-
-def _png(data: bytes, channels: int) -> UInt8[np.ndarray, "h w c"]:
-    encoded = np.frombuffer(data, np.uint8)
-    if data[24] == 16:
-        image = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
-        if image is None:
-            return _pillow(data, channels)
-        image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
-        if image.ndim == 3:
-            image = cv2.cvtColor(image[..., :3], cv2.COLOR_BGR2RGB)
-        return _as_channels(image, channels)
-    flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR_RGB
-    image = cv2.imdecode(encoded, flag | cv2.IMREAD_IGNORE_ORIENTATION)
-    return _pillow(data, channels) if image is None else _as_channels(image, channels)
-
-
-def _pillow(data: bytes, channels: int) -> UInt8[np.ndarray, "h w c"]:
-    with Image.open(io.BytesIO(data)) as image:
-        image.load()
-        upright = ImageOps.exif_transpose(image)
-        pixels = np.asarray(upright.convert("L" if channels == 1 else "RGB"))
-    return _as_channels(pixels, channels)
-
-
-def _as_channels(image: np.ndarray, channels: int) -> UInt8[np.ndarray, "h w c"]:
-    if image.ndim == 3 and channels == 1 and image.shape[2] != 1:
-        return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
-    if image.ndim == 2:
-        image = image[..., None]
-    return np.repeat(image, 3, 2) if image.shape[2] < channels else image
+        return None
+    colours = picture_file.converted(
+        pixels.squeeze(-1) if space == "GRAY" else pixels, channels
+    )
+    return picture_file.upright(colours, picture_file.orientation(image))
 
 
 def resize(
@@ -178,9 +162,11 @@ def center_crop(
     """
     size = (size, size) if isinstance(size, int) else size
     height, width = image.shape[:2]
-    return _middle(
-        resize(image, center_target(height, width, size, crop_pct), how), size
-    )
+    whole = center_target(height, width, size, crop_pct)
+    if whole[0] * whole[1] <= strip.LARGEST:
+        return _middle(resize(image, whole, how), size)
+    middle = strip.pil_bicubic if how == "pil_bicubic" else strip.area
+    return middle(image, whole, middle_box(whole, size))
 
 
 def center_target(
