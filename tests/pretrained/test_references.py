@@ -9,6 +9,7 @@ from goldens import base_normal, load_golden
 from model_goldens import jit_once
 from safetensors.numpy import load_file, save_file
 
+from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import create_model
 from vit_jax_tricks.pretrained import export_weights, load_pretrained
 from vit_jax_tricks.pretrained.augreg import to_timm
@@ -68,7 +69,11 @@ def test_augreg_files_as_timm(case, prefix, tmp_path, capsys):
     model = create_model(VIT, **options)
     path = tmp_path / "augreg.npz"
     np.savez(path, **{f"{prefix}{k}": v for k, v in weight_files.augreg().items()})
-    variables, report = load_pretrained(model, path)
+    kept = "num_classes" not in NPZ[case]  # with a head that pre_logits stood before
+    if kept:
+        with pytest.raises(UserError, match="its head stands behind pre_logits/kernel"):
+            load_pretrained(model, path)
+    variables, report = load_pretrained(model, path, strict=not kept)
     out = tmp_path / "out.safetensors"
     export_weights(variables, VIT, out)
     state = load_file(out)
@@ -81,7 +86,8 @@ def test_augreg_files_as_timm(case, prefix, tmp_path, capsys):
     if logits is not None:
         close(logits_of(model, variables), logits)
     assert {"pre_logits/kernel", "pre_logits/bias"} <= set(report.unused)
-    assert 'act_layer="gelu_tanh"' in report.notes[0]
+    assert 'act_layer="gelu_tanh"' in report.notes[-1]
+    assert ("behind pre_logits/kernel" in report.notes[0]) == kept
     assert capsys.readouterr().out == f"{report}\n"
     again, report = load_pretrained(model, out, verbose=False)
     assert not report.resized
@@ -91,9 +97,40 @@ def test_augreg_files_as_timm(case, prefix, tmp_path, capsys):
 
 def test_the_original_activation_needs_no_note(tmp_path):
     model = create_model(VIT, 5, **weight_files.SMALL, act_layer="gelu_tanh")
-    np.savez(tmp_path / "augreg.npz", **weight_files.augreg())
+    arrays = weight_files.augreg()
+    np.savez(
+        tmp_path / "augreg.npz",
+        **{k: v for k, v in arrays.items() if "pre_logits" not in k},
+    )
     _, report = load_pretrained(model, tmp_path / "augreg.npz", verbose=False)
     assert report.notes == ()
+
+
+def test_a_head_behind_another_layer(tmp_path):
+    path = tmp_path / "augreg.npz"
+    np.savez(path, **weight_files.augreg(classes=5))
+    for classes in (0, 7):
+        model = create_model(VIT, classes, **weight_files.SMALL)
+        _, report = load_pretrained(model, path, verbose=False)
+        assert {"pre_logits/kernel", "pre_logits/bias"} <= set(report.unused)
+    model = create_model(VIT, 5, **weight_files.SMALL)
+    with pytest.raises(UserError, match="another num_classes to draw the head anew"):
+        load_pretrained(model, path, verbose=False)
+    variables, report = load_pretrained(model, path, strict=False, verbose=False)
+    assert "the head was trained behind pre_logits/kernel" in report.notes[0]
+    kernel = variables["params"]["head"]["kernel"]
+    np.testing.assert_array_equal(kernel, weight_files.augreg(5)["head/kernel"])
+
+
+@pytest.mark.parametrize("make", [weight_files.augreg, weight_files.transformers_vit])
+def test_integers_in_a_part_of_a_projection(make, tmp_path):
+    arrays = make()
+    name = next(k for k in arrays if "key/kernel" in k or "attention.key.weight" in k)
+    arrays[name] = np.zeros(arrays[name].shape, np.int8)
+    np.savez(tmp_path / "w.npz", **arrays)
+    model = create_model(VIT, 5, **weight_files.SMALL)
+    with pytest.raises(UserError, match="holds int8, expected one of"):
+        load_pretrained(model, tmp_path / "w.npz")
 
 
 def test_siglip_files_as_timm(tmp_path):

@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.pretrained.weights import Weights
+from vit_jax_tricks.pretrained.weights import Weights, parts_of
 
 
 PREFIXES = ("", "opt/target/", "params/", "params/img/")
-DROPPED = r"pre_logits/.*"  # ImageNet-21k's extra layer, which fine-tuning discards
+# ImageNet-21k's extra layer between the features and the head; of no use to a new head.
+BEFORE_HEAD = r"pre_logits/.*"
 Layout = Callable[[np.ndarray], np.ndarray]
 DENSE: Layout = np.transpose
 MERGE_HEADS: Layout = lambda w: w.reshape(-1, w.shape[-1]).T  # noqa: E731
@@ -78,11 +78,11 @@ FUSED = [
 def to_timm(weights: Weights) -> Weights | None:
     """The arrays in timm's names and layouts, or None where the names are others.
 
-    Keys outside the image tower (text, optimiser, `pre_logits`) are left out; keys
-    inside it without a timm name stay as they are.
+    Keys outside the image tower (text, optimiser) and `pre_logits`, which timm has no
+    layer for, are left out; keys inside it without a timm name stay as they are.
 
     Raises:
-      UserError: one of a layer's query, key and value is missing.
+      UserError: one of a layer's query, key and value is missing, or no float.
     """
     inside = [p for p in PREFIXES if f"{p}embedding/kernel" in weights.arrays]
     if not inside:
@@ -94,8 +94,11 @@ def to_timm(weights: Weights) -> Weights | None:
         if name.startswith(prefix)
     }
     arrays = _unstacked(arrays)
-    dropped = [name for name in arrays if re.fullmatch(DROPPED, name)]
-    dropped += [name for name in weights.arrays if not name.startswith(prefix)]
+    before = [name for name in arrays if re.fullmatch(BEFORE_HEAD, name)]
+    dropped = [
+        *before,
+        *(name for name in weights.arrays if not name.startswith(prefix)),
+    ]
     out: dict[str, np.ndarray] = {}
     for name, array in arrays.items():
         if name in dropped:
@@ -107,7 +110,11 @@ def to_timm(weights: Weights) -> Weights | None:
         key, layout = _renamed(name)
         out[key] = layout(array)
     return weights.replace(
-        arrays=out, unneeded=tuple(dropped), bilinear=True, act_layer="gelu_tanh"
+        arrays=out,
+        unneeded=tuple(dropped),
+        before_head=tuple(before),
+        bilinear=True,
+        act_layer="gelu_tanh",
     )
 
 
@@ -130,10 +137,7 @@ def _fuse(
             continue
         place, kind = match[1], match[match.lastindex or 0]
         names = [f"{place}/{part}/{kind}" for part in wanted]
-        missing = [n for n in names if n not in arrays]
-        if missing:
-            raise UserError(f"{source} lacks {missing[0]}; copy the file again.")
-        kernels = [arrays[n] for n in names]
+        kernels = parts_of(source, arrays, names)
         if kind == "kernel":  # (d, heads, features)
             rows = [w.reshape(w.shape[0], -1).T for w in kernels]
         else:

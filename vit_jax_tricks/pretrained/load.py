@@ -103,7 +103,7 @@ def load_weights(
     source = weights.source
     wanted = _shapes(model)
     found, loaded, resized, unused, heads = {}, [], [], list(weights.unneeded), {}
-    unexpected = []
+    unexpected, kept_head = [], False
     headless = model.num_classes == 0
     constants = CONSTANTS.get(family, {})
     fit = _Fit(model, source, old_grid=grid, bilinear=weights.bilinear)
@@ -137,18 +137,20 @@ def load_weights(
             resized.append(f"{name} {array.shape} -> {expected}")
         value = rule.transform.load(fitted, wanted[path].shape)
         found[path] = _cast(source, name, value, wanted[path].dtype)
+        kept_head |= rule.head
     fit.check_options()
     reset = [path for path in wanted if path not in found]
     if strict:
         _refuse(source, "lacks", [path for path in reset if path not in heads])
         _refuse(source, "has unexpected", unexpected)
+    notes = _notes(model, weights, kept_head=kept_head, strict=strict)
     unused += dict.fromkeys(heads.values())
     found |= _fresh(model, reset, key)
     variables = traverse_util.unflatten_dict({p: found[p] for p in wanted}, sep="/")
     if getattr(model, "scan", False):
         first = getattr(model, "scan_from", 0)
         variables = {k: stack_blocks(v, first=first) for k, v in variables.items()}
-    lists = map(tuple, (loaded, resized, reset, unused, _notes(model, weights)))
+    lists = map(tuple, (loaded, resized, reset, unused, notes))
     return variables, LoadReport(source, *lists)
 
 
@@ -194,16 +196,33 @@ def _cast(source: str, name: str, array: np.ndarray, dtype: Any) -> jax.Array:
     return jnp.asarray(value)
 
 
-def _notes(model: Any, weights: Weights) -> list[str]:
+def _notes(model: Any, weights: Weights, *, kept_head: bool, strict: bool) -> list[str]:
+    """What the weights were trained with and the model computes otherwise.
+
+    Raises:
+      UserError: with `strict`, if the head is not that of the model's features.
+    """
+    notes = list(weights.notes)
+    if weights.before_head and kept_head:
+        layer = weights.before_head[0]
+        if strict:
+            raise UserError(
+                f"{weights.source}: its head stands behind {layer}, which the model "
+                "has no layer for; give another num_classes to draw the head anew, 0 "
+                "for features, or strict=False to use the head without the layer."
+            )
+        notes.append(
+            f"the head was trained behind {layer}, which the model has no layer for: "
+            "its logits are not those of the file's model"
+        )
     trained, ours = weights.act_layer, getattr(model, "act_layer", None)
-    if trained is None or ours in (None, trained):
-        return [*weights.notes]
-    return [
-        *weights.notes,
-        f'the file was trained with act_layer="{trained}" and the model computes '
-        f'"{ours}", as timm does; create it with act_layer="{trained}" for the '
-        "original numbers",
-    ]
+    if trained is not None and ours not in (None, trained):
+        notes.append(
+            f'the file was trained with act_layer="{trained}" and the model computes '
+            f'"{ours}", as timm does; create it with act_layer="{trained}" for the '
+            "original numbers"
+        )
+    return notes
 
 
 class _Fit:

@@ -9,8 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.pretrained.weights import Weights
+from vit_jax_tricks.pretrained.weights import Weights, parts_of
 
 
 # `vit.` or `deit.` stands before all but the heads.
@@ -37,7 +36,7 @@ def to_timm(weights: Weights) -> Weights | None:
     The pooler and the mask token are left out.
 
     Raises:
-      UserError: one of a layer's query, key and value is missing.
+      UserError: one of a layer's query, key and value is missing, or no float.
     """
     marks = [
         re.fullmatch(r"((?:de|v)it\.|)embeddings\.patch_embeddings\..*", name)
@@ -75,7 +74,4 @@ def _fused(
 ) -> np.ndarray:
     place = f"encoder.layer.{match[1]}.attention.attention"
     names = [f"{place}.{part}.{match[3]}" for part in ("query", "key", "value")]
-    missing = [name for name in names if name not in arrays]
-    if missing:
-        raise UserError(f"{source} lacks {missing[0]}; copy the file again.")
-    return np.concatenate([arrays[name] for name in names])
+    return np.concatenate(parts_of(source, arrays, names))

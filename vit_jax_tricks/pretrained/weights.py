@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,6 +29,7 @@ class Weights:
       native: keys and layouts are our own: `params/blocks_0/attn/qkv/kernel`.
       averaged: these are moving averages.
       unneeded: keys left out on purpose; listed as unused, never refused.
+      before_head: those of them that the file's own head needs.
       bilinear: position tables and patches are resampled bilinearly, without
         antialiasing, as timm does for `.npz` files.
       ranges: of a quantised run, by the paths of `compress.range_store.by_layer`.
@@ -41,6 +42,7 @@ class Weights:
     native: bool = False
     averaged: bool = False
     unneeded: tuple[str, ...] = ()
+    before_head: tuple[str, ...] = ()
     bilinear: bool = False
     ranges: Mapping[str, np.ndarray] | None = None
     act_layer: str | None = None
@@ -68,6 +70,18 @@ def refuse_type(source: str, name: str, dtype: Any) -> NoReturn:
         f"{source}: {name} holds {dtype}, expected one of {', '.join(FLOATS)}; save "
         "the weights in one of these."
     )
+
+
+def parts_of(
+    source: str, arrays: Mapping[str, np.ndarray], names: Sequence[str]
+) -> list[np.ndarray]:
+    """The arrays that make up a fused one. Raises UserError unless all are floats."""
+    for name in names:
+        if name not in arrays:
+            raise UserError(f"{source} lacks {name}; copy the file again.")
+        if arrays[name].dtype.name not in FLOATS:
+            refuse_type(source, name, arrays[name].dtype)
+    return [arrays[name] for name in names]
 
 
 def check_size(path: Path, unpacked: int) -> None:
