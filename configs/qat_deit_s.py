@@ -18,7 +18,7 @@ from pathlib import Path
 import ml_collections
 
 from configs import common, deit_common
-from vit_jax_tricks import config
+from vit_jax_tricks import config, paths
 from vit_jax_tricks.errors import UserError
 
 
@@ -34,15 +34,16 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         raise UserError(f"bits={args.bits}: expected 8 or 4.")
     if not 0 <= args.distil <= 1:
         raise UserError(f"distil={args.distil}: expected 0 to 1.")
-    if args.init:
-        c = config.of_run(args.init)
+    init = str(paths.absolute(args.init, "init=")) if args.init else ""
+    if init:
+        c = config.of_run(init)
     else:
         c = deit_common.get_recipe("deit_s", "deit_small_patch16_224", "")
     c.unlock()
     c.name = f"{c.name}_w{args.bits}a8"
     c.steps = None
     c.epochs = args.epochs
-    c.init = args.init or None
+    c.init = init or None
     c.resume = "auto"
 
     defaults = common.get_config()
@@ -59,14 +60,14 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     for key in ("erasing", "mixup", "cutmix"):
         c.augment[key] = 0.0
     c.data.repeats = 1
-    for key in _stochastic(args.init):
+    for key in _stochastic(init):
         c.model[key] = False if key == "mix_token" else 0.0
 
     c.teacher = defaults.teacher
     loss = c.loss.get("classification", defaults.loss.classification)
     c.loss = ml_collections.ConfigDict(dict(classification=loss))
-    if args.init and args.distil:
-        c.teacher.sources = (args.init,)
+    if init and args.distil:
+        c.teacher.sources = (init,)
         c.loss.classification.weight = 1 - args.distil
         c.loss.classification.dist_weight = 0.0
         c.loss.distillation = dict(name="soft", weight=args.distil)

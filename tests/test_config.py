@@ -97,6 +97,68 @@ def test_broken_config_files_are_one_line(tmp_path, source, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("arg", "name"),
+    [
+        ('data="folder:/my, own",epochs=5', "folder:/my, own"),
+        ("data='folder:/a,epochs=3',epochs=5", "folder:/a,epochs=3"),
+        ("data=folder:/a=b:c,epochs=5", "folder:/a=b:c"),
+        ("epochs=5,data=folder:/it's [here]", "folder:/it's [here]"),
+        (f"epochs=5,{config.argument('data', 'folder:/a, b')}", "folder:/a, b"),
+        ("epochs=5," + config.argument("data", 'folder:/"'), 'folder:/"'),
+    ],
+)
+def test_arguments_with_odd_letters(arg, name):
+    c = config.load(f"configs/deit_s.py:{arg}")
+    assert (c.epochs, c.data.name) == (5.0, name)
+
+
+def test_a_comma_without_quotes_says_so():
+    with pytest.raises(UserError, match="stands in quotes"):
+        config.load("configs/deit_s.py:data=folder:/my, own")
+
+
+MINE = "from configs import digits\ndef get_config(arg=''):\n    {}"
+
+
+@pytest.mark.parametrize("name", ["a:b.py", "a.py:b/c.py", "ü [x]/=,.py", "digits.py"])
+def test_files_of_one_s_own(name, tmp_path, monkeypatch):
+    """Their names may hold what separates arguments."""
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(MINE.format("c = digits.get_config(arg); c.name = 'x'; return c"))
+    for spec in (name, str(file), f"./{name}"):
+        assert config.load(spec).name == "x"
+    assert config.load(f"{name}:epochs=3").epochs == 3
+
+
+@pytest.mark.parametrize("name", ["configs/digits.py", "./configs/digits.py"])
+def test_our_files_from_anywhere(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert config.load(f"{name}:epochs=3").epochs == 3
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mien/digits.py",
+        "digits.py",
+        "mine/configs/digits.py",
+        "/no/configs/digits.py",
+        "../configs/digits.py",
+        "configs/mine/digits.py",
+        "Configs/digits.py",
+    ],
+)
+def test_no_other_folder_stands_for_ours(name, tmp_path, monkeypatch):
+    """A folder that is misspelt never runs our file of the same name."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="there is no file") as caught:
+        config.load(f"{name}:epochs=3")
+    assert 'Did you mean "configs/digits.py"?' in str(caught.value)
+
+
 def test_unread_keys_stop_the_run():
     section = config.Section({"a": 1, "b": {"c": 2, "d": 3}})
     assert section.a == 1

@@ -158,7 +158,7 @@ MISTAKES = {
     "a value for a switch": (["--json=x"], "--json takes no value"),
     "a stray word": (["digits"], "digits: unknown argument"),
     "unknown flag": (["--wrkdir=x"], 'Did you mean "--workdir"?'),
-    "missing workdir": (["--workdir=none"], "--workdir none does not exist"),
+    "missing workdir": (["--workdir=none"], "/none does not exist"),
 }
 DATA = {
     "other classes": (["--data=digits"], "digits has 10 classes, and the model tells"),

@@ -97,7 +97,7 @@ def test_the_numbers(command, folder):
         assert [name for _, name in shown(out)[file]] == [f"class {k}" for k in best]
         given = [share for share, _ in shown(out)[file]]
         np.testing.assert_allclose(given, 100 * row[best], atol=0.0051)
-    assert out.startswith("weights.safetensors: 20 arrays loaded as they are\n")
+    assert out.startswith(f"{folder}/weights.safetensors: 20 arrays loaded as they")
 
 
 def test_more_pictures_than_a_batch_holds(command, monkeypatch):
@@ -206,7 +206,7 @@ SOURCES = {
         [f"--model={VIT}", "--weights=headless.safetensors"],
         "headless.safetensors has no head",
     ),
-    "missing workdir": (["--workdir=none"], "--workdir none does not exist"),
+    "missing workdir": (["--workdir=none"], "/none does not exist"),
     "no run": (["--workdir=."], "holds no run with a readable model.json"),
 }
 

@@ -1,8 +1,14 @@
-"""What every command shares: reading the command line, one-line errors, stopping."""
+"""What every command shares: reading the command line, one-line errors, stopping.
 
+Paths on the command line become absolute here.
+"""
+
+import contextlib
 import dataclasses
+import io
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 
@@ -23,12 +29,23 @@ MODEL_USAGE = """\
 """
 
 
+# Flags, and keys of sections, whose values hold a path: the function of `paths`. Those
+# of the section `config` are made absolute by `config.load`.
+PATHS = {
+    **dict.fromkeys(("workdir", "out", "output", "picture", "labels"), "absolute"),
+    **dict.fromkeys(("from", "teacher", "data.data_dir"), "absolute"),
+    **dict.fromkeys(("weights", "teacher.weights"), "weights"),
+    "data": "data",
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Arguments:
     """A command line, split.
 
     `values` holds `--flag=VALUE` and `--switch` (as "true") by flag name, `sections`
-    the pairs of `--section.KEY=VALUE` by section, `words` the rest, all as typed.
+    the pairs of `--section.KEY=VALUE` by section, `words` the rest, all as typed but
+    for the paths of `PATHS`, which are absolute.
     """
 
     values: dict[str, str]
@@ -87,6 +104,7 @@ def parse(
     Raises:
       UserError: anything else.
     """
+    from vit_jax_tricks import paths
     from vit_jax_tricks.errors import UserError, nearest
 
     known = [f"--{f}" for f in (*values, *switches)]
@@ -116,12 +134,15 @@ def parse(
             if not rest or rest[0].startswith("--"):
                 raise UserError(f"{flag} needs a value: {flag}=...")
             value = rest.pop(0)
+        name = flag.removeprefix("--")
+        if not value and (not keyed or name in PATHS):
+            raise UserError(f"{flag} needs a value: {flag}=...")
+        if name in PATHS:
+            value = str(getattr(paths, PATHS[name])(value, f"{flag}="))
         if keyed:
             parsed.sections[section].append((key, value))
-            continue
-        if not value:
-            raise UserError(f"{flag} needs a value: {flag}=...")
-        parsed.values[flag.removeprefix("--")] = value
+        else:
+            parsed.values[name] = value
     return parsed
 
 
@@ -132,13 +153,15 @@ def run(
     from vit_jax_tricks.stop import Stop, Stopped
 
     argv = sys.argv[1:] if argv is None else argv
-    if {"--help", "-h"} & set(argv):
-        print(usage.strip())
-        return 0
     stop = Stop()
-    with stop.installed():
+    with stop.installed(), _printing():
         try:
-            body(argv, stop)
+            if {"--help", "-h"} & set(argv):
+                print(usage.strip())
+            else:
+                body(argv, stop)
+            if sys.stdout is not None:
+                sys.stdout.flush()
         except Stopped as stopped:
             return stopped.code
         except Exception as error:
@@ -150,3 +173,24 @@ def run(
             fail(line)
             return 1
     return 0
+
+
+@contextlib.contextmanager
+def _printing() -> Iterator[None]:
+    """Letters that standard output cannot show are escaped; a closed one stays silent.
+
+    Python would complain of a closed one once more at the end of the process.
+    """
+    out = sys.stdout
+    errors = getattr(out, "errors", None)
+    if isinstance(out, io.TextIOWrapper):
+        out.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        if isinstance(out, io.TextIOWrapper):
+            try:
+                out.flush()
+                out.reconfigure(errors=errors)
+            except OSError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())

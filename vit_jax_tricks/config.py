@@ -2,6 +2,7 @@
 
 A run reads its config through `Section`, which remembers every key that somebody read;
 `Section.assert_all_read` then stops the run for a key that would have done nothing.
+Paths in it are absolute, however they were typed.
 """
 
 import ast
@@ -9,6 +10,7 @@ import importlib.machinery
 import importlib.util
 import json
 import math
+import re
 import sys
 import traceback
 import types
@@ -18,11 +20,22 @@ from typing import Any
 
 import ml_collections
 
+from vit_jax_tricks import paths
 from vit_jax_tricks.errors import UserError, nearest
 
 
 # Keys that common.py does not list: create_model and Objective check them.
 OPEN_SECTIONS = ("config.model", "config.loss")
+# Keys that hold a path, and what makes it absolute.
+PATHS = {
+    "init": paths.weights,
+    "data.name": paths.data,
+    "data.data_dir": paths.absolute,
+    "teacher.pack": paths.absolute,
+    "teacher.sources": paths.teacher_text,  # each
+}
+# key=value or key, up to a comma; a value may stand in quotes.
+ARGUMENT = r"""([^,=]*)(?:(=)("[^"]*"|'[^']*'|[^,]*))?(?:,|$)"""
 
 
 def config_dir() -> Path:
@@ -36,8 +49,9 @@ def load(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> "Section":
     """Reads `FILE[:args]` and applies `(key, value)` overrides.
 
     Args:
-      spec: a config file, looked up as given and then among our own, with arguments
-        after a colon: `configs/deit_s.py:data=digit_scenes,epochs=5`.
+      spec: a config file, with arguments after a colon:
+        `configs/deit_s.py:data=digit_scenes,epochs=5`. A value with a comma stands in
+        quotes. `configs/NAME` that is not there is one of our own.
       overrides: dotted keys and values as typed, `("optimizer.lr", "1e-3")`.
 
     Returns:
@@ -46,18 +60,55 @@ def load(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> "Section":
     Raises:
       UserError: no such file, an unknown key or argument, or a value of a wrong type.
     """
-    file, _, arg = spec.partition(":")
+    file, arg = _split(spec)
     path = _find(file)
     config = _call_get_config(path, arg)
     for key, text in overrides:
         _override(config, key, text)
-    return Section(config.to_dict())
+    return Section(located(config.to_dict()))
+
+
+def located(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A config, or what is left of one, with its paths absolute.
+
+    Raises:
+      UserError: a remote path.
+    """
+    out = {k: dict(v) if isinstance(v, Mapping) else v for k, v in values.items()}
+    for name, place in PATHS.items():
+        section, _, key = name.rpartition(".")
+        node = out.get(section) if section else out
+        if not isinstance(node, dict) or key not in node:
+            continue
+        value, flag = node[key], f"config.{name}="
+        if isinstance(value, str):
+            node[key] = str(place(value, flag))
+        elif isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
+            node[key] = tuple(str(place(one, flag)) for one in value)
+    return out
+
+
+def _split(spec: str) -> tuple[str, str]:
+    """The file and its arguments; a file that is there may hold colons in its name."""
+    paths.local(spec, "--config=")
+    parts = spec.split(":")
+    for count in range(1, len(parts) + 1):
+        file = ":".join(parts[:count])
+        if file and paths.local(file).is_file():
+            return file, ":".join(parts[count:])
+    file, found, arg = spec.partition(".py:")
+    if found:
+        return f"{file}.py", arg
+    return parts[0], ":".join(parts[1:])
 
 
 def _find(file: str) -> Path:
-    for path in (Path(file), config_dir() / Path(file).name):
-        if path.is_file():
-            return path
+    path = paths.local(file, "--config=")
+    ours = config_dir() / path.name
+    if path.is_file():
+        return path
+    if path == Path("configs") / path.name and ours.is_file():
+        return ours
     names = [f"configs/{p.name}" for p in config_dir().glob("*.py")]
     hint = nearest(file, [n for n in names if not n.endswith("common.py")])
     raise UserError(f'--config: there is no file "{file}".{hint}')
@@ -123,7 +174,7 @@ def of_run(workdir: str | Path) -> ml_collections.ConfigDict:
       UserError: the folder holds no readable config.json.
     """
     try:
-        values = tuples(json.loads((Path(workdir) / "config.json").read_text()))
+        values = tuples(recorded(workdir))
         out = _common()
         with out.unlocked():
             for key in values.keys() & {"model", "loss"}:
@@ -134,11 +185,28 @@ def of_run(workdir: str | Path) -> ml_collections.ConfigDict:
                     section.update(value)
                 else:
                     out[key] = value
-    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
-        raise UserError(
-            f"{workdir} holds no run with a readable config.json; give its --workdir."
-        ) from error
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise _unreadable(workdir) from error
     return out
+
+
+def recorded(workdir: str | Path) -> dict[str, Any]:
+    """The config.json of a run, with its paths absolute.
+
+    Raises:
+      UserError: the folder holds none, or it cannot be read.
+    """
+    try:
+        file = paths.absolute(workdir) / "config.json"
+        return located(json.loads(file.read_text()))
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise _unreadable(workdir) from error
+
+
+def _unreadable(workdir: str | Path) -> UserError:
+    return UserError(
+        f"{workdir} holds no run with a readable config.json; give its --workdir."
+    )
 
 
 def tuples(value: Any) -> Any:
@@ -161,17 +229,30 @@ def _make_importable() -> None:
 def parse_arg(arg: str, **defaults: Any) -> ml_collections.ConfigDict:
     """Reads `recipe=source,epochs=5`, a config's arguments, typed by its defaults.
 
+    A value with a comma stands in quotes: `data="folder:/photos, 2024",epochs=5`.
+
     Raises:
       UserError: an argument that the config does not take, or a value of a wrong type.
     """
     out = ml_collections.ConfigDict(defaults)
-    for item in filter(None, arg.split(",")):
-        key, equals, text = item.partition("=")
+    for key, equals, text in re.findall(ARGUMENT, arg):
+        if not key and not equals:
+            continue
         if key not in defaults:
             hint = nearest(key, defaults)
+            if not equals:
+                hint += " A value that holds a comma stands in quotes."
             raise UserError(f'config argument "{key}" is unknown.{hint}')
+        if text[:1] in ("'", '"') and text[-1:] == text[0] and len(text) > 1:
+            text = text[1:-1]
         _assign(out, key, text if equals else "True", f"config argument {key}")
     return out
+
+
+def argument(key: str, value: str) -> str:
+    """`key="value"`, as `parse_arg` reads it."""
+    quote = "'" if '"' in value else '"'
+    return f"{key}={quote}{value}{quote}"
 
 
 def parse_value(text: str) -> Any:

@@ -22,13 +22,14 @@ from rich.table import Table
 from vit_jax_tricks.errors import UserError
 
 
-console = Console(highlight=False, soft_wrap=True)
+# Names of files and classes are text, never markup.
+console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 PLAIN_EVERY_S = 5.0  # without a terminal: seconds between progress lines
 
 
 def say(message: str) -> None:
     """One line for the user."""
-    console.print(message, markup=False, emoji=False)
+    console.print(message)
 
 
 def fail(message: str) -> None:
@@ -98,7 +99,7 @@ class Bar:
                 TimeElapsedColumn(),
                 TextColumn("ETA"),
                 TimeRemainingColumn(),
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 console=console,
             )
             self._rich.start()
@@ -124,9 +125,15 @@ def explain(error: Exception) -> str | None:
     """The one line that stands for an error, or None if a traceback serves better."""
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, BrokenPipeError):
+        return "standard output was closed before the end, as by `| head`."
     if isinstance(error, OSError):
         where = f" ({error.filename})" if error.filename else ""
         return f"the system refused: {error.strerror or error}{where}."
+    if isinstance(error, UnicodeError):
+        return f"a text cannot be read or written: {error}."
+    if isinstance(error, MemoryError):
+        return "the memory is full; close other programs or give a smaller batch."
     if type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(error):
         return (
             "the device is out of memory; halve config.batch_size, or double "

@@ -1,7 +1,6 @@
 """What the command `evaluate` does: any trained model on any data."""
 
 import functools
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -93,9 +92,9 @@ def data_pairs(trained: Trained, given: Arguments) -> Pairs:
 def run_pairs(workdir: Path) -> Pairs:
     """The data section of a run's config, as it would be typed."""
     try:
-        section = json.loads((workdir / "config.json").read_text())["data"]
+        section = config.recorded(workdir)["data"]
         return [(key, _typed(value)) for key, value in section.items()]
-    except (OSError, ValueError, LookupError, AttributeError) as error:
+    except (UserError, LookupError, AttributeError) as error:
         raise UserError(
             f"{workdir} holds no readable config.json; give --data=SPEC."
         ) from error

@@ -1,6 +1,5 @@
 """Workdirs that a command makes from a trained model, for every other command."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ def new_folder(given: Arguments, suffix: str) -> Path:
     workdir, out = given.get("workdir"), given.get("out")
     if out is None and workdir is None:
         raise UserError("give --out=DIR, where the new model goes.")
-    path = Path(out or f"{workdir.rstrip('/')}_{suffix}")
+    path = Path(out or f"{workdir}_{suffix}")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(
             f"--out {path} holds something already; give a new folder. Nothing was "
@@ -44,11 +43,12 @@ def config_before(given: Arguments, trained: Trained) -> dict[str, Any]:
     if given.get("workdir") is None:
         pairs = evaluation.data_pairs(trained, given)
         recipe = config.config_dir() / "deit_s.py"
-        before = config.load(f"{recipe}:data={given.get('data')}", pairs).to_dict()
+        argument = config.argument("data", given.get("data"))
+        before = config.load(f"{recipe}:{argument}", pairs).to_dict()
         fields = dict(trained.spec.fields)
         del fields["num_classes"]
         return before | {"model": {"name": trained.spec.name, **fields}}
-    before = json.loads((Path(given.get("workdir")) / "config.json").read_text())
+    before = config.recorded(Path(given.get("workdir")))
     before["model"] |= given.literals("model")
     return before
 

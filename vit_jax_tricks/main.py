@@ -27,13 +27,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def _train(argv: list[str], stop: Stop) -> None:
     try:
-        from vit_jax_tricks import config, console, train
+        from vit_jax_tricks import config, console, paths, train
 
         given = command.parse(argv, values=("config", "workdir"), sections=("config",))
         spec = given.get("config", "configs/digits.py")
         loaded = config.load(spec, given.sections["config"])
         with console.muted():
-            workdir = given.get("workdir", f"runs/{loaded.name}")
+            workdir = given.get("workdir") or paths.absolute(f"runs/{loaded.name}")
             train.run(loaded, Path(workdir), stop)
     except Stopped:
         if not stop.saved:

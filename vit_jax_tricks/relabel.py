@@ -69,7 +69,7 @@ def _relabel(argv: list[str], stop: "Stop") -> None:
     picture = given.get("picture")
     if picture is not None and not picture.endswith(".png"):
         raise UserError(f"--picture={picture}: expected a name that ends in .png.")
-    out = Path(given.get("out")).expanduser()
+    out = Path(given.get("out"))
     labeller = _labeller(given)
     if not _write(out, labeller, stop):
         say(f"{out} is complete already")
@@ -109,7 +109,7 @@ def _labeller(given: "Arguments") -> Any:
         raise UserError(f"--from has its own labels; leave --{idle[0]} out.")
     source, named = relabelling.open_data(given)
     options = relabelling.sizes(given, source.num_classes)
-    return open_maps(Path(root).expanduser(), source, named, **options)
+    return open_maps(Path(root), source, named, **options)
 
 
 def _write(out: Path, labeller: Any, stop: "Stop") -> bool:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vit_jax_tricks.config import Section, defaults
+from vit_jax_tricks.config import Section, defaults, located
 from vit_jax_tricks.console import say
 from vit_jax_tricks.errors import UserError
 
@@ -101,7 +101,8 @@ def _check_writable(workdir: Path) -> None:
 
 def _check_same_run(workdir: Path, config: Section, class_names: list[str]) -> None:
     # A section that is newer than the run had its defaults.
-    old = json.loads(json.dumps(defaults())) | _read(workdir / "config.json", dict)
+    old = defaults() | located(_read(workdir / "config.json", dict))
+    old = json.loads(json.dumps(old))
     new = json.loads(json.dumps(config.to_dict()))
     changed = [
         (key, _get(old, key), _get(new, key))

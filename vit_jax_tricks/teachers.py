@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vit_jax_tricks import model_flags
+from vit_jax_tricks import model_flags, paths
 from vit_jax_tricks.command import Arguments
 from vit_jax_tricks.data import Data
 from vit_jax_tricks.errors import UserError
@@ -83,8 +83,8 @@ def load(
 
 
 def _trained(source: str, dtype: str) -> Trained:
-    name, at, weights = source.partition("@")
-    values = {"model": name, "weights": weights} if at else {"workdir": source}
+    name, place = paths.teacher(source)
+    values = {"workdir": place} if name is None else {"model": name, "weights": place}
     given = Arguments(values, {"model": [("dtype", dtype)]}, [])
     return model_flags.load(given, resize=None)
 

@@ -152,7 +152,7 @@ class TestMaps:
 
     def test_of_no_folder(self, args, maps, command):
         runs.refused(command(*args[:-1], "--data=digits"), "belong to files by name")
-        runs.refused(command(*args, "--from=none"), "--from=none is no folder")
+        runs.refused(command(*args, "--from=none"), "/none is no folder")
 
     def test_without_torch(self, args, maps, command, monkeypatch):
         monkeypatch.setitem(sys.modules, "torch", None)

@@ -27,7 +27,7 @@ MISTAKES = {
         ["--out=x", "TEACHER", "--teacher.model.dept=2"],
         'Did you mean "depth"?',
     ),
-    "missing run": (["--out=x", "--teacher=none"], "--teacher none does not exist"),
+    "missing run": (["--out=x", "--teacher=none"], "/none does not exist"),
     "run and model": (
         ["--out=x", "--teacher=x", "--teacher.model=y"],
         "leave --teacher.model out",
@@ -129,4 +129,5 @@ def test_as_a_process(tmp_path):
     args = ["--teacher=none", "--out=x"]
     done = runs.subprocess_command(*args, module="relabel", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "error: --teacher none does not exist; give that of a run.\n"
+    why = f"--teacher {tmp_path}/none does not exist; give that of a run."
+    assert done.stderr == f"error: {why}\n"

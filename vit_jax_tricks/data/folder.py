@@ -16,6 +16,7 @@ import numpy as np
 from vit_jax_tricks.data.broken import find_broken
 from vit_jax_tricks.data.source import Source
 from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.paths import absolute
 from vit_jax_tricks.typing import Int
 
 
@@ -126,10 +127,10 @@ def list_classes(root: pathlib.Path, folder: pathlib.Path) -> Files:
 
 
 def _existing(path: str) -> pathlib.Path:
-    root = pathlib.Path(path).expanduser()
+    root = absolute(path, "folder:")
     if not root.exists():
         raise UserError(
-            f"folder:{path} does not exist (looked in {root.absolute()}). Give a "
+            f"folder:{path} does not exist (looked in {root}). Give a "
             "folder with one subfolder of pictures for each class."
         )
     if not root.is_dir():

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vit_jax_tricks import paths
 from vit_jax_tricks.data.folder import FileRecords
 from vit_jax_tricks.data.label_pack_code import record_dtype
 from vit_jax_tricks.data.label_pack_manifest import (
@@ -55,7 +56,7 @@ class LabelPack:
           UserError: no pack is there, or it is unfinished, damaged or of another
             version.
         """
-        path = Path(path).expanduser()
+        path = paths.absolute(path)
         if not (path / FINISHED).is_file():
             raise UserError(_missing(path))
         manifest = Manifest.load(path / FINISHED)

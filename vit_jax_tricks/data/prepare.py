@@ -9,13 +9,14 @@ import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from vit_jax_tricks import paths
 from vit_jax_tricks.errors import UserError
 
 
 def data_root(data_dir: str | os.PathLike | None = None) -> pathlib.Path:
     """`data_dir`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
     chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return pathlib.Path(chosen).expanduser()
+    return paths.absolute(chosen, "config.data.data_dir or TFDS_DATA_DIR=")
 
 
 def prepare(make_builder: Callable[[], Any]) -> Any:

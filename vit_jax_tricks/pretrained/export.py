@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
+from vit_jax_tricks import paths
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models.registry import lookup
 from vit_jax_tricks.models.stacking import unstack_blocks
@@ -27,7 +28,8 @@ def export_weights(
         UserError: an unknown name or dialect, or a parameter that this reference does
             not have.
     """
-    write_weights(path, reference_arrays(variables, name, dialect))
+    target = paths.absolute(path)
+    write_weights(target, reference_arrays(variables, name, dialect))
 
 
 def reference_arrays(

@@ -5,10 +5,10 @@ import re
 from pathlib import Path
 
 from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.paths import HUB
 
 
 FILE = "model.safetensors"
-PREFIX = "hub:"
 
 
 def download(source: str) -> Path:
@@ -18,7 +18,7 @@ def download(source: str) -> Path:
       UserError: huggingface_hub is missing, the name is malformed, or the file cannot
         be had.
     """
-    name = source.removeprefix(PREFIX)
+    name = source.removeprefix(HUB)
     match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", name)
     if match is None:
         raise UserError(f"{source}: expected hub:owner/name or hub:owner/name@revision")

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from vit_jax_tricks import paths
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.pretrained import augreg, dialects, hub, transformers_names
 from vit_jax_tricks.pretrained.files import read_weights
@@ -34,15 +35,15 @@ def read_source(source: str | Path, family: str, *, ema: bool | None = None) -> 
     """
     if family not in dialects.DIALECTS:
         raise UserError(f"no weights can be loaded for {family} yet.")
-    if str(source).startswith(hub.PREFIX):
-        weights = read_weights(hub.download(str(source)), ema=ema)
-        weights = weights.replace(source=str(source))
-    elif Path(source).is_dir():
+    place = paths.weights(source)
+    if place.startswith(paths.HUB):
+        weights = read_weights(hub.download(place), ema=ema).replace(source=place)
+    elif Path(place).is_dir():
         from vit_jax_tricks.pretrained.workdir import read_workdir
 
-        return read_workdir(Path(source), ema=ema)
+        return read_workdir(Path(place), ema=ema)
     else:
-        weights = read_weights(source, ema=ema)
+        weights = read_weights(place, ema=ema)
     for convert in CONVERTERS.get(family, []):
         converted = convert(weights)
         if converted is not None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vit_jax_tricks import checkpoint
+from vit_jax_tricks import checkpoint, paths
 from vit_jax_tricks.compress import range_store
 from vit_jax_tricks.console import say
 from vit_jax_tricks.errors import UserError
@@ -45,7 +45,7 @@ def read_workdir(path: Path, *, ema: bool | None = None) -> Weights:
 
 def newest(path: Path) -> tuple[int, dict]:
     """The step and the `params`, `batch_stats` and `ema` of the newest intact one."""
-    folder = path / "checkpoints"
+    folder = paths.absolute(path) / "checkpoints"
     steps = step_folders(folder)
     if not steps:
         raise UserError(

@@ -1,0 +1,78 @@
+"""Paths as people type them, made absolute in one place.
+
+Commands and functions call these once, where a path comes in. Below that every path is
+absolute, so that it means the same from any folder and in any process.
+"""
+
+import os
+import re
+from pathlib import Path
+
+from vit_jax_tricks.errors import UserError
+
+
+# scheme://, and what is left of it when somebody made a Path of it.
+REMOTE = r"[A-Za-z][A-Za-z0-9+.-]*://|(gs|gcs|s3|s3a|hdfs|abfss?|https?|ftp|file):/"
+HUB = "hub:"
+
+
+def local(text: str | os.PathLike, flag: str = "") -> Path:
+    """A path on this machine, `~` expanded.
+
+    Args:
+      text: as typed.
+      flag: what messages put before it, such as `--workdir=`.
+
+    Raises:
+      UserError: a remote path, or one that no file can have.
+    """
+    typed = os.fspath(text)
+    if re.match(REMOTE, typed):
+        raise UserError(
+            f"{flag}{typed}: remote paths are neither read nor written; copy the files "
+            "here, or mount the remote folder, and give its local path."
+        )
+    if not typed or "\0" in typed:
+        raise UserError(f"{flag}{typed!r}: expected a path.")
+    try:
+        return Path(typed).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{flag}{typed}: there is no such home folder.") from error
+
+
+def absolute(text: str | os.PathLike, flag: str = "") -> Path:
+    """`local`, from the root; links and `..` stay. Raises UserError as `local`."""
+    return local(text, flag).absolute()
+
+
+def weights(text: str | os.PathLike, flag: str = "") -> str:
+    """A source of weights: `hub:owner/name` as it is, a file or workdir absolute."""
+    typed = os.fspath(text)
+    return typed if typed.startswith(HUB) else str(absolute(typed, flag))
+
+
+def data(text: str, flag: str = "") -> str:
+    """A data set's name; the path of `folder:PATH` becomes absolute."""
+    kind, colon, path = text.partition(":")
+    if kind == "folder" and path:
+        return f"{kind}{colon}{absolute(path, f'{flag}{kind}{colon}')}"
+    if re.match(REMOTE, text):
+        local(text, flag)
+    return text
+
+
+def teacher(text: str, flag: str = "") -> tuple[str | None, str]:
+    """A teacher: (None, workdir), or of NAME@WEIGHTS the name and the weights.
+
+    A folder that is there is a workdir, whatever its name.
+    """
+    name, at, source = text.partition("@")
+    if at and not absolute(text, flag).is_dir():
+        return name, weights(source, f"{flag}{name}@")
+    return None, str(absolute(text, flag))
+
+
+def teacher_text(text: str, flag: str = "") -> str:
+    """The same in one piece, its path absolute."""
+    name, path = teacher(text, flag)
+    return path if name is None else f"{name}@{path}"
