@@ -3,10 +3,10 @@
 import math
 from typing import Any
 
-import jax
 import numpy as np
 
 from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.models.layers.functional.resample import resample_matrix
 from vit_jax_tricks.typing import Float
 
 
@@ -20,21 +20,24 @@ def resample_patches(
 
     With B the matrix that resizes a patch from the old size to the new one, the new
     weight w B^+ (pseudo-inverse) gives resized patches the embedding of the old ones,
-    exactly where they grow, else with least squares. B is bicubic (a = -0.5) and
+    exactly where both sides grow, else with least squares. B resizes rows and columns
+    in turn, so its pseudo-inverse is that of each, which are of full rank whether a
+    side grows or shrinks: nothing has to be cut off. It is bicubic (a = -0.5) and
     antialiased, or bilinear and not.
     Equivalent to timm's `resample_patch_embed` (tested). Source: Beyer et al. 2022
     (FlexiViT), arXiv 2212.08013.
     """
-    o, i, *old = weight.shape
-    if tuple(old) == size:
+    old = weight.shape[2:]
+    if tuple(old) == tuple(size):
         return weight
-    n = math.prod(old)
-    basis = np.eye(n, dtype=np.float32).reshape(n, *old)
-    how = "bilinear" if bilinear else "bicubic"
-    resized = jax.image.resize(basis, (n, *size), how, antialias=not bilinear)
-    matrix = np.asarray(resized, np.float64).reshape(n, -1).T
-    new = weight.reshape(o, i, n).astype(np.float64) @ np.linalg.pinv(matrix)
-    return new.reshape(o, i, *size).astype(weight.dtype)
+    method = "bilinear" if bilinear else "bicubic"
+    rows, columns = (
+        np.linalg.pinv(resample_matrix(o, n, method=method, antialias=not bilinear))
+        for o, n in zip(old, size, strict=True)
+    )
+    wide = weight.astype(np.float64)
+    new = np.einsum("oihw,hp,wq->oipq", wide, rows, columns, optimize=True)
+    return new.astype(weight.dtype)
 
 
 def adapt_channels(

@@ -4,7 +4,6 @@ Other positions, norms and projections of the attention, gated MLPs, attention p
 and the parallel scaling block; then the whole dialects of `Eva`.
 """
 
-import math
 from typing import Any
 
 import numpy as np
@@ -24,17 +23,26 @@ from vit_jax_tricks.pretrained.rules import (
 
 
 def bias_tables(
-    array: np.ndarray, expected: tuple[int, ...], model: Any, path: str
+    array: np.ndarray,
+    expected: tuple[int, ...],
+    model: Any,
+    path: str,
+    *,
+    old_grid: tuple[int, int] | None = None,
 ) -> np.ndarray:
-    """The `Rule.resize` of bias tables of the whole grid, prefix rows at the end."""
+    """The `Rule.resize` of bias tables of the whole grid, prefix rows at the end.
+
+    A table of the model's shape is of the model's grid, unless `old_grid` is another.
+    """
     del path
     h, w = model.grid
-    rows = expected[0] - (2 * h - 1) * (2 * w - 1)
-    side = math.isqrt(max(len(array) - rows, 0))
-    if array.shape[1:] != expected[1:] or side**2 + rows != len(array):
-        raise UserError(f"it is not a table of {expected[1]} heads and a square grid.")
-    split = len(array) - rows
-    return np.concatenate([resize_relative_bias(array[:split], (h, w)), array[split:]])
+    if array.shape[1:] != expected[1:]:
+        raise UserError(f"it is not a table of {expected[1]} heads.")
+    if array.shape == expected and old_grid in (None, (h, w)):
+        return array
+    split = len(array) - (expected[0] - (2 * h - 1) * (2 * w - 1))
+    table = resize_relative_bias(array[: max(split, 0)], (h, w), old_window=old_grid)
+    return np.concatenate([table, array[split:]])
 
 
 def _projection(key: str, path: str) -> list[Rule]:

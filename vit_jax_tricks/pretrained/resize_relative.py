@@ -9,21 +9,30 @@ from vit_jax_tricks.typing import Float
 
 
 def resize_relative_bias(
-    table: Float[np.ndarray, "r g"], window: tuple[int, int]
+    table: Float[np.ndarray, "r g"],
+    window: tuple[int, int],
+    *,
+    old_window: tuple[int, int] | None = None,
 ) -> Float[np.ndarray, "s g"]:
-    """A bias table of a square window for a window (h, w), s = (2h - 1)(2w - 1).
+    """A bias table of one window for another (h, w), s = (2h - 1)(2w - 1).
 
-    Equivalent to timm's `resize_rel_pos_bias_table` (without SciPy).
+    `old_window` defaults to a square, or to the new one where the rows are none of a
+    square and as many. Equivalent to timm's `resize_rel_pos_bias_table` (tested,
+    without SciPy), which warps an axis that stays as long as it is too, by the smallest
+    ratio, 1.01, as soon as the other one changes.
 
     Raises:
-        UserError: the rows are not those of a square window.
+        UserError: the rows are not those of the window.
     """
-    side = math.isqrt(table.shape[0])
-    if side * side != table.shape[0] or side % 2 == 0:
-        raise UserError(f"its {table.shape[0]} rows are not those of a square window.")
-    grid = table.reshape(side, side, -1)
-    h, w = window
-    return resize_offsets(grid, (2 * h - 1, 2 * w - 1)).reshape(-1, table.shape[1])
+    rows, size = len(table), _offsets_of(window)
+    old = _square(rows) if old_window is None else _offsets_of(old_window)
+    if old is None and rows == math.prod(size):
+        return table
+    if old is None or math.prod(old) != rows:
+        what = "a square window" if old_window is None else f"a window {old_window}"
+        raise UserError(f"its {rows} rows are not those of {what}.")
+    grid = table.reshape(*old, -1)
+    return resize_offsets(grid, size).reshape(-1, table.shape[1])
 
 
 def resize_offsets(
@@ -32,10 +41,13 @@ def resize_offsets(
     """Linear interpolation of values at offsets that grow geometrically.
 
     The old values are taken to lie at 0, +-1, +-(1 + q), +-(1 + q + q^2), ..., with q
-    such that the last offset is that of the new grid, so near offsets stay as they are
-    and far ones spread out. Source: `run_class_finetuning.py` of BEiT (Bao et al. 2021,
-    arXiv 2106.08254), linear as in timm.
+    from 1.01 to 1.5 such that the last offset is that of the new grid, so near offsets
+    stay where they are and far ones spread out. A grid of this size is returned as it
+    is. Source: `run_class_finetuning.py` of BEiT (Bao et al. 2021, arXiv 2106.08254),
+    linear as in timm.
     """
+    if grid.shape[:2] == tuple(size):
+        return grid
     rows, cols = (
         _linear(_offsets(old, new), new)
         for old, new in zip(grid.shape[:2], size, strict=True)
@@ -45,10 +57,18 @@ def resize_offsets(
     return new.astype(grid.dtype)
 
 
+def _offsets_of(window: tuple[int, int]) -> tuple[int, int]:
+    """How many offsets there are along each side of a window."""
+    return 2 * window[0] - 1, 2 * window[1] - 1
+
+
+def _square(rows: int) -> tuple[int, int] | None:
+    side = math.isqrt(rows)
+    return (side, side) if side**2 == rows and side % 2 else None
+
+
 def _offsets(old: int, new: int) -> np.ndarray:
     """Where the `old` values of one axis lie, for a new axis of `new` values."""
-    if old == new:
-        return np.arange(old) - old // 2
     low, high = 1.01, 1.5
     ratio = low
     while high - low > 1e-6:
