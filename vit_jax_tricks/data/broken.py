@@ -55,7 +55,8 @@ def _stamp(path: pathlib.Path) -> list[int]:
 
 def _cache_file(root: pathlib.Path) -> pathlib.Path:
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    name = hashlib.blake2b(str(root.resolve()).encode(), digest_size=12).hexdigest()
+    where = str(root.resolve()).encode(errors="surrogateescape")
+    name = hashlib.blake2b(where, digest_size=12).hexdigest()
     return pathlib.Path(base).expanduser() / "vit_jax_tricks" / f"checked-{name}.json"
 
 

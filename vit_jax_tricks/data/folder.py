@@ -1,12 +1,12 @@
 """`folder:PATH`: your own pictures, one folder for each class.
 
 Either PATH/class/... (split here), or PATH/train/class/... with PATH/test/class/... or
-PATH/val/class/...; folders inside a class count as part of it.
+PATH/val/class/... (also training, testing, valid and validation, in any case of
+letters; test goes before val); folders inside a class count as part of it.
 """
 
 import dataclasses
 import hashlib
-import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -14,14 +14,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from vit_jax_tricks.data.broken import find_broken
+from vit_jax_tricks.data.folder_layout import find_parts
+from vit_jax_tricks.data.folder_scan import Files, Scan, is_picture, subfolders
+from vit_jax_tricks.data.progress import printable
 from vit_jax_tricks.data.source import Source
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.paths import absolute
 from vit_jax_tricks.typing import Int
-
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-Files = dict[str, list[str]]  # class -> sorted paths relative to the root
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +48,11 @@ def open_folder(
         both splits, or pictures are broken and `skip_broken` is off.
     """
     root = _existing(path)
-    parts = _given_split(root)
-    found = {part: list_classes(root, folder) for part, folder in parts.items()}
+    parts, notes = find_parts(root)
+    for folder in parts.values():
+        _several_classes(root, folder)
+    scan = Scan(root)
+    found = scan.classes(parts)
     every = [
         name for files in found.values() for names in files.values() for name in names
     ]
@@ -67,12 +69,13 @@ def open_folder(
         train, test = found["train"], found["test"]
         _same_classes(root, train, test)
     else:
-        _enough(root, found["all"], 2)
+        _enough(root, found["all"], 2, scan)
         train, test = split(found["all"], split_seed, test_fraction)
+        notes = [f"split here, {test_fraction:g} of it for the test", *notes]
     for files in (train, test):
-        _enough(root, files, 1)
+        _enough(root, files, 1, scan)
     names = sorted(train)
-    return Source(
+    source = Source(
         class_names=names,
         channels=3,
         size=None,
@@ -80,6 +83,19 @@ def open_folder(
         test=_records(root, names, test),
         split_given=given,
     )
+    _say(path, source, notes, scan.said())
+    return source
+
+
+def _say(path: str, source: Source, notes: list[str], left_out: str) -> None:
+    """How the folder was read, in one or two lines."""
+    from vit_jax_tricks.console import say
+
+    counts = f"{len(source.train)} + {len(source.test)} pictures (train + test)"
+    classes = f"{len(source.class_names)} classes"
+    say(printable(f"folder:{path}: {classes}, {counts}; {'; '.join(notes)}."))
+    if left_out:
+        say(printable(f"folder:{path}: left out {left_out}."))
 
 
 def split(files: Files, seed: int, test_fraction: float) -> tuple[Files, Files]:
@@ -106,24 +122,19 @@ def split(files: Files, seed: int, test_fraction: float) -> tuple[Files, Files]:
 
 
 def _rank(path: str, seed: int) -> float:
-    digest = hashlib.blake2b(f"{seed}/{path}".encode(), digest_size=8).digest()
+    name = f"{seed}/{path}".encode(errors="surrogateescape")
+    digest = hashlib.blake2b(name, digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 
-def list_classes(root: pathlib.Path, folder: pathlib.Path) -> Files:
-    """The pictures under each subfolder, hidden files and other suffixes left out.
-
-    Raises:
-      UserError: There are not at least two subfolders.
-    """
-    names = _subfolders(folder)
+def _several_classes(root: pathlib.Path, folder: pathlib.Path) -> None:
+    names = subfolders(folder)
     if len(names) < 2:
-        loose = sum(_is_picture(entry.name) for entry in os.scandir(folder))
+        loose = sum(is_picture(entry.name) for entry in folder.iterdir())
         raise UserError(
             f"folder:{root} needs one subfolder for each of at least two classes; "
             f"{folder} holds {len(names)} subfolders and {loose} loose pictures."
         )
-    return {name: _pictures(root, folder / name) for name in names}
 
 
 def _existing(path: str) -> pathlib.Path:
@@ -141,39 +152,6 @@ def _existing(path: str) -> pathlib.Path:
     return root
 
 
-def _given_split(root: pathlib.Path) -> dict[str, pathlib.Path]:
-    """Where train and test are, or {"all": root}; a class may be called "train" too."""
-    if not _subfolders(root / "train"):
-        return {"all": root}
-    for name in ("test", "val"):
-        if _subfolders(root / name):
-            return {"train": root / "train", "test": root / name}
-    raise UserError(
-        f"folder:{root} has classes in train/ but none in test/ or val/. "
-        f"Add them, or type folder:{root / 'train'} to have it split."
-    )
-
-
-def _subfolders(folder: pathlib.Path) -> list[str]:
-    if not folder.is_dir():
-        return []
-    with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and e.name[0] != ".")
-
-
-def _is_picture(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
-
-
-def _pictures(root: pathlib.Path, folder: pathlib.Path) -> list[str]:
-    found = []
-    for where, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if name[0] != "."]
-        relative = pathlib.Path(where).relative_to(root)
-        found += [(relative / name).as_posix() for name in files if _is_picture(name)]
-    return sorted(found)
-
-
 def _same_classes(root: pathlib.Path, train: Files, test: Files) -> None:
     odd = sorted(set(train) ^ set(test))
     if odd:
@@ -184,14 +162,15 @@ def _same_classes(root: pathlib.Path, train: Files, test: Files) -> None:
         )
 
 
-def _enough(root: pathlib.Path, files: Files, least: int) -> None:
+def _enough(root: pathlib.Path, files: Files, least: int, scan: Scan) -> None:
     small = [name for name, paths in files.items() if len(paths) < least]
     if small:
+        left_out = f" Left out were {scan.said()}." if scan.left_out else ""
         need = "one for train, one for test" if least == 2 else "in train and in test"
         raise UserError(
             f'folder:{root}: class "{small[0]}" has {len(files[small[0]])} readable '
-            f"pictures ({', '.join(SUFFIXES)}); at least {least} ({need}) expected. "
-            f"Add pictures or remove the folder ({len(small)} classes too small)."
+            f"pictures; at least {least} ({need}) expected. Add pictures or remove the "
+            f"folder ({len(small)} classes too small).{left_out}"
         )
 
 
@@ -208,7 +187,7 @@ def _report(
             f"{text} Repair or remove them, or leave them out with "
             "--config.data.skip_broken=True."
         )
-    print(f"Left out: {text}", file=sys.stderr)
+    print(printable(f"Left out: {text}"), file=sys.stderr)
 
 
 def _records(root: pathlib.Path, names: list[str], files: Files) -> FileRecords:

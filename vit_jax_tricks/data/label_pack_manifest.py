@@ -145,4 +145,4 @@ def names_crc(records: Records) -> int | None:
     if not isinstance(records, FileRecords):
         return None
     names = (PurePath(path).with_suffix("").as_posix() for path in records.paths)
-    return zlib.crc32("\n".join(names).encode())
+    return zlib.crc32("\n".join(names).encode(errors="surrogateescape"))

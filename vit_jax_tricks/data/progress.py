@@ -16,8 +16,13 @@ def progress(items: Iterable[T], total: int, title: str) -> Iterator[T]:
     yield from track(
         items,
         total=total,
-        description=title,
+        description=printable(title),
         console=console,
         transient=True,
         disable=not console.is_terminal,
     )
+
+
+def printable(text: str) -> str:
+    """The text with names that are no UTF-8 escaped, as a terminal can show them."""
+    return text.encode("utf-8", "backslashreplace").decode()
