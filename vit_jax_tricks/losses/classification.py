@@ -1,52 +1,78 @@
 """Losses on soft class labels [b, k]."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
-import optax
 
+from vit_jax_tricks.checks import checked
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.losses.inputs import Number, masked, prepared
-from vit_jax_tricks.typing import Array, Bool, Float
+from vit_jax_tricks.losses.inputs import Number, masked, over_labelled, prepared
+from vit_jax_tricks.typing import Array, Bool, Float, Num
 
 
+@checked
 def smooth_labels(
-    labels: Float[Array, "*b k"], *, smoothing: Number
+    labels: Num[Array, "*b k"], *, smoothing: Number
 ) -> Float[Array, "*b k"]:
     """Spreads a share of the label over all k classes: (1 - s) labels + s / k.
 
-    The true class keeps 1 - s + s/k. Equivalent to timm's mixup targets (tested).
+    The true class keeps 1 - s + s/k. Whole numbers become float32. Equivalent to
+    timm's mixup targets (tested).
 
     Raises: UserError for s outside [0, 1).
     Source: Szegedy et al. 2015, arXiv 1512.00567.
     """
     if not 0 <= smoothing < 1:
         raise UserError(f"smoothing={smoothing}: expected 0 <= smoothing < 1.")
-    return optax.smooth_labels(labels, smoothing) if smoothing else labels
+    if not jnp.issubdtype(labels.dtype, jnp.floating):
+        labels = jnp.asarray(labels).astype(jnp.float32)
+    return _spread(labels, smoothing, labels.shape[-1]) if smoothing else labels
 
 
+def _spread(labels: Array, smoothing: Number, count: Any) -> jax.Array:
+    return (1.0 - smoothing) * labels + smoothing / count
+
+
+@checked
 def softmax_cross_entropy(
     *,
     logits: Float[Array, "*b k"],
-    labels: Float[Array, "*b k"],
+    labels: Num[Array, "*b k"],
     smoothing: Number = 0.0,
     where: Bool[Array, "*b"] | None = None,
 ) -> Float[Array, "*b"]:
     """Cross-entropy with soft labels: -sum_k q_k log softmax(z)_k, q smoothed.
 
-    Examples outside `where` give 0. Equivalent to timm's SoftTargetCrossEntropy and,
-    with one-hot labels, LabelSmoothingCrossEntropy, before their mean (tested).
+    A class with logit -inf and label 0 is absent: it adds nothing, and smoothing
+    spreads over the others alone. Examples outside `where` give 0. Equivalent to timm's
+    SoftTargetCrossEntropy and, with one-hot labels, LabelSmoothingCrossEntropy, before
+    their mean (tested).
 
     Raises: UserError for smoothing outside [0, 1).
     """
     logits, labels = prepared(where, logits, labels)
-    labels = smooth_labels(labels, smoothing=smoothing)
-    return masked(optax.softmax_cross_entropy(logits, labels), where)
+    labels = _smoothed(logits, labels, smoothing)
+    log_p = over_labelled(jax.nn.log_softmax(logits, axis=-1), labels)
+    return masked(-jnp.sum(labels * log_p, axis=-1), where)
 
 
+def _smoothed(logits: Array, labels: Array, smoothing: Number) -> Array:
+    """Labels smoothed over the classes that are not absent."""
+    smooth = smooth_labels(labels, smoothing=smoothing)
+    if not smoothing:
+        return labels
+    absent = jnp.isneginf(logits) & (labels == 0)
+    count = jnp.sum(~absent, axis=-1, keepdims=True, dtype=labels.dtype)
+    over_some = _spread(labels, smoothing, jnp.maximum(count, 1))
+    return jnp.where(absent, 0, jnp.where(count < labels.shape[-1], over_some, smooth))
+
+
+@checked
 def sigmoid_binary_cross_entropy(
     *,
     logits: Float[Array, "*b k"],
-    labels: Float[Array, "*b k"],
+    labels: Num[Array, "*b k"],
     smoothing: Number = 0.0,
     binary_smoothing: Number = 0.0,
     target_threshold: Number | None = None,
@@ -57,7 +83,8 @@ def sigmoid_binary_cross_entropy(
 ) -> Float[Array, "*b"]:
     """One binary cross-entropy a class, averaged (or summed) over the k classes.
 
-    w_k (-v_k q_k log sigmoid(z_k) - (1 - q_k) log sigmoid(-z_k)). Examples outside
+    w_k (-v_k q_k log sigmoid(z_k) - (1 - q_k) log sigmoid(-z_k)). A class with logit
+    -inf and label 0 has the loss 0 and is left out of smoothing. Examples outside
     `where` give 0. Equivalent to timm's BinaryCrossEntropy before its mean over the
     batch (tested); timm smooths class ids by `smoothing`, and by `binary_smoothing`,
     with `smooth_dense`, labels of several independent classes.
@@ -82,8 +109,10 @@ def sigmoid_binary_cross_entropy(
         raise UserError(
             f"binary_smoothing={binary_smoothing}: expected 0 <= binary_smoothing < 1."
         )
-    labels = smooth_labels(labels, smoothing=smoothing)
+    absent = jnp.isneginf(logits) & (labels == 0)
+    labels = _smoothed(logits, labels, smoothing)
     labels = (1 - binary_smoothing) * labels + binary_smoothing / 2
+    labels = jnp.where(absent, 0, labels)
     if target_threshold is not None:
         floor = smoothing / logits.shape[-1] * (1 - binary_smoothing)
         floor += binary_smoothing / 2
@@ -94,10 +123,11 @@ def sigmoid_binary_cross_entropy(
                 f"{floor:.3g}, over target_threshold={target_threshold}: set {name}=0."
             )
         labels = (labels > target_threshold).astype(labels.dtype)
-    positive = -labels * jax.nn.log_sigmoid(logits)
+    positive = -labels * over_labelled(jax.nn.log_sigmoid(logits), labels)
     if pos_weight is not None:
         positive = positive * _each_class(pos_weight, logits)
-    each = positive - (1 - labels) * jax.nn.log_sigmoid(-logits)
+    negative = over_labelled(jax.nn.log_sigmoid(-logits), 1 - labels)
+    each = positive - (1 - labels) * negative
     if weight is not None:
         each = each * _each_class(weight, logits)
     loss = each.sum(axis=-1) if sum_classes else each.mean(axis=-1)

@@ -8,11 +8,13 @@ have unit length, and scales are the exponential of what is learned.
 import jax
 import jax.numpy as jnp
 
+from vit_jax_tricks.checks import checked
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.losses.inputs import Number, prepared
 from vit_jax_tricks.typing import Array, Float
 
 
+@checked
 def clip_contrastive(
     *,
     image_features: Float[Array, "b d"],
@@ -41,6 +43,7 @@ def clip_contrastive(
     return (cross_entropy(1) + cross_entropy(0)) / 2
 
 
+@checked
 def siglip_contrastive(
     *,
     image_features: Float[Array, "b d"],

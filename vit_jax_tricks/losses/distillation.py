@@ -3,15 +3,17 @@
 import jax
 import jax.numpy as jnp
 
+from vit_jax_tricks.checks import checked
 from vit_jax_tricks.errors import UserError, nearest
 from vit_jax_tricks.losses.classification import softmax_cross_entropy
-from vit_jax_tricks.losses.inputs import Number, masked, prepared
+from vit_jax_tricks.losses.inputs import Number, masked, over_labelled, prepared
 from vit_jax_tricks.typing import Array, Bool, Float
 
 
 SCALINGS = ("textbook", "deit")
 
 
+@checked
 def soft_distillation(
     *,
     logits: Float[Array, "*b k"],
@@ -22,7 +24,8 @@ def soft_distillation(
 ) -> Float[Array, "*b"]:
     """tau^2 KL(softmax(teacher / tau) | softmax(student / tau)), summed over classes.
 
-    With scaling "deit" the sum is divided by k, as DeiT's program does: for 1000
+    Classes of probability 0 for the teacher add nothing, whatever their logits. With
+    scaling "deit" the sum is divided by k, as DeiT's program does: for 1000
     classes a thousandth of the textbook's loss. Examples outside `where` give 0.
 
     Equivalent, before the mean over the batch, to DeiT's DistillationLoss "soft" for
@@ -38,10 +41,13 @@ def soft_distillation(
     student, teacher = prepared(where, logits, teacher_logits)
     log_p = jax.nn.log_softmax(student / tau, axis=-1)
     log_q = jax.nn.log_softmax(jax.lax.stop_gradient(teacher) / tau, axis=-1)
-    loss = tau**2 * jnp.sum(jnp.exp(log_q) * (log_q - log_p), axis=-1)
+    q = jnp.exp(log_q)
+    log_p, log_q = over_labelled(log_p, q), over_labelled(log_q, q)
+    loss = tau**2 * jnp.sum(q * (log_q - log_p), axis=-1)
     return masked(loss / logits.shape[-1] if scaling == "deit" else loss, where)
 
 
+@checked
 def hard_distillation(
     *,
     logits: Float[Array, "*b k"],
@@ -64,6 +70,7 @@ def hard_distillation(
     )
 
 
+@checked
 def feature_distillation(
     *,
     features: Float[Array, "*b d"],

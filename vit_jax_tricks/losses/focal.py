@@ -11,16 +11,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from vit_jax_tricks.checks import checked
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.losses.classification import softmax_cross_entropy
-from vit_jax_tricks.losses.inputs import Number, masked, prepared
-from vit_jax_tricks.typing import Array, Bool, Float
+from vit_jax_tricks.losses.inputs import Number, masked, over_labelled, prepared
+from vit_jax_tricks.typing import Array, Bool, Float, Num
 
 
+@checked
 def focal(
     *,
     logits: Float[Array, "*b k"],
-    labels: Float[Array, "*b k"],
+    labels: Num[Array, "*b k"],
     alpha: Number = 0.25,
     gamma: Number = 2.0,
     where: Bool[Array, "*b"] | None = None,
@@ -37,10 +39,11 @@ def focal(
     return masked(-alpha * each.sum(axis=-1), where)
 
 
+@checked
 def focal_pt(
     *,
     logits: Float[Array, "*b k"],
-    labels: Float[Array, "*b k"],
+    labels: Num[Array, "*b k"],
     alpha: Number = 0.25,
     gamma: Number = 2.0,
     where: Bool[Array, "*b"] | None = None,
@@ -54,10 +57,11 @@ def focal_pt(
     return masked(-alpha * _one_minus(log_t, gamma) * log_t, where)
 
 
+@checked
 def focal_modulated(
     *,
     logits: Float[Array, "*b k"],
-    labels: Float[Array, "*b k"],
+    labels: Num[Array, "*b k"],
     alpha: Number = 0.25,
     gamma: Number = 2.0,
     where: Bool[Array, "*b"] | None = None,
@@ -72,10 +76,11 @@ def focal_modulated(
     return masked(scale * cross_entropy, where)
 
 
+@checked
 def focal_of_cross_entropy(
     *,
     logits: Float[Array, "*b k"],
-    labels: Float[Array, "*b k"],
+    labels: Num[Array, "*b k"],
     alpha: Number = 0.25,
     gamma: Number = 2.0,
     where: Bool[Array, "*b"] | None = None,
@@ -89,10 +94,11 @@ def focal_of_cross_entropy(
     return masked(-alpha * _one_minus(negative, gamma) * negative, where)
 
 
+@checked
 def smoothed_focal(
     *,
     logits: Float[Array, "*b k"],
-    labels: Float[Array, "*b k"],
+    labels: Num[Array, "*b k"],
     smoothing: Number = 0.1,
     focal_weight: Number = 0.3,
     alpha: Number = 0.25,
@@ -129,7 +135,7 @@ def _log_p(
         if not value >= 0:
             raise UserError(f"{name}={value}: expected {name} >= 0.")
     logits, labels = prepared(where, logits, labels)
-    return jax.nn.log_softmax(logits, axis=-1), labels
+    return over_labelled(jax.nn.log_softmax(logits, axis=-1), labels), labels
 
 
 def _log_expected(log_p: Array, labels: Array) -> jax.Array:

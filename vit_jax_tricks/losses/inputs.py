@@ -5,7 +5,8 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 
-from vit_jax_tricks.typing import Array, Bool, Num
+from vit_jax_tricks.checks import checked
+from vit_jax_tricks.typing import Array, Bool, Float, Num
 
 
 Number: TypeAlias = float | int
@@ -34,6 +35,17 @@ def masked(loss: Num[Array, "*b"], where: Bool[Array, "*b"] | None) -> jax.Array
     return jnp.asarray(loss) if where is None else jnp.where(where, loss, 0)
 
 
+def over_labelled(
+    log: Float[Array, "*b k"], labels: Float[Array, "*b k"]
+) -> Float[Array, "*b k"]:
+    """The logarithms, 0 where one is infinite and its label 0: 0 log 0 is 0.
+
+    A class whose logit is -inf then adds neither to a loss nor to a gradient.
+    """
+    return jnp.where(jnp.isinf(log) & (labels == 0), 0, log)
+
+
+@checked
 def mean_where(
     values: Num[Array, "*b"],
     where: Bool[Array, "*b"] | None = None,

@@ -3,10 +3,12 @@
 import jax
 import jax.numpy as jnp
 
-from vit_jax_tricks.losses.inputs import masked, prepared
+from vit_jax_tricks.checks import checked
+from vit_jax_tricks.losses.inputs import masked, over_labelled, prepared
 from vit_jax_tricks.typing import Array, Bool, Float
 
 
+@checked
 def jensen_shannon(
     *,
     logits: Float[Array, "v *b k"],
@@ -28,6 +30,6 @@ def jensen_shannon(
     log_p = jax.nn.log_softmax(logits, axis=-1)
     p = jnp.exp(log_p)
     mixture = jnp.log(jnp.maximum(p.mean(axis=0), 1e-7))
-    # 0 log 0 is 0: a probability that underflows has a finite logarithm here.
+    log_p = over_labelled(log_p, p)
     loss = jnp.sum(p * (log_p - mixture[None]), axis=-1).mean(axis=0)
     return masked(loss, where)

@@ -4,14 +4,16 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 
+from vit_jax_tricks.checks import checked
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.losses.inputs import Number, prepared
-from vit_jax_tricks.typing import Array, Float
+from vit_jax_tricks.typing import Array, Bool, Float
 
 
+@checked
 def keep_ratio(
     *,
-    keep: Float[Array, "s b n"],
+    keep: Float[Array, "s b n"] | Bool[Array, "s b n"],
     ratios: Sequence[Number],
     per_batch: bool = False,
 ) -> Float[Array, "b"]:

@@ -2,11 +2,13 @@
 
 import jax.numpy as jnp
 
+from vit_jax_tricks.checks import checked
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.losses.inputs import prepared
 from vit_jax_tricks.typing import Array, Float
 
 
+@checked
 def roi_align(
     maps: Float[Array, "b h w k"],
     boxes: Float[Array, "b 4"],

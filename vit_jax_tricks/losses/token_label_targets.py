@@ -3,12 +3,14 @@
 import jax
 import jax.numpy as jnp
 
+from vit_jax_tricks.checks import checked
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.losses.inputs import Number, prepared
 from vit_jax_tricks.losses.roi_align import roi_align
 from vit_jax_tricks.typing import Array, Float, Int
 
 
+@checked
 def dense_scores(
     scores: Float[Array, "b p q t"], classes: Int[Array, "b p q t"], *, num_classes: int
 ) -> Float[Array, "b p q k"]:
@@ -25,6 +27,7 @@ def dense_scores(
     return zeros.at[(*rows, at)].set(scores, mode="drop")
 
 
+@checked
 def token_label_targets(
     *,
     scores: Float[Array, "b p q t"],

@@ -2,25 +2,29 @@
 
 import jax.numpy as jnp
 
-from vit_jax_tricks.losses.classification import softmax_cross_entropy
+from vit_jax_tricks.checks import checked
+from vit_jax_tricks.losses.classification import smooth_labels, softmax_cross_entropy
 from vit_jax_tricks.losses.inputs import Number, mean_where, prepared
-from vit_jax_tricks.typing import Array, Bool, Float
+from vit_jax_tricks.typing import Array, Bool, Float, Num
 
 
+@checked
 def mix_class_labels(
-    labels: Float[Array, "b k"], lam: Float[Array, ""] | Number
+    labels: Num[Array, "b k"], lam: Float[Array, ""] | Number
 ) -> Float[Array, "b k"]:
     """lam labels + (1 - lam) labels of the reversed batch: the image's after MixToken.
 
     `lam` is the share of tokens that are the image's own. Labels of tokens stay as they
-    are: the model puts their outputs back in place.
+    are: the model puts their outputs back in place. Whole numbers become float32.
     """
+    labels = smooth_labels(labels, smoothing=0.0)
     lam = jnp.asarray(lam).astype(labels.dtype)
     return lam * labels + (1 - lam) * labels[::-1]
 
 
+@checked
 def corrected_class_labels(
-    *, class_labels: Float[Array, "b k"], true_labels: Float[Array, "b k"]
+    *, class_labels: Num[Array, "b k"], true_labels: Num[Array, "b k"]
 ) -> Float[Array, "b k"]:
     """r teacher + (1 - r) truth; r is 0.5 where their best classes agree, else 0.9.
 
@@ -38,12 +42,13 @@ def corrected_class_labels(
     return ratio * class_labels + rest * true_labels
 
 
+@checked
 def token_label_cross_entropy(
     *,
     logits: Float[Array, "b k"],
     dense_logits: Float[Array, "b n k"],
-    class_labels: Float[Array, "b k"],
-    token_labels: Float[Array, "b n k"],
+    class_labels: Num[Array, "b k"],
+    token_labels: Num[Array, "b n k"],
     class_weight: Number = 1.0,
     dense_weight: Number = 1.0,
     where: Bool[Array, "b n"] | None = None,

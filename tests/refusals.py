@@ -1,0 +1,60 @@
+"""What the tests of wrong arguments share: one line, eager, compiled and abstract."""
+
+import jax
+import numpy as np
+import pytest
+
+from vit_jax_tricks.errors import UserError
+
+
+def is_array(value):
+    return isinstance(value, (jax.Array, np.ndarray))
+
+
+def split(arguments):
+    """Arguments that hold arrays and nothing else, and the others."""
+    leaves = {name: jax.tree.leaves(value) for name, value in arguments.items()}
+    arrays = {n: arguments[n] for n, x in leaves.items() if x and all(map(is_array, x))}
+    return arrays, {n: v for n, v in arguments.items() if n not in arrays}
+
+
+def abstractly(fn, arguments):
+    """The shapes of the result."""
+    arrays, others = split(arguments)
+    return jax.eval_shape(lambda x: fn(**x, **others), arrays)
+
+
+def assert_refused(fn, arguments, parts):
+    """Refused by one line with these parts, however it is called."""
+    arrays, others = split(arguments)
+    ways = {
+        "eager": lambda: fn(**arguments),
+        "jit": lambda: jax.jit(lambda x: fn(**x, **others))(arrays),
+        "eval_shape": lambda: abstractly(fn, arguments),
+    }
+    for way, call in ways.items():
+        with pytest.raises(UserError) as caught:
+            call()
+        text = str(caught.value)
+        assert "\n" not in text, way
+        for part in parts:
+            assert part in text, (way, text)
+
+
+def cases(table):
+    """(function, right arguments, argument, wrong value, parts) of a table.
+
+    The table: function -> (right arguments, {argument: wrong values}); a wrong value
+    may come with a part of the message, in a tuple.
+    """
+    found = []
+    for fn, (right, wrong) in table.items():
+        for name, values in wrong.items():
+            for value in values:
+                value, *parts = value if type(value) is tuple else (value,)
+                parts = [f"{fn.__name__}: ", name, *parts]
+                name_of_case = f"{fn.__name__}-{name}"
+                found.append(
+                    pytest.param(fn, right | {name: value}, parts, id=name_of_case)
+                )
+    return found

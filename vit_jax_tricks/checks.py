@@ -1,0 +1,280 @@
+"""Shapes and dtypes of a public function's arrays, checked when it is called.
+
+`checked` reads the annotations of `typing` as data: the letters of all arguments are
+bound together, `#b` may also be 1, `*b` any number of axes, `...` anything. The check
+runs while a program is traced, and costs nothing in the compiled one.
+"""
+
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vit_jax_tricks.errors import UserError
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Sizes = dict[str, tuple[Any, str]]  # of a letter: its size or sizes, and whose it is
+
+WORDS = {"Pixels": "uint8 or float", "Num": "number", "Shaped": "array"}
+ARRAYS = (jax.Array, np.ndarray, np.generic)
+NUMBERS = (int, float)
+
+
+class Form(NamedTuple):
+    """One form that an array may have, such as `Float[Array, "*b k"]`."""
+
+    kind: str
+    dtypes: Any  # names, or nothing for any
+    dims: tuple[str, ...]
+
+
+class Spec(NamedTuple):
+    """What an argument may be: an array of one of the forms, or something else."""
+
+    forms: tuple[Form, ...]
+    others: tuple[type, ...]
+    parts: "Spec | None"  # of a dict or sequence
+    holder: type | None = None  # a tuple or class that holds arrays, in these
+    fields: "Mapping[str, Spec]" = types.MappingProxyType({})
+
+
+def checked(fn: Callable[P, R]) -> Callable[P, R]:
+    """Checks the arrays among the arguments against their annotations.
+
+    Keys of `jax.random.PRNGKey` become those of `jax.random.key`, with the same draws.
+
+    Raises: UserError, when the function is called, for another shape or dtype.
+    """
+    parameters = inspect.signature(fn).parameters
+    found = {name: _spec(p.annotation) for name, p in parameters.items()}
+    specs = {name: spec for name, spec in found.items() if spec}
+    places = [(i, name) for i, name in enumerate(found) if name in specs]
+    keys = any(_is_key(spec) for spec in specs.values())
+    where = fn.__name__
+
+    @functools.wraps(fn)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        given = list(args) if keys else args
+        sizes: Sizes = {}
+        for place, name in places:
+            if place < len(given):
+                value = given[place]
+            elif name in kwargs:
+                value = kwargs[name]
+            else:
+                continue
+            spec = specs[name]
+            if _is_key(spec):
+                value = _typed_key(where, name, value)
+                if place < len(given):
+                    given[place] = value  # pyright: ignore[reportIndexIssue]
+                else:
+                    kwargs[name] = value
+            sizes = bind(where, name, value, spec, sizes)
+        return fn(*given, **kwargs)  # pyright: ignore[reportCallIssue]
+
+    run.checked = specs  # pyright: ignore[reportAttributeAccessIssue]
+    return run
+
+
+def bind(fn: str, name: str, value: Any, spec: Spec, sizes: Sizes) -> Sizes:
+    """The sizes of all letters once `value` is counted in.
+
+    Raises: UserError where it does not fit.
+    """
+    if isinstance(value, ARRAYS):
+        dtype = "prng_key" if _has_keys(value) else str(value.dtype)
+        for form in spec.forms:
+            if not form.dtypes or dtype in form.dtypes:
+                more = _fit(value.shape, form.dims, sizes, name)
+                if more is not None:
+                    if name == "images" and _channels_first(value.shape):
+                        break
+                    return more
+    elif spec.holder and isinstance(value, spec.holder):
+        for field, part in spec.fields.items():
+            at = f"{name}.{field}"
+            sizes = bind(fn, at, getattr(value, field), part, sizes)
+        return sizes
+    elif spec.parts and isinstance(value, Mapping):
+        for field, part in value.items():
+            sizes = bind(fn, f'{name}["{field}"]', part, spec.parts, sizes)
+        return sizes
+    elif spec.parts and isinstance(value, (list, tuple)):
+        for i, part in enumerate(value):
+            sizes = bind(fn, f"{name}[{i}]", part, spec.parts, sizes)
+        return sizes
+    elif isinstance(value, spec.others):
+        return sizes
+    raise UserError(
+        f"{fn}: {name} is {given(value)}; expected {_expected(spec, sizes)}"
+        f"{_hint(name, value, spec, sizes)}."
+    )
+
+
+def given(value: Any) -> str:
+    """What an argument is, in words: float32[8, 10], a list, 0.5."""
+    if isinstance(value, ARRAYS):
+        return f"{value.dtype}{list(value.shape)}"
+    if value is None or isinstance(value, (*NUMBERS, str)):
+        return repr(value)
+    return f"a {type(value).__name__}"
+
+
+def _spec(annotation: Any) -> Spec | None:
+    """What an annotation says of arrays, None if it names none."""
+    forms: dict[tuple, Form] = {}
+    others: list[type] = []
+    parts, holder, fields = None, None, {}
+    for kind in _members(annotation):
+        origin = typing.get_origin(kind)
+        if hasattr(kind, "dim_str"):
+            dims = tuple(kind.dim_str.split())
+            dtypes = kind.dtypes if isinstance(kind.dtypes, tuple | list) else ()
+            form = Form(kind.dtype.__name__, tuple(dtypes), dims)
+            forms[form.kind, dims] = form
+        elif isinstance(origin, type):
+            inside = _spec(typing.get_args(kind)[-1]) if typing.get_args(kind) else None
+            parts = inside or parts
+            others += [] if inside else [origin]
+        elif kind is float:
+            others += NUMBERS
+        elif isinstance(kind, type):
+            named = typing.get_type_hints(kind) if hasattr(kind, "_fields") else {}
+            named = getattr(kind, "array_fields", named)
+            held = {n: _spec(of) for n, of in named.items()}
+            if any(held.values()):
+                holder, fields = kind, {n: spec for n, spec in held.items() if spec}
+            else:
+                others.append(kind)
+        else:
+            return None
+    if any(form.kind == "Key" for form in forms.values()):
+        forms = {k: form for k, form in forms.items() if form.kind == "Key"}
+    if not (forms or parts or holder):
+        return None
+    return Spec(tuple(forms.values()), tuple(others), parts, holder, fields)
+
+
+def _members(annotation: Any) -> tuple:
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return typing.get_args(annotation)
+    return (annotation,)
+
+
+def _fit(
+    shape: tuple[int, ...], dims: tuple[str, ...], sizes: Sizes, name: str
+) -> Sizes | None:
+    """The sizes with this shape, or None where it does not fit."""
+    many = next((i for i, d in enumerate(dims) if d[0] in "*."), None)
+    if many is None:
+        if len(shape) != len(dims):
+            return None
+    else:
+        extra = len(shape) - len(dims) + 1
+        if extra < 0:
+            return None
+        whole = shape[many : many + extra]
+        shape = (*shape[:many], whole, *shape[many + extra :])  # type: ignore[assignment]
+    sizes = dict(sizes)
+    for dim, size in zip(dims, shape, strict=True):
+        if dim == "...":
+            continue
+        if dim.isdigit():
+            if size != int(dim):
+                return None
+            continue
+        letter = dim.lstrip("#")
+        if letter != dim and size == 1:
+            continue
+        if sizes.setdefault(letter, (size, name))[0] != size:
+            return None
+    return sizes
+
+
+def _channels_first(shape: Sequence[int]) -> bool:
+    """Whether images look like [b, c, h, w]."""
+    return len(shape) == 4 and shape[1] in (1, 3) and min(shape[2:]) > 4
+
+
+def _expected(spec: Spec, sizes: Sizes) -> str:
+    texts = []
+    for form in spec.forms:
+        text = WORDS.get(form.kind, form.kind.lower())
+        text += f" [{', '.join(form.dims)}]" if form.dims != ("...",) else ""
+        known = [sizes[d.lstrip("#")] for d in form.dims if d.lstrip("#") in sizes]
+        if known:
+            text += f" = [{', '.join(map(str, _sizes(form, sizes)))}], as "
+            text += ", ".join(dict.fromkeys(name for _, name in known))
+        texts.append(text)
+    texts += ["a number"] if set(NUMBERS) <= set(spec.others) else []
+    texts += ["a dict of them"] if spec.parts and texts else []
+    texts += [f"a {spec.holder.__name__}"] if spec.holder else []
+    return " or ".join(texts)
+
+
+def _sizes(form: Form, sizes: Sizes) -> list[Any]:
+    """The size of each axis, its letter where that is unknown."""
+    known = (sizes.get(dim.lstrip("#"), (dim, ""))[0] for dim in form.dims)
+    return [n for size in known for n in (size if type(size) is tuple else (size,))]
+
+
+def _hint(name: str, value: Any, spec: Spec, sizes: Sizes) -> str:
+    """': ' and what to type instead, where that is known."""
+    if any(form.kind == "Key" for form in spec.forms):
+        return ": type jax.random.key(0)"
+    if not isinstance(value, ARRAYS):
+        some = hasattr(value, "__len__") and not isinstance(value, (str, Mapping))
+        return f": type jnp.asarray({name})" if some and spec.forms else ""
+    kinds, shape = {form.kind for form in spec.forms}, list(value.shape)
+    want = _sizes(spec.forms[0], sizes) if spec.forms else []
+    if name == "images" and _channels_first(shape):
+        return ": channels come last, type jnp.moveaxis(images, 1, -1)"
+    if name == "images" and (len(want), len(shape)) == (4, 3):
+        return ": type images[None] for one image"
+    if name.endswith("labels") and shape in (want[:-1], [*want[:-1], 1]):
+        return f": type jax.nn.one_hot(ids, {want[-1]}) for class ids"
+    if name == "where" and shape == [*want, 1]:
+        return ": type where[..., 0]"
+    if any(not form.dtypes or str(value.dtype) in form.dtypes for form in spec.forms):
+        return ""
+    if "Bool" in kinds:
+        return f": type {name} > 0"
+    if "Pixels" in kinds and jnp.issubdtype(value.dtype, jnp.integer):
+        return f": type {name}.astype(jnp.uint8) for grey levels 0 to 255"
+    if kinds & {"Float", "Num", "Pixels"} and not _is_float(value):
+        return f": type {name}.astype(jnp.float32)"
+    return ""
+
+
+def _is_float(value: Any) -> bool:
+    return jnp.issubdtype(value.dtype, jnp.floating)
+
+
+def _has_keys(value: Any) -> bool:
+    return jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+
+
+def _is_key(spec: Spec) -> bool:
+    return any(form.kind == "Key" for form in spec.forms)
+
+
+def _typed_key(fn: str, name: str, value: Any) -> Any:
+    """Keys of the old kind, uint32 [..., 2], as those of the new one."""
+    if not isinstance(value, ARRAYS) or str(value.dtype) != "uint32":
+        return value
+    try:
+        return jax.random.wrap_key_data(jnp.asarray(value))
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{fn}: {name} is {given(value)}, no key of the current kind: type "
+            "jax.random.key(0)."
+        ) from error
