@@ -24,37 +24,40 @@ def abstractly(fn, arguments):
     return jax.eval_shape(lambda x: fn(**x, **others), arrays)
 
 
-def assert_refused(fn, arguments, parts):
+def assert_refused(fn, arguments, parts, ways=("eager", "jit", "eval_shape")):
     """Refused by one line with these parts, however it is called."""
     arrays, others = split(arguments)
-    ways = {
+    calls = {
         "eager": lambda: fn(**arguments),
         "jit": lambda: jax.jit(lambda x: fn(**x, **others))(arrays),
         "eval_shape": lambda: abstractly(fn, arguments),
     }
-    for way, call in ways.items():
+    for way in ways:
         with pytest.raises(UserError) as caught:
-            call()
+            calls[way]()
         text = str(caught.value)
         assert "\n" not in text, way
         for part in parts:
             assert part in text, (way, text)
 
 
+def assert_all_refused(fn, right, name, values):
+    """Each wrong value of an argument; the first in every way to call."""
+    for place, value in enumerate(values):
+        value, *parts = value if type(value) is tuple else (value,)
+        parts = [f"{fn.__name__}: ", name, *parts]
+        ways = () if place else ("jit", "eval_shape")
+        assert_refused(fn, right | {name: value}, parts, ("eager", *ways))
+
+
 def cases(table):
-    """(function, right arguments, argument, wrong value, parts) of a table.
+    """(function, right arguments, argument, its wrong values) of a table.
 
     The table: function -> (right arguments, {argument: wrong values}); a wrong value
-    may come with a part of the message, in a tuple.
+    may come with parts of the message, in a tuple.
     """
-    found = []
-    for fn, (right, wrong) in table.items():
-        for name, values in wrong.items():
-            for value in values:
-                value, *parts = value if type(value) is tuple else (value,)
-                parts = [f"{fn.__name__}: ", name, *parts]
-                name_of_case = f"{fn.__name__}-{name}"
-                found.append(
-                    pytest.param(fn, right | {name: value}, parts, id=name_of_case)
-                )
-    return found
+    return [
+        pytest.param(fn, right, name, values, id=f"{fn.__name__}-{name}")
+        for fn, (right, wrong) in table.items()
+        for name, values in wrong.items()
+    ]

@@ -23,7 +23,12 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Sizes = dict[str, tuple[Any, str]]  # of a letter: its size or sizes, and whose it is
 
-WORDS = {"Pixels": "uint8 or float", "Num": "number", "Shaped": "array"}
+WORDS = {
+    "Pixels": "uint8 or float",
+    "Num": "number",
+    "Label": "number or bool",
+    "Shaped": "array",
+}
 ARRAYS = (jax.Array, np.ndarray, np.generic)
 NUMBERS = (int, float)
 
@@ -105,8 +110,8 @@ def bind(fn: str, name: str, value: Any, spec: Spec, sizes: Sizes) -> Sizes:
             sizes = bind(fn, at, getattr(value, field), part, sizes)
         return sizes
     elif spec.parts and isinstance(value, Mapping):
-        for field, part in value.items():
-            sizes = bind(fn, f'{name}["{field}"]', part, spec.parts, sizes)
+        for field, part in value.items():  # each with letters of its own
+            bind(fn, f'{name}["{field}"]', part, spec.parts, sizes)
         return sizes
     elif spec.parts and isinstance(value, (list, tuple)):
         for i, part in enumerate(value):
@@ -206,19 +211,21 @@ def _channels_first(shape: Sequence[int]) -> bool:
 
 
 def _expected(spec: Spec, sizes: Sizes) -> str:
-    texts = []
+    texts: list[str] = []
+    whose: dict[str, None] = {}
     for form in spec.forms:
         text = WORDS.get(form.kind, form.kind.lower())
         text += f" [{', '.join(form.dims)}]" if form.dims != ("...",) else ""
         known = [sizes[d.lstrip("#")] for d in form.dims if d.lstrip("#") in sizes]
         if known:
-            text += f" = [{', '.join(map(str, _sizes(form, sizes)))}], as "
-            text += ", ".join(dict.fromkeys(name for _, name in known))
+            text += f" = [{', '.join(map(str, _sizes(form, sizes)))}]"
+            whose |= dict.fromkeys(name for _, name in known)
         texts.append(text)
-    texts += ["a number"] if set(NUMBERS) <= set(spec.others) else []
-    texts += ["a dict of them"] if spec.parts and texts else []
-    texts += [f"a {spec.holder.__name__}"] if spec.holder else []
-    return " or ".join(texts)
+    text = " or ".join(texts) + (f", as {', '.join(whose)}" if whose else "")
+    more = ["a number"] if set(NUMBERS) <= set(spec.others) else []
+    more += ["a dict of them"] if spec.parts and texts else []
+    more += [f"a {spec.holder.__name__}"] if spec.holder else []
+    return (", or " if whose else " or ").join([text, *more] if texts else more)
 
 
 def _sizes(form: Form, sizes: Sizes) -> list[Any]:

@@ -9,24 +9,31 @@ import zlib
 import jax
 import jax.numpy as jnp
 
-from vit_jax_tricks.typing import Array, Float, Int, PRNGKeyArray
+from vit_jax_tricks.checks import checked
+from vit_jax_tricks.typing import Array, Float, Int, Integer, PRNGKeyArray
 
 
+@checked
 def fold_in_str(key: PRNGKeyArray, name: str) -> PRNGKeyArray:
     """Derives the key of a named stream: fold_in(key, crc32(name))."""
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
-def step_key(key: PRNGKeyArray, name: str, step: Int[Array, ""] | int) -> PRNGKeyArray:
+@checked
+def step_key(
+    key: PRNGKeyArray, name: str, step: Integer[Array, ""] | int
+) -> PRNGKeyArray:
     """The key of stream `name` at `step`."""
     return jax.random.fold_in(fold_in_str(key, name), step)
 
 
-def example_keys(key: PRNGKeyArray, index: Int[Array, "b"]) -> jax.Array:
+@checked
+def example_keys(key: PRNGKeyArray, index: Integer[Array, "b"]) -> jax.Array:
     """One key for each example, [b], by its index in the data set."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index)
 
 
+@checked
 def uniform_below(
     draws: Float[Array, "*s"], count: Int[Array, "*s"]
 ) -> Int[jax.Array, "*s"]:

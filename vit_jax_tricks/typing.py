@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         UInt32,
     )
     from jaxtyping import Num as Pixels
+    from jaxtyping import Shaped as Label
 else:
     try:
         from jaxtyping import (
@@ -45,6 +46,11 @@ else:
             UInt8,
             UInt32,
         )
+
+        class Label(AbstractDtype):
+            """Class labels, one-hot or soft."""
+
+            dtypes = [*Num.dtypes, *Bool.dtypes]  # noqa: RUF012
 
         class Pixels(AbstractDtype):
             """Grey levels, or floats in [0, 1]."""
@@ -72,6 +78,7 @@ else:
         Int = _dtype("Int", *_signed)
         Integer = _dtype("Integer", *_signed, *_unsigned)
         Key = _dtype("Key", "prng_key")
+        Label = _dtype("Label", "bool", *_signed, *_unsigned, *_float)
         Num = _dtype("Num", *_signed, *_unsigned, *_float)
         Pixels = _dtype("Pixels", *_PIXELS)
         Shaped = _dtype("Shaped")
@@ -87,6 +94,7 @@ __all__ = [
     "Int",
     "Integer",
     "Key",
+    "Label",
     "Num",
     "PRNGKeyArray",
     "Params",

@@ -4,12 +4,14 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax_tricks.augment.warp import affine_positions, sample
+from vit_jax_tricks.checks import checked
 from vit_jax_tricks.random import example_keys
-from vit_jax_tricks.typing import Array, Float, Int, Num, PRNGKeyArray
+from vit_jax_tricks.typing import Array, Float, Integer, Num, Pixels, PRNGKeyArray
 
 
+@checked
 def bilinear_sample(
-    images: Num[Array, "b h w c"],
+    images: Pixels[Array, "b h w c"],
     y: Float[Array, "b h2 w2"],
     x: Float[Array, "b h2 w2"],
 ) -> Num[Array, "b h2 w2 c"]:
@@ -34,7 +36,7 @@ def _fading_sample(
 
 def _about_centre(
     key: PRNGKeyArray,
-    index: Int[Array, "b"],
+    index: Integer[Array, "b"],
     size: tuple[int, int],
     degrees: float,
     translate: float,
@@ -60,9 +62,10 @@ def _about_centre(
     return jax.vmap(matrix)(example_keys(key, index))
 
 
+@checked
 def random_affine_matrix(
     key: PRNGKeyArray,
-    index: Int[Array, "b"],
+    index: Integer[Array, "b"],
     size: tuple[int, int],
     *,
     degrees: float = 0.0,
@@ -80,10 +83,11 @@ def random_affine_matrix(
     return jnp.stack([a, b, c + x - a * x - b * y, d, e, f + y - d * x - e * y], axis=1)
 
 
+@checked
 def random_affine(
     key: PRNGKeyArray,
-    images: Num[Array, "b h w c"],
-    index: Int[Array, "b"],
+    images: Pixels[Array, "b h w c"],
+    index: Integer[Array, "b"],
     *,
     degrees: float = 0.0,
     translate: float = 0.0,

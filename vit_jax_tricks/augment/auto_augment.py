@@ -21,14 +21,16 @@ from vit_jax_tricks.augment.policy import (
     fill_for,
     pick_interpolation,
 )
+from vit_jax_tricks.checks import checked
 from vit_jax_tricks.random import example_keys, fold_in_str
-from vit_jax_tricks.typing import Array, Int, Num, PRNGKeyArray
+from vit_jax_tricks.typing import Array, Int, Integer, Num, Pixels, PRNGKeyArray
 
 
+@checked
 def auto_augment(
     key: PRNGKeyArray,
-    images: Num[Array, "b h w c"],
-    index: Int[Array, "b"],
+    images: Pixels[Array, "b h w c"],
+    index: Integer[Array, "b"],
     *,
     policy: str = "original",
     fill: Fill = IMAGENET_MEAN,
@@ -47,10 +49,11 @@ def auto_augment(
     )
 
 
+@checked
 def rand_augment(
     key: PRNGKeyArray,
-    images: Num[Array, "b h w c"],
-    index: Int[Array, "b"],
+    images: Pixels[Array, "b h w c"],
+    index: Integer[Array, "b"],
     *,
     policy: str = "rand-m9-mstd0.5-inc1",
     fill: Fill = IMAGENET_MEAN,
@@ -72,10 +75,11 @@ def rand_augment(
     )
 
 
+@checked
 def trivial_augment(
     key: PRNGKeyArray,
-    images: Num[Array, "b h w c"],
-    index: Int[Array, "b"],
+    images: Pixels[Array, "b h w c"],
+    index: Integer[Array, "b"],
     *,
     bins: int = 31,
     fill: Fill = 0.0,
@@ -92,10 +96,11 @@ def trivial_augment(
     )
 
 
+@checked
 def three_augment(
     key: PRNGKeyArray,
-    images: Num[Array, "b h w c"],
-    index: Int[Array, "b"],
+    images: Pixels[Array, "b h w c"],
+    index: Integer[Array, "b"],
     *,
     jitter: float = 0.3,
 ) -> Num[Array, "b h w c"]:
@@ -118,10 +123,11 @@ def three_augment(
     )
 
 
+@checked
 def aug_mix(
     key: PRNGKeyArray,
-    images: Num[Array, "b h w c"],
-    index: Int[Array, "b"],
+    images: Pixels[Array, "b h w c"],
+    index: Integer[Array, "b"],
     *,
     policy: str = "augmix-m3-w3",
     fill: Fill = IMAGENET_MEAN,

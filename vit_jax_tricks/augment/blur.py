@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax_tricks.augment.pixels import PerImage, from_uint8, per_image, to_uint8
+from vit_jax_tricks.checks import checked
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.typing import Array, Float, Num, UInt8, UInt32
+from vit_jax_tricks.typing import Array, Float, Num, Pixels, UInt8, UInt32
 
 
 PASSES = 3
@@ -42,8 +43,9 @@ def _box_pass(
     return (total >> 24).astype(jnp.uint8)
 
 
+@checked
 def gaussian_blur(
-    images: Num[Array, "b h w c"], sigma: PerImage, *, largest: float = 2.0
+    images: Pixels[Array, "b h w c"], sigma: PerImage, *, largest: float = 2.0
 ) -> Num[Array, "b h w c"]:
     """Blurs each image with its own standard deviation, in pixels, up to `largest`.
 

@@ -7,14 +7,15 @@ import jax.numpy as jnp
 
 from vit_jax_tricks.augment.operations import apply_operations, code
 from vit_jax_tricks.augment.pixels import from_uint8, to_uint8
+from vit_jax_tricks.checks import checked
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.random import example_keys
-from vit_jax_tricks.typing import Array, Float, Int, Num, PRNGKeyArray
+from vit_jax_tricks.typing import Array, Float, Int, Integer, Num, Pixels, PRNGKeyArray
 
 
 def draw_color_jitter(
     key: PRNGKeyArray,
-    index: Int[Array, "b"],
+    index: Integer[Array, "b"],
     strengths: Mapping[str, float],
     prob: float,
 ) -> tuple[Int[Array, "b n"], Float[Array, "b n"]]:
@@ -41,10 +42,11 @@ def draw_color_jitter(
     return jax.vmap(one)(example_keys(key, index))
 
 
+@checked
 def color_jitter(
     key: PRNGKeyArray,
-    images: Num[Array, "b h w c"],
-    index: Int[Array, "b"],
+    images: Pixels[Array, "b h w c"],
+    index: Integer[Array, "b"],
     *,
     brightness: float = 0.4,
     contrast: float = 0.4,

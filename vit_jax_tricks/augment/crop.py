@@ -3,15 +3,17 @@
 import jax
 import jax.numpy as jnp
 
+from vit_jax_tricks.checks import checked
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.random import example_keys
-from vit_jax_tricks.typing import Array, Int, Num, PRNGKeyArray
+from vit_jax_tricks.typing import Array, Int, Integer, Num, PRNGKeyArray
 
 
+@checked
 def random_pad_crop(
     key: PRNGKeyArray,
     images: Num[Array, "b h w c"],
-    index: Int[Array, "b"],
+    index: Integer[Array, "b"],
     *,
     pad: int,
     mode: str = "constant",
@@ -38,7 +40,7 @@ def random_pad_crop(
 
 
 def random_shifts(
-    key: PRNGKeyArray, index: Int[Array, "b"], *, pad: int
+    key: PRNGKeyArray, index: Integer[Array, "b"], *, pad: int
 ) -> Int[Array, "b 2"]:
     """(y, x) in the source of the first pixel of each `random_pad_crop`."""
 

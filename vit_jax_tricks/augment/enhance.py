@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from vit_jax_tricks.augment.pixels import PerImage, check_channels, luma, per_image
 from vit_jax_tricks.augment.tone import fade_levels, mean_luma
-from vit_jax_tricks.typing import Array, Float, Num
+from vit_jax_tricks.checks import checked
+from vit_jax_tricks.typing import Array, Float, Num, Pixels
 
 
 def blend_with(
@@ -56,7 +57,8 @@ def smooth(images: Num[Array, "b h w c"]) -> Num[Array, "b h w c"]:
     return jnp.where(edge, flat, inner.astype(images.dtype)).reshape(images.shape)
 
 
-def grayscale(images: Num[Array, "b h w c"]) -> Num[Array, "b h w c"]:
+@checked
+def grayscale(images: Pixels[Array, "b h w c"]) -> Num[Array, "b h w c"]:
     """The grey image in every channel.
 
     Equivalent to Pillow's convert("L") (tested).
@@ -64,16 +66,18 @@ def grayscale(images: Num[Array, "b h w c"]) -> Num[Array, "b h w c"]:
     return jnp.broadcast_to(_grey(images), images.shape)
 
 
+@checked
 def adjust_brightness(
-    images: Num[Array, "b h w c"], factor: PerImage
+    images: Pixels[Array, "b h w c"], factor: PerImage
 ) -> Num[Array, "b h w c"]:
     """factor x. Equivalent to Pillow's ImageEnhance.Brightness (tested)."""
     black = jnp.zeros((images.shape[0], 1, 1, 1), images.dtype)
     return blend_with(black, images, per_image(factor, images))
 
 
+@checked
 def adjust_contrast(
-    images: Num[Array, "b h w c"], factor: PerImage
+    images: Pixels[Array, "b h w c"], factor: PerImage
 ) -> Num[Array, "b h w c"]:
     """Away from the mean of the grey image, or towards it.
 
@@ -86,8 +90,9 @@ def adjust_contrast(
     return blend_with(mean, images, per_image(factor, images))
 
 
+@checked
 def adjust_saturation(
-    images: Num[Array, "b h w c"], factor: PerImage
+    images: Pixels[Array, "b h w c"], factor: PerImage
 ) -> Num[Array, "b h w c"]:
     """Away from the grey image, or towards it.
 
@@ -96,8 +101,9 @@ def adjust_saturation(
     return blend_with(_grey(images), images, per_image(factor, images))
 
 
+@checked
 def adjust_sharpness(
-    images: Num[Array, "b h w c"], factor: PerImage
+    images: Pixels[Array, "b h w c"], factor: PerImage
 ) -> Num[Array, "b h w c"]:
     """Away from the smoothed image, or towards it.
 

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from vit_jax_tricks.checks import checked
 from vit_jax_tricks.errors import UserError, nearest
 from vit_jax_tricks.random import example_keys, fold_in_str, uniform_below
-from vit_jax_tricks.typing import Array, Float, Int, Num, PRNGKeyArray
+from vit_jax_tricks.typing import Array, Float, Int, Integer, Num, Pixels, PRNGKeyArray
 
 
 MODES = ("const", "rand", "pixel")
@@ -20,6 +21,7 @@ ATTEMPTS = 10
 Level = float | int | Sequence[float | int]
 
 
+@checked
 def erase_boxes(
     images: Num[Array, "b h w c"],
     boxes: Int[Array, "b m 4"],
@@ -41,6 +43,7 @@ def erase_boxes(
     return jnp.asarray(images)
 
 
+@checked
 def random_erasing_boxes(
     key: PRNGKeyArray,
     size: tuple[int, int],
@@ -80,10 +83,11 @@ def random_erasing_boxes(
     return jnp.where((jnp.arange(count[1]) < number)[:, None], boxes, 0)
 
 
+@checked
 def random_erasing(
     key: PRNGKeyArray,
-    images: Num[Array, "b h w c"],
-    index: Int[Array, "b"],
+    images: Pixels[Array, "b h w c"],
+    index: Integer[Array, "b"],
     *,
     prob: float = 0.25,
     mode: str = "pixel",

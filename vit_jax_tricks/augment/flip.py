@@ -3,22 +3,25 @@
 import jax
 import jax.numpy as jnp
 
+from vit_jax_tricks.checks import checked
 from vit_jax_tricks.random import example_keys
-from vit_jax_tricks.typing import Array, Bool, Int, Num, PRNGKeyArray
+from vit_jax_tricks.typing import Array, Bool, Integer, Num, PRNGKeyArray
 
 
+@checked
 def random_flips(
-    key: PRNGKeyArray, index: Int[Array, "b"], *, prob: float = 0.5
+    key: PRNGKeyArray, index: Integer[Array, "b"], *, prob: float = 0.5
 ) -> Bool[Array, "b"]:
     """Draws which images `random_flip` mirrors."""
     keys = example_keys(key, index)
     return jax.vmap(lambda k: jax.random.bernoulli(k, prob))(keys)
 
 
+@checked
 def random_flip(
     key: PRNGKeyArray,
     images: Num[Array, "b h w c"],
-    index: Int[Array, "b"],
+    index: Integer[Array, "b"],
     *,
     prob: float = 0.5,
 ) -> Num[Array, "b h w c"]:

@@ -5,14 +5,16 @@ is (1/2, 1/2).
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from vit_jax_tricks.augment.warp import Fill, Interpolation, sample
-from vit_jax_tricks.typing import Array, Bool, Float, Num
+from vit_jax_tricks.checks import checked
+from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.typing import Array, Bool, Float, Int, Num
 
 
 @jax.tree_util.register_dataclass
@@ -32,6 +34,14 @@ class Geometry:
       size: (height, width) of the images after.
     """
 
+    array_fields: ClassVar[dict[str, Any]] = {
+        "box": Int[Array, "b 4"],
+        "resized": Int[Array, "b 2"],
+        "offset": Int[Array, "b 2"],
+        "flip": Bool[Array, "b"],
+        "affine": Float[Array, "b 6"],
+        "cut": Int[Array, "b 4"],
+    }
     box: Any
     resized: Any
     offset: Any
@@ -103,9 +113,10 @@ def _along(geometry: Geometry, axis: int, dtype: DTypeLike) -> list[jax.Array]:
     return [value.astype(dtype)[:, None, None] for value in values]
 
 
+@checked
 def apply_to_dense(
     geometry: Geometry,
-    maps: Num[Array, "b p q k"],
+    maps: Num[Array, "b p q k"] | Bool[Array, "b p q k"],
     *,
     size: tuple[int, int] | None = None,
     interpolation: Interpolation = "bilinear",
@@ -122,7 +133,16 @@ def apply_to_dense(
         type, need `interpolation="nearest"`.
       size: Of the output, which covers the new images; their own by default.
       fill: For cells that show nothing of the source.
+
+    Raises:
+      UserError: Class ids without `interpolation="nearest"`.
     """
+    between = maps.dtype == jnp.uint8 or jnp.issubdtype(maps.dtype, jnp.floating)
+    if not between and interpolation != "nearest":
+        raise UserError(
+            f"apply_to_dense: maps is {maps.dtype}, which has nothing between two "
+            'numbers: give interpolation="nearest", or floats.'
+        )
     size = geometry.size if size is None else size
     y, x, known = source_positions(geometry, size)
     y = jnp.where(known, y * (maps.shape[1] / geometry.source[0]), -1)
@@ -141,6 +161,7 @@ def _cut_out(geometry: Geometry, size: tuple[int, int]) -> Bool[Array, "b h w"]:
     return rows & (x >= 2 * size[1] * x0) & (x < 2 * size[1] * x1)
 
 
+@checked
 def apply_to_boxes(
     geometry: Geometry, boxes: Float[Array, "b m 4"]
 ) -> Float[Array, "b m 4"]:

@@ -6,10 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from vit_jax_tricks.augment.pixels import PerImage, check_channels, per_image
-from vit_jax_tricks.typing import Array, Float, Int, Num, UInt8
+from vit_jax_tricks.checks import checked
+from vit_jax_tricks.typing import Array, Float, Int, Num, Pixels, UInt8
 
 
-def adjust_hue(images: Num[Array, "b h w c"], turn: PerImage) -> Num[Array, "b h w c"]:
+@checked
+def adjust_hue(
+    images: Pixels[Array, "b h w c"], turn: PerImage
+) -> Num[Array, "b h w c"]:
     """Turns the hue by `turn` (-1/2..1/2 of the circle); grey images stay.
 
     Equivalent for uint8 to torchvision's adjust_hue on a Pillow image (tested), whose

@@ -5,29 +5,35 @@ formula, W x + (1 - W) x_reversed, with a weight map W [b, h, w] that is constan
 mixup and 0/1 for CutMix; the label's weight is the mean of W.
 
 Labels are one-hot or soft, [b, k], or a dict of arrays: those of shape [b, p, q, k] are
-dense, cover the image as a grid of p x q cells and are mixed cell by cell.
+dense, cover the image as a grid of p x q cells and are mixed cell by cell. One-hot
+labels of whole numbers are mixed as float32.
 """
 
 import jax
 import jax.numpy as jnp
 
 from vit_jax_tricks.augment.mix_draw import MixDraw, draw_mix, kept, outside_box
-from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.typing import Array, Float, Int, Num, PRNGKeyArray
+from vit_jax_tricks.checks import checked
+from vit_jax_tricks.typing import Array, Float, Int, Label, Num, Pixels, PRNGKeyArray
 
 
-Labels = Float[Array, "b ..."] | dict[str, Float[Array, "b ..."]]
+Labels = (
+    Label[Array, "b k"]
+    | Label[Array, "b p q k"]
+    | dict[str, Label[Array, "b k"] | Label[Array, "b p q k"]]
+)
 Mixed = tuple[Num[Array, "b h w c"], Labels]
 
 
+@checked
 def blend(
-    images: Num[Array, "b h w c"],
-    labels: Float[Array, "b k"],
+    images: Pixels[Array, "b h w c"],
+    labels: Label[Array, "b k"],
     weights: Float[Array, "#b h w"],
     lam: Float[Array, "#b"],
 ) -> tuple[Num[Array, "b h w c"], Float[Array, "b k"]]:
     """W x + (1 - W) x_reversed for images, and the same with lam for labels."""
-    return _blend(images, weights), _blend(labels, lam)
+    return _blend(images, weights), _blend(_floats(labels), lam)
 
 
 def _blend(x: Num[Array, "b ..."], weights: Float[Array, "#b ..."]) -> jax.Array:
@@ -39,18 +45,18 @@ def _blend(x: Num[Array, "b ..."], weights: Float[Array, "#b ..."]) -> jax.Array
     return (out if dtype == x.dtype else jnp.rint(out)).astype(x.dtype)
 
 
-def mix_with(draw: MixDraw, images: Num[Array, "b h w c"], labels: Labels) -> Mixed:
-    """Mixes images and labels by a given draw; see the module for dense labels.
+def _floats(label: Label[Array, "b ..."]) -> Float[Array, "b ..."]:
+    known = jnp.issubdtype(label.dtype, jnp.floating)
+    return jnp.asarray(label) if known else jnp.asarray(label, jnp.float32)
 
-    Raises: UserError for labels of another shape.
-    """
+
+@checked
+def mix_with(draw: MixDraw, images: Pixels[Array, "b h w c"], labels: Labels) -> Mixed:
+    """Mixes images and labels by a given draw; see the module for dense labels."""
     size = images.shape[1], images.shape[2]
 
     def mixed(label: Array) -> jax.Array:
-        if label.ndim not in (2, 4):
-            raise UserError(
-                f"labels of shape {label.shape}: give [b, k] or [b, p, q, k]."
-            )
+        label = _floats(label)
         if label.ndim == 2:
             return _blend(label, draw.share)
         return _blend(label, kept(draw, size, (label.shape[1], label.shape[2])))
@@ -58,10 +64,11 @@ def mix_with(draw: MixDraw, images: Num[Array, "b h w c"], labels: Labels) -> Mi
     return _blend(images, kept(draw, size)), jax.tree.map(mixed, labels)
 
 
+@checked
 def mixup_with(
-    images: Num[Array, "b h w c"],
+    images: Pixels[Array, "b h w c"],
     labels: Labels,
-    lam: Float[Array, ""] | Float[Array, "b"],
+    lam: Float[Array, ""] | Float[Array, "#b"] | float,
 ) -> Mixed:
     """Mixup with a given share of the first image, one for all or one each.
 
@@ -73,11 +80,12 @@ def mixup_with(
     )
 
 
+@checked
 def cutmix_with(
-    images: Num[Array, "b h w c"],
+    images: Pixels[Array, "b h w c"],
     labels: Labels,
-    box: Int[Array, "4"] | Int[Array, "b 4"],
-    lam: Float[Array, ""] | Float[Array, "b"] | None = None,
+    box: Int[Array, "4"] | Int[Array, "#b 4"],
+    lam: Float[Array, ""] | Float[Array, "#b"] | float | None = None,
 ) -> Mixed:
     """CutMix with a given box (y0, y1, x0, x1), one for all or one each.
 
@@ -90,6 +98,7 @@ def cutmix_with(
     return mix_with(MixDraw(jnp.ones_like(share), box, lam), images, labels)
 
 
+@checked
 def mix_weights(
     key: PRNGKeyArray,
     size: tuple[int, int],
@@ -112,9 +121,10 @@ def mix_weights(
     return kept(draw, size), draw.share
 
 
+@checked
 def mixup_or_cutmix(
     key: PRNGKeyArray,
-    images: Num[Array, "b h w c"],
+    images: Pixels[Array, "b h w c"],
     labels: Labels,
     *,
     mixup_alpha: float = 0.8,
@@ -146,9 +156,10 @@ def mixup_or_cutmix(
     return mix_with(draw, images, labels)
 
 
+@checked
 def mixup(
     key: PRNGKeyArray,
-    images: Num[Array, "b h w c"],
+    images: Pixels[Array, "b h w c"],
     labels: Labels,
     *,
     alpha: float = 0.8,
@@ -160,9 +171,10 @@ def mixup(
     )
 
 
+@checked
 def cutmix(
     key: PRNGKeyArray,
-    images: Num[Array, "b h w c"],
+    images: Pixels[Array, "b h w c"],
     labels: Labels,
     *,
     alpha: float = 1.0,

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from vit_jax_tricks.checks import checked
 from vit_jax_tricks.errors import UserError, nearest
 from vit_jax_tricks.random import example_keys
 from vit_jax_tricks.typing import Array, Float, Int, PRNGKeyArray
@@ -24,9 +25,9 @@ class MixDraw(NamedTuple):
     nothing inside; its label keeps `share` [n]. The partner gives the rest.
     """
 
-    weight: Float[Array, "n"]
-    box: Int[Array, "n 4"]
-    share: Float[Array, "n"]
+    weight: Float[Array, "#b"]
+    box: Int[Array, "#b 4"]
+    share: Float[Array, "#b"]
 
 
 def outside_box(
@@ -61,6 +62,7 @@ def kept(
     return draw.weight[:, None, None] * outside_box(draw.box, size, grid)[0]
 
 
+@checked
 def cutmix_box(
     lam: Float[Array, ""], centre: Int[Array, "2"], size: tuple[int, int]
 ) -> Int[Array, "4"]:
@@ -75,6 +77,7 @@ def cutmix_box(
     return jnp.clip(edges, 0, side[:, None]).reshape(4)
 
 
+@checked
 def draw_mix(
     key: PRNGKeyArray,
     batch: int,

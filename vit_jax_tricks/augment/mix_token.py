@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax_tricks.augment.mix_draw import outside_box
+from vit_jax_tricks.checks import checked
 from vit_jax_tricks.typing import Array, Float, Int, PRNGKeyArray
 
 
+@checked
 def mix_token_box(
     lam: Float[Array, ""], centre: Int[Array, "2"], size: tuple[int, int]
 ) -> Int[Array, "4"]:
@@ -27,6 +29,7 @@ def mix_token_box(
     return jnp.clip(edges, 0, side[:, None]).reshape(4)
 
 
+@checked
 def random_box(
     key: PRNGKeyArray, size: tuple[int, int], *, alpha: float = 1.0
 ) -> Int[Array, "4"]:
@@ -37,6 +40,7 @@ def random_box(
     return mix_token_box(lam, centre, size)
 
 
+@checked
 def mix_tokens(
     x: Float[Array, "b h w d"], box: Int[Array, "4"]
 ) -> tuple[Float[Array, "b h w d"], Float[Array, ""]]:

@@ -18,6 +18,7 @@ from vit_jax_tricks.augment.enhance import blend_with, smooth
 from vit_jax_tricks.augment.hue import adjust_hue
 from vit_jax_tricks.augment.pixels import luma
 from vit_jax_tricks.augment.subset import apply_where
+from vit_jax_tricks.checks import checked
 from vit_jax_tricks.errors import UserError, nearest
 from vit_jax_tricks.typing import Array, Bool, Float, Int, UInt8
 
@@ -49,6 +50,7 @@ def is_one_of(op: Int[Array, "b"], names: Sequence[str]) -> Bool[Array, "b"]:
     return jnp.any(op[:, None] == chosen[None], axis=1)
 
 
+@checked
 def operation_matrix(
     op: Int[Array, "b"], amount: Float[Array, "b"], size: tuple[int, int]
 ) -> Float[Array, "b 6"]:
@@ -115,6 +117,7 @@ def _blended(
     return blend_with(under, images, amount)
 
 
+@checked
 def apply_operation(
     images: UInt8[Array, "b h w c"],
     op: Int[Array, "b"],
@@ -180,6 +183,7 @@ def apply_operation(
     return stage(("hue",), adjust_hue, images, amount)
 
 
+@checked
 def apply_operations(
     images: UInt8[Array, "b h w c"],
     op: Int[Array, "b n"],

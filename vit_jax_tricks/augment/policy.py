@@ -12,8 +12,18 @@ import numpy as np
 from vit_jax_tricks.augment.levels import Draw, Family
 from vit_jax_tricks.augment.operations import apply_operations, code
 from vit_jax_tricks.augment.pixels import from_uint8, to_uint8
+from vit_jax_tricks.checks import checked
 from vit_jax_tricks.random import example_keys
-from vit_jax_tricks.typing import Array, Float, Int, Num, PRNGKeyArray
+from vit_jax_tricks.typing import (
+    Array,
+    Float,
+    Int,
+    Integer,
+    Key,
+    Num,
+    Pixels,
+    PRNGKeyArray,
+)
 
 
 IMAGENET_MEAN = (124, 116, 104)  # grey levels
@@ -78,8 +88,9 @@ def _rows(policy: Policy, key: PRNGKeyArray) -> Int[Array, "r"]:
     return jax.lax.top_k(scores, policy.rounds)[1].astype(jnp.int32)
 
 
+@checked
 def draw(
-    policy: Policy, keys: Array, size: tuple[int, int]
+    policy: Policy, keys: Key[Array, "b"], size: tuple[int, int]
 ) -> tuple[Int[Array, "b n"], Float[Array, "b n"]]:
     """Draws the operation (see OPERATIONS) and the amount of every slot.
 
@@ -141,10 +152,11 @@ def draw(
     return op.reshape(-1, policy.slots), amount.reshape(-1, policy.slots)
 
 
+@checked
 def apply_policy(
     key: PRNGKeyArray,
-    images: Num[Array, "b h w c"],
-    index: Int[Array, "b"],
+    images: Pixels[Array, "b h w c"],
+    index: Integer[Array, "b"],
     policy: Policy,
     *,
     fill: Fill = IMAGENET_MEAN,

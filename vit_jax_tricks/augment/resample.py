@@ -18,16 +18,18 @@ from vit_jax_tricks.augment.resample_weights import (
     resampling_weights,
 )
 from vit_jax_tricks.augment.warp import Interpolation
+from vit_jax_tricks.checks import checked
 from vit_jax_tricks.errors import UserError, nearest
-from vit_jax_tricks.typing import Array, Float, Int, Num
+from vit_jax_tricks.typing import Array, Float, Int, Num, Pixels
 
 
 HIGHEST = jax.lax.Precision.HIGHEST
 MOST_TAPS = 16  # beyond, a matrix product is as fast
 
 
+@checked
 def crop_and_resize(
-    images: Num[Array, "b h w c"],
+    images: Pixels[Array, "b h w c"],
     box: Int[Array, "b 4"],
     *,
     size: tuple[int, int],

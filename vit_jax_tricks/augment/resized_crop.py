@@ -11,15 +11,17 @@ import jax.numpy as jnp
 from vit_jax_tricks.augment.geometry import Geometry, identity_geometry
 from vit_jax_tricks.augment.resample import crop_and_resize
 from vit_jax_tricks.augment.warp import INTERPOLATIONS, Interpolation
+from vit_jax_tricks.checks import checked
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.random import example_keys, fold_in_str, uniform_below
-from vit_jax_tricks.typing import Array, Int, Num, PRNGKeyArray
+from vit_jax_tricks.typing import Array, Int, Integer, Num, Pixels, PRNGKeyArray
 
 
 Cropped = tuple[Num[Array, "b h2 w2 c"], Geometry]
 ATTEMPTS = 10
 
 
+@checked
 def random_resized_box(
     key: PRNGKeyArray,
     source: tuple[int, int] | Int[Array, "2"],
@@ -63,10 +65,11 @@ def random_resized_box(
     return jnp.concatenate([start, sides])
 
 
+@checked
 def random_resized_crop(
     key: PRNGKeyArray,
-    images: Num[Array, "b h w c"],
-    index: Int[Array, "b"],
+    images: Pixels[Array, "b h w c"],
+    index: Integer[Array, "b"],
     *,
     size: tuple[int, int],
     scale: tuple[float, float] = (0.08, 1.0),
@@ -91,7 +94,7 @@ def random_resized_crop(
 def _random_resized(
     key: PRNGKeyArray,
     images: Num[Array, "b h w c"],
-    index: Int[Array, "b"],
+    index: Integer[Array, "b"],
     size: tuple[int, int],
     scale: tuple[float, float],
     ratio: tuple[float, float],
@@ -107,7 +110,7 @@ def _random_resized(
 
 
 def _interpolation(
-    key: PRNGKeyArray, index: Int[Array, "b"], interpolation: Interpolation
+    key: PRNGKeyArray, index: Integer[Array, "b"], interpolation: Interpolation
 ) -> Interpolation:
     if not (isinstance(interpolation, str) and interpolation == "random"):
         return interpolation
@@ -157,8 +160,9 @@ def _crop(
     return cropped, geometry
 
 
+@checked
 def resize_center_crop(
-    images: Num[Array, "b h w c"],
+    images: Pixels[Array, "b h w c"],
     *,
     size: int,
     crop_pct: float = 0.875,
@@ -172,10 +176,11 @@ def resize_center_crop(
     return _crop(images, _central(images, size, crop_pct), interpolation)
 
 
+@checked
 def random_or_center_crop(
     key: PRNGKeyArray,
-    images: Num[Array, "b h w c"],
-    index: Int[Array, "b"],
+    images: Pixels[Array, "b h w c"],
+    index: Integer[Array, "b"],
     *,
     size: int,
     prob: float = 0.5,
@@ -201,10 +206,11 @@ def random_or_center_crop(
     return _crop(images, geometry, _interpolation(key, index, interpolation))
 
 
+@checked
 def simple_random_crop(
     key: PRNGKeyArray,
-    images: Num[Array, "b h w c"],
-    index: Int[Array, "b"],
+    images: Pixels[Array, "b h w c"],
+    index: Integer[Array, "b"],
     *,
     size: int,
     pad: int = 4,

@@ -13,14 +13,14 @@ from vit_jax_tricks.augment.resized_crop import (
 )
 from vit_jax_tricks.augment.settings import Settings
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.typing import Array, Int, Num, PRNGKeyArray
+from vit_jax_tricks.typing import Array, Integer, Num, PRNGKeyArray
 
 
 def crop_as_set(
     s: Settings,
     key: PRNGKeyArray,
     images: Num[Array, "b h w c"],
-    index: Int[Array, "b"],
+    index: Integer[Array, "b"],
 ) -> Cropped:
     """Images of the size that they have, and the geometry.
 

@@ -18,9 +18,10 @@ from vit_jax_tricks.augment.pixels import to_float
 from vit_jax_tricks.augment.set_crop import crop_as_set
 from vit_jax_tricks.augment.settings import Settings
 from vit_jax_tricks.augment.trace import Trace, traced
+from vit_jax_tricks.checks import checked
 from vit_jax_tricks.random import fold_in_str
 from vit_jax_tricks.sharding import each_shard
-from vit_jax_tricks.typing import Array, Float, Int, Num, PRNGKeyArray
+from vit_jax_tricks.typing import Array, Float, Integer, Num, Pixels, PRNGKeyArray
 
 
 Augment = Callable[[PRNGKeyArray, Array, Array], Array]
@@ -71,15 +72,17 @@ def from_config(*, mean: tuple[float, ...], **options: Any) -> Stack:
     parts = stages(mean=mean, **options)
     settings = Settings(**options)
 
+    @checked
     def augment(
-        key: PRNGKeyArray, images: Num[Array, "b h w c"], index: Int[Array, "b"]
+        key: PRNGKeyArray, images: Pixels[Array, "b h w c"], index: Integer[Array, "b"]
     ) -> Float[Array, "b h w c"]:
         for name, part in parts:
             images = part(fold_in_str(key, name), images, index)
         return to_float(images)
 
+    @checked
     def erase(
-        key: PRNGKeyArray, images: Float[Array, "b h w c"], index: Int[Array, "b"]
+        key: PRNGKeyArray, images: Float[Array, "b h w c"], index: Integer[Array, "b"]
     ) -> Float[Array, "b h w c"]:
         if not settings.erasing:
             return images
@@ -91,6 +94,7 @@ def from_config(*, mean: tuple[float, ...], **options: Any) -> Stack:
         )
         return _one_by_one(boxes, key, images, index)
 
+    @checked
     def mix(
         key: PRNGKeyArray, images: Float[Array, "b h w c"], labels: Labels
     ) -> tuple[Array, Labels]:
@@ -154,7 +158,7 @@ def _one_by_one(
     fn: Augment,
     key: PRNGKeyArray,
     images: Num[Array, "b h w c"],
-    index: Int[Array, "b"],
+    index: Integer[Array, "b"],
 ) -> Num[Array, "b h w c"]:
     """fn(key, images, index); on a CPU image by image.
 

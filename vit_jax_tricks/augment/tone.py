@@ -18,7 +18,8 @@ from vit_jax_tricks.augment.pixels import (
     rounded_product,
     to_uint8,
 )
-from vit_jax_tricks.typing import Array, Float, Int, Num, UInt8
+from vit_jax_tricks.checks import checked
+from vit_jax_tricks.typing import Array, Float, Int, Num, Pixels, UInt8
 
 
 Levels = Int[Array, "..."]
@@ -139,13 +140,15 @@ def _by_curve(images: Num[Array, "b h w c"], curve, amount: PerImage) -> Array:
     return from_uint8(out.astype(jnp.uint8), images)
 
 
-def invert(images: Num[Array, "b h w c"]) -> Num[Array, "b h w c"]:
+@checked
+def invert(images: Pixels[Array, "b h w c"]) -> Num[Array, "b h w c"]:
     """255 - i; of floats 1 - x. Equivalent to Pillow's ImageOps.invert (tested)."""
     return 255 - images if images.dtype == jnp.uint8 else 1 - images
 
 
+@checked
 def solarize(
-    images: Num[Array, "b h w c"], threshold: PerImage = 128.0
+    images: Pixels[Array, "b h w c"], threshold: PerImage = 128.0
 ) -> Num[Array, "b h w c"]:
     """Inverts the levels from the threshold on; 256 inverts none.
 
@@ -154,14 +157,18 @@ def solarize(
     return _by_curve(images, solarize_levels, threshold)
 
 
+@checked
 def solarize_add(
-    images: Num[Array, "b h w c"], amount: PerImage
+    images: Pixels[Array, "b h w c"], amount: PerImage
 ) -> Num[Array, "b h w c"]:
     """Adds `amount` levels below 128, up to 255. Equivalent to timm's (tested)."""
     return _by_curve(images, solarize_add_levels, amount)
 
 
-def posterize(images: Num[Array, "b h w c"], bits: PerImage) -> Num[Array, "b h w c"]:
+@checked
+def posterize(
+    images: Pixels[Array, "b h w c"], bits: PerImage
+) -> Num[Array, "b h w c"]:
     """Keeps the highest `bits` of 8, from 0 (black) to 8 (all).
 
     Equivalent to Pillow's ImageOps.posterize for 1..8 (tested); 0, which Pillow 13
@@ -170,7 +177,8 @@ def posterize(images: Num[Array, "b h w c"], bits: PerImage) -> Num[Array, "b h 
     return _by_curve(images, posterize_levels, bits)
 
 
-def equalize(images: Num[Array, "b h w c"]) -> Num[Array, "b h w c"]:
+@checked
+def equalize(images: Pixels[Array, "b h w c"]) -> Num[Array, "b h w c"]:
     """Spreads the levels of each channel so that all occur about equally often.
 
     Equivalent to Pillow's ImageOps.equalize (tested).
@@ -180,7 +188,8 @@ def equalize(images: Num[Array, "b h w c"]) -> Num[Array, "b h w c"]:
     return from_uint8(out, images)
 
 
-def auto_contrast(images: Num[Array, "b h w c"]) -> Num[Array, "b h w c"]:
+@checked
+def auto_contrast(images: Pixels[Array, "b h w c"]) -> Num[Array, "b h w c"]:
     """Stretches the levels of each channel to 0..255.
 
     Equivalent to Pillow's ImageOps.autocontrast (tested, for every range of levels).

@@ -17,18 +17,20 @@ from vit_jax_tricks.augment.operations import operation_matrix
 from vit_jax_tricks.augment.set_crop import crop_as_set
 from vit_jax_tricks.augment.settings import Settings
 from vit_jax_tricks.augment.warp import translate_matrix
+from vit_jax_tricks.checks import checked
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.random import example_keys, fold_in_str
-from vit_jax_tricks.typing import Array, Float, Int, PRNGKeyArray
+from vit_jax_tricks.typing import Array, Float, Integer, PRNGKeyArray
 
 
 Trace = Callable[[PRNGKeyArray, Array, tuple[int, int]], Geometry]
 
 
+@checked
 def traced(
     settings: Settings,
     key: PRNGKeyArray,
-    index: Int[Array, "b"],
+    index: Integer[Array, "b"],
     size: tuple[int, int],
 ) -> Geometry:
     """The geometry that `Stack.augment(key, images, index)` gives images of `size`.
@@ -59,7 +61,7 @@ def traced(
 
 
 def _warps(
-    s: Settings, key: PRNGKeyArray, index: Int[Array, "b"], size: tuple[int, int]
+    s: Settings, key: PRNGKeyArray, index: Integer[Array, "b"], size: tuple[int, int]
 ) -> Iterator[Float[Array, "b 6"]]:
     """Matrices in the order in which images are warped."""
     if s.auto_augment != "none":

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from vit_jax_tricks.checks import checked
 from vit_jax_tricks.errors import UserError, nearest
-from vit_jax_tricks.typing import Array, Float, Int, Num
+from vit_jax_tricks.typing import Array, Float, Int, Num, Pixels
 
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
@@ -24,24 +25,28 @@ def _rows(*entries: Array) -> Float[Array, "b 6"]:
     return jnp.stack(jnp.broadcast_arrays(*entries), axis=-1)
 
 
+@checked
 def shear_x_matrix(amount: Float[Array, "b"]) -> Float[Array, "b 6"]:
     """Row y is read `amount` (y + 1/2) pixels further right; the top edge stays."""
     zero, one = jnp.zeros_like(amount), jnp.ones_like(amount)
     return _rows(one, amount, zero, zero, one, zero)
 
 
+@checked
 def shear_y_matrix(amount: Float[Array, "b"]) -> Float[Array, "b 6"]:
     """Column x is read `amount` (x + 1/2) pixels further down; the left edge stays."""
     zero, one = jnp.zeros_like(amount), jnp.ones_like(amount)
     return _rows(one, zero, zero, amount, one, zero)
 
 
+@checked
 def translate_matrix(x: Float[Array, "b"], y: Float[Array, "b"]) -> Float[Array, "b 6"]:
     """The picture moves left by `x` pixels and up by `y`, as in Pillow's transform."""
     zero, one = jnp.zeros_like(x), jnp.ones_like(x)
     return _rows(one, zero, x, zero, one, y)
 
 
+@checked
 def rotate_matrix(
     degrees: Float[Array, "b"], size: tuple[int, int]
 ) -> Float[Array, "b 6"]:
@@ -55,8 +60,9 @@ def rotate_matrix(
     return _rows(cos, sin, x - cos * x - sin * y, -sin, cos, y + sin * x - cos * y)
 
 
+@checked
 def affine_warp(
-    images: Num[Array, "b h w c"],
+    images: Pixels[Array, "b h w c"],
     matrix: Float[Array, "b 6"],
     *,
     fill: Fill = 0.0,

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from vit_jax_tricks.checks import checked
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.losses.inputs import Number, masked, over_labelled, prepared
-from vit_jax_tricks.typing import Array, Bool, Float, Num
+from vit_jax_tricks.typing import Array, Bool, Float, Label
 
 
 @checked
 def smooth_labels(
-    labels: Num[Array, "*b k"], *, smoothing: Number
+    labels: Label[Array, "*b k"], *, smoothing: Number
 ) -> Float[Array, "*b k"]:
     """Spreads a share of the label over all k classes: (1 - s) labels + s / k.
 
@@ -38,7 +38,7 @@ def _spread(labels: Array, smoothing: Number, count: Any) -> jax.Array:
 def softmax_cross_entropy(
     *,
     logits: Float[Array, "*b k"],
-    labels: Num[Array, "*b k"],
+    labels: Label[Array, "*b k"],
     smoothing: Number = 0.0,
     where: Bool[Array, "*b"] | None = None,
 ) -> Float[Array, "*b"]:
@@ -72,7 +72,7 @@ def _smoothed(logits: Array, labels: Array, smoothing: Number) -> Array:
 def sigmoid_binary_cross_entropy(
     *,
     logits: Float[Array, "*b k"],
-    labels: Num[Array, "*b k"],
+    labels: Label[Array, "*b k"],
     smoothing: Number = 0.0,
     binary_smoothing: Number = 0.0,
     target_threshold: Number | None = None,

@@ -15,14 +15,14 @@ from vit_jax_tricks.checks import checked
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.losses.classification import softmax_cross_entropy
 from vit_jax_tricks.losses.inputs import Number, masked, over_labelled, prepared
-from vit_jax_tricks.typing import Array, Bool, Float, Num
+from vit_jax_tricks.typing import Array, Bool, Float, Label
 
 
 @checked
 def focal(
     *,
     logits: Float[Array, "*b k"],
-    labels: Num[Array, "*b k"],
+    labels: Label[Array, "*b k"],
     alpha: Number = 0.25,
     gamma: Number = 2.0,
     where: Bool[Array, "*b"] | None = None,
@@ -43,7 +43,7 @@ def focal(
 def focal_pt(
     *,
     logits: Float[Array, "*b k"],
-    labels: Num[Array, "*b k"],
+    labels: Label[Array, "*b k"],
     alpha: Number = 0.25,
     gamma: Number = 2.0,
     where: Bool[Array, "*b"] | None = None,
@@ -61,7 +61,7 @@ def focal_pt(
 def focal_modulated(
     *,
     logits: Float[Array, "*b k"],
-    labels: Num[Array, "*b k"],
+    labels: Label[Array, "*b k"],
     alpha: Number = 0.25,
     gamma: Number = 2.0,
     where: Bool[Array, "*b"] | None = None,
@@ -80,7 +80,7 @@ def focal_modulated(
 def focal_of_cross_entropy(
     *,
     logits: Float[Array, "*b k"],
-    labels: Num[Array, "*b k"],
+    labels: Label[Array, "*b k"],
     alpha: Number = 0.25,
     gamma: Number = 2.0,
     where: Bool[Array, "*b"] | None = None,
@@ -98,7 +98,7 @@ def focal_of_cross_entropy(
 def smoothed_focal(
     *,
     logits: Float[Array, "*b k"],
-    labels: Num[Array, "*b k"],
+    labels: Label[Array, "*b k"],
     smoothing: Number = 0.1,
     focal_weight: Number = 0.3,
     alpha: Number = 0.25,

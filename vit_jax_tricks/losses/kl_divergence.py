@@ -5,14 +5,14 @@ import jax.numpy as jnp
 
 from vit_jax_tricks.checks import checked
 from vit_jax_tricks.losses.inputs import masked, over_labelled, prepared
-from vit_jax_tricks.typing import Array, Bool, Float, Num
+from vit_jax_tricks.typing import Array, Bool, Float, Label
 
 
 @checked
 def kl_divergence(
     *,
     logits: Float[Array, "*b k"],
-    labels: Num[Array, "*b k"],
+    labels: Label[Array, "*b k"],
     where: Bool[Array, "*b"] | None = None,
 ) -> Float[Array, "*b"]:
     """KL(q | p) = sum_k q_k (log q_k - log p_k), p = softmax(z), with 0 log 0 = 0.

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 from vit_jax_tricks.checks import checked
 from vit_jax_tricks.losses.classification import smooth_labels, softmax_cross_entropy
 from vit_jax_tricks.losses.inputs import Number, mean_where, prepared
-from vit_jax_tricks.typing import Array, Bool, Float, Num
+from vit_jax_tricks.typing import Array, Bool, Float, Label
 
 
 @checked
 def mix_class_labels(
-    labels: Num[Array, "b k"], lam: Float[Array, ""] | Number
+    labels: Label[Array, "b k"], lam: Float[Array, ""] | Number
 ) -> Float[Array, "b k"]:
     """lam labels + (1 - lam) labels of the reversed batch: the image's after MixToken.
 
@@ -24,7 +24,7 @@ def mix_class_labels(
 
 @checked
 def corrected_class_labels(
-    *, class_labels: Num[Array, "b k"], true_labels: Num[Array, "b k"]
+    *, class_labels: Label[Array, "b k"], true_labels: Label[Array, "b k"]
 ) -> Float[Array, "b k"]:
     """r teacher + (1 - r) truth; r is 0.5 where their best classes agree, else 0.9.
 
@@ -47,8 +47,8 @@ def token_label_cross_entropy(
     *,
     logits: Float[Array, "b k"],
     dense_logits: Float[Array, "b n k"],
-    class_labels: Num[Array, "b k"],
-    token_labels: Num[Array, "b n k"],
+    class_labels: Label[Array, "b k"],
+    token_labels: Label[Array, "b n k"],
     class_weight: Number = 1.0,
     dense_weight: Number = 1.0,
     where: Bool[Array, "b n"] | None = None,
