@@ -21,8 +21,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from vit_jax_tricks.runs.manifest import MANIFEST
 
+from vit_jax_tricks.runs.manifest import MANIFEST
 from vit_jax_tricks.sharding import path_str
 
 

@@ -12,11 +12,11 @@ import orbax.checkpoint as ocp
 import pytest
 import runs
 from quick import sparse
-from vit_jax_tricks.runs.manifest import MANIFEST, write_manifest
 
 from vit_jax_tricks import checkpoint, state
 from vit_jax_tricks.checkpoint import Checkpointer, SaveError, read_variables
 from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.runs.manifest import MANIFEST, write_manifest
 
 
 def make(step: int = 0, **params) -> state.TrainState:

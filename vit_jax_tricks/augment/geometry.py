@@ -11,9 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from vit_jax_tricks.augment.warp import Fill, Interpolation, sample
+from vit_jax_tricks.augment.warp import Fill, Interpolation, check_whole, sample
 from vit_jax_tricks.checks import checked
-from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.typing import Array, Bool, Float, Int, Num
 
 
@@ -137,12 +136,7 @@ def apply_to_dense(
     Raises:
       UserError: Class ids without `interpolation="nearest"`.
     """
-    between = maps.dtype == jnp.uint8 or jnp.issubdtype(maps.dtype, jnp.floating)
-    if not between and interpolation != "nearest":
-        raise UserError(
-            f"apply_to_dense: maps is {maps.dtype}, which has nothing between two "
-            'numbers: give interpolation="nearest", or floats.'
-        )
+    check_whole("apply_to_dense: maps", maps, interpolation)
     size = geometry.size if size is None else size
     y, x, known = source_positions(geometry, size)
     y = jnp.where(known, y * (maps.shape[1] / geometry.source[0]), -1)

@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 
 from vit_jax_tricks.checks import checked
 from vit_jax_tricks.errors import UserError, nearest
-from vit_jax_tricks.typing import Array, Float, Int, Num, Pixels
+from vit_jax_tricks.typing import Array, Float, Int, Num
 
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
@@ -62,7 +62,7 @@ def rotate_matrix(
 
 @checked
 def affine_warp(
-    images: Pixels[Array, "b h w c"],
+    images: Num[Array, "b h w c"],
     matrix: Float[Array, "b 6"],
     *,
     fill: Fill = 0.0,
@@ -78,7 +78,7 @@ def affine_warp(
     images, within 0..1, are neither scaled nor rounded; bicubic keeps them there.
 
     Args:
-      images: uint8, or float in 0..1.
+      images: uint8, or float in 0..1; class ids of any number type for "nearest".
       matrix: (a, b, c, d, e, f) for each image, in pixels; see the module.
       fill: In the images' units, one number or one for each channel.
       interpolation: "nearest", "bilinear" or "bicubic", or for each image its place
@@ -87,8 +87,9 @@ def affine_warp(
         result, sooner), or None.
 
     Raises:
-      UserError: An unknown interpolation.
+      UserError: An unknown interpolation, or another than "nearest" of class ids.
     """
+    check_whole("affine_warp: images", images, interpolation)
     size = images.shape[1], images.shape[2]
     y, x = affine_positions(matrix, size)
     if not isinstance(interpolation, str) or interpolation == "nearest":
@@ -100,6 +101,16 @@ def affine_warp(
         y = jnp.where(stepped, _stepped(matrix[:, 3:], size), y)
         x = jnp.where(stepped, _stepped(matrix[:, :3], size), x)
     return sample(images, y, x, fill=fill, interpolation=interpolation, along=along)
+
+
+def check_whole(what: str, x: Array, interpolation: Interpolation) -> None:
+    """Raises UserError where whole numbers other than grey levels would be blended."""
+    blends = not isinstance(interpolation, str) or interpolation != "nearest"
+    if blends and x.dtype != jnp.uint8 and not jnp.issubdtype(x.dtype, jnp.floating):
+        raise UserError(
+            f"{what} is {x.dtype}{list(x.shape)}; expected uint8 or floats, "
+            'or give interpolation="nearest" for class ids.'
+        )
 
 
 def affine_positions(
