@@ -1,5 +1,8 @@
 """Workdirs that a command makes from a trained model, for every other command."""
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +19,53 @@ from vit_jax_tricks.state import TrainState
 from vit_jax_tricks.typing import Params
 
 
+PARTIAL = ".partial"  # what a killed command leaves, and the next one clears
+
+
 def new_folder(given: Arguments, suffix: str) -> Path:
     """The new workdir, empty so far: --out, else the run's with `_suffix`."""
     workdir, out = given.get("workdir"), given.get("out")
     if out is None and workdir is None:
         raise UserError("give --out=DIR, where the new model goes.")
     path = Path(out or f"{workdir}_{suffix}")
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    held = path.exists()
+    if path.is_dir():
+        held = any(entry.name != PARTIAL for entry in path.iterdir())
+    if held:
         raise UserError(
             f"--out {path} holds something already; give a new folder. Nothing was "
             "changed."
         )
     return path
+
+
+@contextmanager
+def staged(out: Path) -> Iterator[Path]:
+    """A folder for what becomes `out` at the end; after an error nothing is left.
+
+    It is made at once, so that a place that cannot be written is found before the work.
+
+    Raises:
+      UserError: the place cannot be written.
+    """
+    there = out.is_dir()  # and empty; it may be where a disk is mounted
+    partial = out / PARTIAL if there else out.with_name(f".{out.name}{PARTIAL}")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(
+            f"--out {out} cannot be written ({error.strerror}); give another folder."
+        ) from error
+    try:
+        yield partial
+        if there:
+            for entry in sorted(partial.iterdir()):
+                entry.rename(out / entry.name)
+        else:
+            partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def check_float(trained: Trained) -> None:

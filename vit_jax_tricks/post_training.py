@@ -58,33 +58,36 @@ def run(given: Arguments, stop: Stop) -> Path:
     assert not isinstance(trained.model, QuantizedModel)
     model = QuantizedModel(trained.model, rules)
     spec, sample = trained.spec, place.data.sample(count, "train")
-    variables = quantizing.calibrated(
-        model,
-        trained.variables[""],
-        place.data,
-        sample,
-        mean=spec.mean,
-        std=spec.std,
-        check=stop.check,
-    )
-    made = dataclasses.replace(
-        trained,
-        spec=dataclasses.replace(spec, quant=section.to_dict()),
-        model=model,
-        variables={"": variables},
-    )
-    result = {
-        "weights": trained.source,
-        "data": place.data.name,
-        "quant": {k: v for k, v in section.to_dict().items() if v},
-        "calibration images": len(sample),
-        "calibration": sample.facts(),
-        "quantised places": len(model.ranges(variables)),
-        "float": _measured(place, trained),
-        "quantised": _measured(place, made),
-    }
-    costs = _costs(given, trained, made, place, stop)
-    _write(out, given, made, place, sample, result, costs)
+    with made_run.staged(out) as folder:
+        variables = quantizing.calibrated(
+            model,
+            trained.variables[""],
+            place.data,
+            sample,
+            mean=spec.mean,
+            std=spec.std,
+            check=stop.check,
+        )
+        made = dataclasses.replace(
+            trained,
+            spec=dataclasses.replace(spec, quant=section.to_dict()),
+            model=model,
+            variables={"": variables},
+        )
+        result = {
+            "weights": trained.source,
+            "data": place.data.name,
+            "quant": {k: v for k, v in section.to_dict().items() if v},
+            "calibration images": len(sample),
+            "calibration": sample.facts(),
+            "quantised places": len(model.ranges(variables)),
+            "float": _measured(place, trained),
+            "quantised": _measured(place, made),
+        }
+        costs = _costs(given, trained, made, place, stop)
+        _write(folder, out, given, made, place, sample, result, costs)
+    say(f"report: {out / 'report' / 'summary.md'}")
+    say(f"export: python -m vit_jax_tricks.export --workdir={out} --int8 --out=FILE")
     return out
 
 
@@ -148,6 +151,7 @@ def _costs(
 
 
 def _write(
+    folder: Path,
     out: Path,
     given: Arguments,
     made: Trained,
@@ -156,17 +160,17 @@ def _write(
     result: dict[str, Any],
     costs: list[Cost],
 ) -> None:
-    """The new workdir and its report."""
+    """The new workdir and its report, in a folder that will be `out`."""
     spec = made.spec
     before = made_run.config_before(given, made)
     before |= {"name": f"{before['name']}_quantized", "quant": spec.quant}
-    (out / "report").mkdir(parents=True, exist_ok=True)
-    made_run.save(out, made.variables[""])
+    report = folder / "report"
+    report.mkdir()
+    made_run.save(folder, made.variables[""])
     names = list(place.data.class_names)
-    resume.record(out, config.Section(before), names, spec.to_json(), [])
+    resume.record(folder, config.Section(before), names, spec.to_json(), [])
     listed = [cost._asdict() for cost in costs]
     result |= {"sensitivity": listed} if costs else {}
-    report = out / "report"
     (report / "quantize.json").write_text(json.dumps(result, indent=1) + "\n")
     rows = {
         "weights": result["weights"],
@@ -185,8 +189,6 @@ def _write(
         for cost in _ranked(costs)[:SHOWN]:
             say("  ".join(_cells(cost)))
     (report / "summary.md").write_text(text)
-    say(f"report: {report / 'summary.md'}")
-    say(f"export: python -m vit_jax_tricks.export --workdir={out} --int8 --out=FILE")
 
 
 def _ranked(costs: list[Cost]) -> list[Cost]:

@@ -41,15 +41,22 @@ def run(given: Arguments, stop: Stop) -> Path:
     made_run.check_float(trained)
     source = evaluation.open_data(trained, given)
     evaluation.check_classes(source, trained)
-    sample = source.sample(given.whole("images", IMAGES) or IMAGES, "train")
-    batch_size = min(given.whole("batch_size", 64) or 64, len(sample))
-    batches = _Batches(trained, source, sample, batch_size, stop)
-    say(f"scores on {source.name}: {sample}")
-    result = prune(trained.model, trained.variables[""], batches, **options)
-    table = rows(result)
-    show(table)
-    facts = {**options, "scores": f"{source.name}: {sample}"}
-    _write(out, given, trained, source, result, facts, markdown(table))
+    with made_run.staged(out) as folder:
+        sample = source.sample(given.whole("images", IMAGES) or IMAGES, "train")
+        batch_size = min(given.whole("batch_size", 64) or 64, len(sample))
+        batches = _Batches(trained, source, sample, batch_size, stop)
+        say(f"scores on {source.name}: {sample}")
+        result = prune(trained.model, trained.variables[""], batches, **options)
+        table = rows(result)
+        show(table)
+        facts = {**options, "scores": f"{source.name}: {sample}"}
+        _write(folder, out, given, trained, source, result, facts, markdown(table))
+    say(f"report: {out / 'report' / 'pruning.md'}")
+    say(f"measure: python -m vit_jax_tricks.evaluate --workdir={out}")
+    say(
+        f"fine-tune: python -m vit_jax_tricks.main --config={out / FINETUNE} "
+        f"--workdir={out / 'finetune'}"
+    )
     return out
 
 
@@ -112,6 +119,7 @@ class _Batches:
 
 
 def _write(
+    folder: Path,
     out: Path,
     given: Arguments,
     trained: Trained,
@@ -120,7 +128,7 @@ def _write(
     options: dict[str, Any],
     table: str,
 ) -> None:
-    """The new workdir."""
+    """The new workdir in a folder that will be `out`."""
     spec, small = trained.spec, result.model
     fields = [*FIELDS.values()]
     if options["width"] < 1:
@@ -131,14 +139,13 @@ def _write(
     before = made_run.config_before(given, trained)
     before["model"] |= {field: value for field, value in sizes.items() if value}
     before["model"].pop("scan", None)
-    out.mkdir(parents=True, exist_ok=True)
-    made_run.save(out, result.variables)
-    (out / "report").mkdir(exist_ok=True)
-    picture = write_sheet(out / "report" / "pruning.png", result)
+    made_run.save(folder, result.variables)
+    (folder / "report").mkdir()
+    picture = write_sheet(folder / "report" / "pruning.png", result)
     facts = {"weights": trained.source, **options, "kinds": ", ".join(options["kinds"])}
     listed = "\n".join(f"- {name}: {value}" for name, value in facts.items())
     text = f"# {out.name}\n\n{listed}\n\n{table}\n![kept]({picture.name})\n"
-    (out / "report" / "pruning.md").write_text(text)
+    (folder / "report" / "pruning.md").write_text(text)
     epochs = before["epochs"]
     if before["steps"] is not None:
         epochs = before["steps"] * before["batch_size"] / source.num_train
@@ -152,12 +159,6 @@ def _write(
         share=share,
         teacher=None if mixes else given.get("workdir"),
     )
-    (out / FINETUNE).write_text(written)
+    (folder / FINETUNE).write_text(written)
     names = list(source.class_names)
-    resume.record(out, config.Section(before), names, new.to_json(), [])
-    say(f"report: {out / 'report' / 'pruning.md'}")
-    say(f"measure: python -m vit_jax_tricks.evaluate --workdir={out}")
-    say(
-        f"fine-tune: python -m vit_jax_tricks.main --config={out / FINETUNE} "
-        f"--workdir={out / 'finetune'}"
-    )
+    resume.record(folder, config.Section(before), names, new.to_json(), [])

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,6 +23,10 @@ from vit_jax_tricks.token_logits import Form, form_of, token_logits
 from vit_jax_tricks.typing import Array, Float, Params
 
 
+EXPECTED = (
+    "give the workdir of a run, or NAME@WEIGHTS: a name of list_models() and a weight "
+    "file, a workdir or hub:owner/name"
+)
 Teach = Callable[[Any, Array], dict[str, Array]]
 
 
@@ -73,20 +78,36 @@ def load(
     for place in sources:
         try:
             trained = _trained(place, jnp.dtype(dtype).name)
+            _check_channels(source, trained)
             check_classes(source, trained)
             dense = "token_labels" in needs
             form = form_of(trained.model) if dense else None
         except UserError as error:
-            raise UserError(f'config.teacher.sources, "{place}": {error}') from error
+            why = str(error).replace("--workdir", "workdir")
+            raise UserError(f'config.teacher.sources, "{place}": {why}') from error
         teachers.append(Teacher(trained, form))
     return teachers
 
 
 def _trained(source: str, dtype: str) -> Trained:
     name, place = paths.teacher(source)
+    if name is None and not Path(place).is_dir():
+        what = "is a file" if Path(place).exists() else "does not exist"
+        raise UserError(f"{place} {what}; {EXPECTED}.")
+    if name == "":
+        raise UserError(f"no model is named before the @; {EXPECTED}.")
     values = {"workdir": place} if name is None else {"model": name, "weights": place}
     given = Arguments(values, {"model": [("dtype", dtype)]}, [])
     return model_flags.load(given, resize=None)
+
+
+def _check_channels(source: Data, trained: Trained) -> None:
+    channels = trained.spec.view.channels
+    if source.channels != channels:
+        raise UserError(
+            f"{source.name} has {source.channels} channel(s), and this teacher takes "
+            f"{channels}; give one that was trained on such images."
+        )
 
 
 def teach(

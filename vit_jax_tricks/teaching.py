@@ -114,8 +114,11 @@ def build(
             smoothing=smoothing,
         )
     if pack is not None:
-        opened = LabelPack.open(pack)
-        opened.check(source, num_classes=source.num_classes)
+        try:
+            opened = LabelPack.open(pack)
+            opened.check(source, num_classes=source.num_classes)
+        except UserError as error:
+            raise UserError(f"config.teacher.pack: {error}") from error
         stored = functools.partial(
             _stored,
             trace=trace,

@@ -1,6 +1,8 @@
 """The command `export`: its files, what it says of them, every mistake one line."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import onnx
@@ -111,8 +113,10 @@ def test_a_run(run, capsys, tmp_path):
         (("--out=a.bin",), "ends in .onnx"),
         (("--out=a.onnx", "--format=stablehlo"), "ends in .stablehlo"),
         (("--out=a.onnx", "--format=onx"), 'Did you mean "onnx"?'),
-        (("--out=no/a.onnx",), "expected a new file in an existing folder"),
-        (("--out=folder.onnx",), "expected a new file in an existing folder"),
+        (("--out=no/a.onnx",), "/no does not exist; give a file in a folder"),
+        (("--out=weights.safetensors/a.onnx",), "is no folder; give a file in a"),
+        (("--out=folder.onnx",), "is a folder; give the name of a file in it"),
+        (("--out=/proc/a.onnx",), "--out=/proc/a.onnx cannot be written"),
         (("--out=a.onnx", "--int8"), "--int8 calibrates on images: give --data=SPEC"),
         (("--out=a.stablehlo", "--format=stablehlo", "--int8"), "makes ONNX files"),
         (("--out=a.onnx", "--calibration=4"), "--calibration is for --int8"),
@@ -152,6 +156,53 @@ def test_a_failure_leaves_the_old_file(command, folder, monkeypatch):
     assert status == 1
     assert "No space left on device" in err
     assert runs.snapshot(folder) == before
+
+
+def test_stopped_it_leaves_the_old_file(command, folder, monkeypatch):
+    """SIGTERM while the file is compared: neither a half nor an unmeasured one."""
+    (folder / "old.onnx").write_bytes(b"old")
+    before = runs.snapshot(folder)
+
+    def stopped(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(proof, "outputs", stopped)
+    _, out, _ = command("--out=old.onnx", "--check=2", "--json")
+    assert "max_difference" not in out
+    assert runs.snapshot(folder) == before
+
+
+SHIFTED = ([0.0, 3.0, 1.0], [2.0, 0.0, 0.5], [1.0, 0.0, 4.0], [5.0, 1.0, 1.0])
+
+
+def test_a_known_difference_is_reported():
+    """By hand: one logit moved by 2.5, so that one of four images changes its class."""
+    reference = np.array(SHIFTED, np.float32)
+    file = reference.copy()
+    file[1, 1] += 2.5
+    found = proof.compare(file, reference, np.array([1, 0, 0, 0]))
+    assert found == {
+        "max_difference": 2.5,
+        "top1_agreement": 0.75,
+        "accuracy": 0.5,
+        "accuracy_reference": 0.75,
+    }
+
+
+@pytest.mark.parametrize("value", [0.25, np.nan])
+def test_a_file_that_differs_is_found(command, monkeypatch, value):
+    """The command compares the file with JAX: neither one with itself."""
+    honest = proof.onnx_function
+
+    def dishonest(source):
+        function = honest(source)
+        return lambda images: function(images) + np.float32(value)
+
+    monkeypatch.setattr(proof, "onnx_function", dishonest)
+    status, out, _ = command("--out=e.onnx", "--check=5", "--json")
+    assert status == 0
+    found = json.loads(out)["jax"]["max_difference"]
+    assert found == pytest.approx(value, abs=1e-5, nan_ok=True)
 
 
 def test_int8_that_loses_says_so():

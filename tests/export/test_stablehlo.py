@@ -3,11 +3,13 @@
 import jax
 import numpy as np
 import pytest
+import weight_files
 from model_goldens import jit_once
 from zoo import ONE_EACH, SMALL
 
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.export import load, to_stablehlo
+from vit_jax_tricks.models import create_model
 
 
 FAST = ("small_deit", "small_coatnet_rw0")
@@ -41,6 +43,25 @@ def test_equals_the_model(name):
         )
 
 
-def test_other_files_are_refused():
-    with pytest.raises(UserError, match=r"no StableHLO file"):
-        load(b"something else")
+@pytest.fixture(scope="module")
+def content():
+    model = create_model("vit_tiny_patch16_224", 3, **weight_files.SMALL)
+    variables = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 16, 16, 3), "f"))
+    return to_stablehlo(model, variables, model.image_shape)
+
+
+def test_damaged_and_other_files_are_refused(content):
+    """What XLA makes of a changed byte is another result, or the end of the process."""
+    rng = np.random.default_rng(0)
+    for at in [0, len(content) - 1, *rng.integers(0, len(content), 100)]:
+        changed = bytearray(content)
+        changed[at] ^= 1 << rng.integers(8)
+        with pytest.raises(UserError):
+            load(bytes(changed))
+        with pytest.raises(UserError):
+            load(content[:at])
+    for other in (b"", b"something else"):
+        with pytest.raises(UserError, match="no complete StableHLO file"):
+            load(other)
+    with pytest.raises(UserError, match="is damaged"):
+        load(content[64:])

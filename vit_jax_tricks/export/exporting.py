@@ -16,7 +16,7 @@ from vit_jax_tricks.compress.quantized_model import QuantizedModel
 from vit_jax_tricks.compress.range_store import without_ranges
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.export import cpu, proof, verdict
-from vit_jax_tricks.export.files import staged
+from vit_jax_tricks.export.files import check_writable, staged
 from vit_jax_tricks.model_flags import Trained
 from vit_jax_tricks.model_inputs import model_inputs
 from vit_jax_tricks.stop import Stop
@@ -99,8 +99,12 @@ def _target(given: Arguments) -> tuple[str, Path]:
     if given.get("calibration") and not given.get("int8"):
         raise UserError("--calibration is for --int8; add it or leave both out.")
     out = Path(text)
-    if not out.parent.is_dir() or out.is_dir():
-        raise UserError(f"--out={text}: expected a new file in an existing folder.")
+    if out.is_dir():
+        raise UserError(f"--out={text} is a folder; give the name of a file in it.")
+    if not out.parent.is_dir():
+        what = "is no folder" if out.parent.exists() else "does not exist"
+        raise UserError(f"--out={text}: {out.parent} {what}; give a file in a folder.")
+    check_writable(out)
     needed = ("onnx", "onnxruntime") if kind == "onnx" else ("flatbuffers",)
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:

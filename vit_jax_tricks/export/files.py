@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from vit_jax_tricks.errors import UserError
+
 
 @contextmanager
 def staged(*paths: Path) -> Iterator[list[Path]]:
@@ -11,7 +13,7 @@ def staged(*paths: Path) -> Iterator[list[Path]]:
 
     After an error none of them is left.
     """
-    partials = [path.with_name(f".{path.name}.partial") for path in paths]
+    partials = [_partial(path) for path in paths]
     try:
         yield partials
         for partial, path in zip(partials, paths, strict=True):
@@ -19,3 +21,19 @@ def staged(*paths: Path) -> Iterator[list[Path]]:
     finally:
         for partial in partials:
             partial.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Raises UserError where the file cannot be written; leaves its folder as it is."""
+    partial = _partial(path)
+    try:
+        partial.touch()
+        partial.unlink()
+    except OSError as error:
+        raise UserError(
+            f"--out={path} cannot be written ({error.strerror}); give another place."
+        ) from error
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")

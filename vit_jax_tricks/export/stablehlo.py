@@ -1,5 +1,6 @@
 """A model as StableHLO: one file for CPU, GPU and TPU, for any number of images."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from vit_jax_tricks.export.float32 import in_float32
 
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+SEAL = b"vit_jax_tricks sha256:"  # at the end, before the digest of all before it
 
 
 def to_stablehlo(
@@ -19,7 +21,8 @@ def to_stablehlo(
 ) -> bytes:
     """The logits of `model.apply(variables, images, train=False)` in float32.
 
-    The weights are inside; `images` [batch, h, w, c] are normalised. `load` reads it.
+    The weights are inside; `images` [batch, h, w, c] are normalised. `load` reads it,
+    and so does `jax.export.deserialize`, which passes over the checksum at the end.
     """
     model, variables = in_float32(model, variables)
 
@@ -29,16 +32,23 @@ def to_stablehlo(
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)
     exported = jax.export.export(jax.jit(logits), platforms=PLATFORMS)(images)
-    return bytes(exported.serialize())
+    content = bytes(exported.serialize())
+    return content + SEAL + hashlib.sha256(content).digest()
 
 
 def load(content: bytes) -> Callable[[Any], Any]:
     """The function in a file of `to_stablehlo`: images to logits.
 
-    Raises: UserError when it is no such file.
+    Raises: UserError when it is no such file, or damaged.
     """
-    try:
-        exported = jax.export.deserialize(bytearray(content))
-    except Exception as error:  # flatbuffers has no errors of its own
-        raise UserError("no StableHLO file of jax.export.") from error
-    return jax.jit(exported.call)
+    content, seal, digest = bytes(content).rpartition(SEAL)
+    if not seal:
+        raise UserError(
+            "no complete StableHLO file of vit_jax_tricks.export; export the model "
+            "again, or copy the file again."
+        )
+    if hashlib.sha256(content).digest() != digest:
+        raise UserError(
+            "the StableHLO file is damaged (its checksum differs); copy it again."
+        )
+    return jax.jit(jax.export.deserialize(bytearray(content)).call)
