@@ -10,11 +10,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 import weight_files
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import create_model
-from vit_jax_tricks.pretrained import export_weights, load_pretrained
+from vit_jax_tricks.pretrained import load_pretrained
 from vit_jax_tricks.pretrained.sources import classes_of, read_source
 
 
@@ -93,21 +93,6 @@ def test_bfloat16_in_npz_and_safetensors(state, tmp_path):
     second, _ = load_pretrained(model(), tmp_path / "half.npz", verbose=False)
     chex.assert_trees_all_equal(first, second)
     assert {leaf.dtype for leaf in jax.tree.leaves(first)} == {jnp.dtype("float32")}
-
-
-def test_a_grid_that_is_no_square(state, tmp_path):
-    wide = model(img_size=(8, 32))  # 2 x 8 patches, as many as 4 x 4
-    path = tmp_path / "wide.safetensors"
-    save_file(state, path)
-    variables, report = load_pretrained(wide, path, grid=(2, 8), verbose=False)
-    out = tmp_path / "out.safetensors"
-    export_weights(variables, VIT, out)
-    chex.assert_trees_all_equal(load_file(out), state)
-    assert not report.resized
-    _, report = load_pretrained(wide, path, verbose=False)  # taken for a square
-    assert report.resized == ("pos_embed (1, 17, 16) -> (1, 17, 16)",)
-    with pytest.raises(UserError, match=r"a grid of 3 rows.* give the file's grid="):
-        load_pretrained(wide, path, grid=(3, 3))
 
 
 def test_how_many_classes_a_file_has(state, tmp_path):

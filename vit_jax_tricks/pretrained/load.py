@@ -1,7 +1,5 @@
 """Weights in: from reference key names to variables, every key accounted for."""
 
-import inspect
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +22,7 @@ from vit_jax_tricks.pretrained.dialects import (
     dialect_of,
 )
 from vit_jax_tricks.pretrained.export import flatten
+from vit_jax_tricks.pretrained.fit import Fit, checked_grid
 from vit_jax_tricks.pretrained.report import LoadReport
 from vit_jax_tricks.pretrained.rules import Rule, find_key, find_path
 from vit_jax_tricks.pretrained.sources import read_source
@@ -59,7 +58,8 @@ def load_pretrained(
         key: for what is drawn anew.
         ema: the averaged weights of a workdir or PyTorch file (True), the plain ones
             (False), or the averaged ones where they are (None).
-        grid: rows and columns of the file's position table, where it is no square.
+        grid: rows and columns of the file's position table. By default those of the
+            run in a workdir; else the model's if there are as many rows, or a square.
         verbose: print the report.
 
     Returns:
@@ -106,7 +106,8 @@ def load_weights(
     unexpected, kept_head = [], False
     headless = model.num_classes == 0
     constants = CONSTANTS.get(family, {})
-    fit = _Fit(model, source, old_grid=grid, bilinear=weights.bilinear)
+    old_grid = checked_grid(grid) or weights.grid
+    fit = Fit(model, source, old_grid=old_grid, bilinear=weights.bilinear)
     for name, array, match in _matches(weights, family, wanted):
         if name in constants:
             constants[name](source, array, model)
@@ -138,12 +139,13 @@ def load_weights(
         value = rule.transform.load(fitted, wanted[path].shape)
         found[path] = _cast(source, name, value, wanted[path].dtype)
         kept_head |= rule.head
-    fit.check_options()
+    if grid:
+        fit.check_grid_was_read()
     reset = [path for path in wanted if path not in found]
     if strict:
         _refuse(source, "lacks", [path for path in reset if path not in heads])
         _refuse(source, "has unexpected", unexpected)
-    notes = _notes(model, weights, kept_head=kept_head, strict=strict)
+    notes = fit.notes + _notes(model, weights, kept_head=kept_head, strict=strict)
     unused += dict.fromkeys(heads.values())
     found |= _fresh(model, reset, key)
     variables = traverse_util.unflatten_dict({p: found[p] for p in wanted}, sep="/")
@@ -175,14 +177,6 @@ def _another_head(rule: Rule, array: np.ndarray, shape: tuple[int, ...]) -> bool
     if not rule.head or array.ndim != len(shape):
         return False
     return rule.transform.load(array, shape).shape[:-1] == shape[:-1]
-
-
-def _other_classes(rule: Rule, array: np.ndarray, shape: tuple[int, ...]) -> bool:
-    """Whether an array is a head of `shape` but for its number of classes."""
-    classes, rest = divmod(array.size, math.prod(shape[:-1]))
-    other = (*shape[:-1], classes)
-    same = _reference_shape(rule, other) == array.shape
-    return rest == 0 and other != shape and same
 
 
 def _cast(source: str, name: str, array: np.ndarray, dtype: Any) -> jax.Array:
@@ -223,55 +217,6 @@ def _notes(model: Any, weights: Weights, *, kept_head: bool, strict: bool) -> li
             "original numbers"
         )
     return notes
-
-
-class _Fit:
-    """Makes arrays of another shape or grid fit, by the rules' own functions.
-
-    `options` go to those functions that take them.
-    """
-
-    def __init__(self, model: Any, source: str, **options: Any):
-        self._model, self._source = model, source
-        self._options = {k: v for k, v in options.items() if v}
-        self._taken: set[str] = set()
-
-    def __call__(
-        self,
-        name: str,
-        array: np.ndarray,
-        expected: tuple[int, ...],
-        path: str,
-        rule: Rule,
-    ) -> np.ndarray:
-        """The array itself where it fits already."""
-        takes = _parameters(rule.resize)
-        if array.shape == expected and "old_grid" not in takes:
-            return array
-        reason = "check the model's name and overrides."
-        if rule.resize is not None and array.ndim == len(expected):
-            options = {k: v for k, v in self._options.items() if k in takes}
-            self._taken |= options.keys()
-            try:
-                return rule.resize(array, expected, self._model, path, **options)
-            except UserError as error:
-                reason = str(error)
-        raise UserError(
-            f"{self._source}: {name} has shape {array.shape}, the model expects "
-            f"{expected}; {reason}"
-        )
-
-    def check_options(self) -> None:
-        """Raises UserError if a grid was given that nothing reads."""
-        if "old_grid" in self._options.keys() - self._taken:
-            raise UserError(
-                f"grid={self._options['old_grid']}: {self._source} has no position "
-                "table on a grid for this model; leave it out."
-            )
-
-
-def _parameters(function: Any) -> set[str]:
-    return set() if function is None else set(inspect.signature(function).parameters)
 
 
 def _init(model: Any, key: PRNGKeyArray) -> dict[str, jax.Array]:

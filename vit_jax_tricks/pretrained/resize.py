@@ -65,9 +65,9 @@ def positions(
 ) -> np.ndarray:
     """The `Rule.resize` of position tables: to `model.grid` after the prefix rows.
 
-    A table of as many rows but another grid is resampled too; one whose rows are no
-    square is taken to have the model's grid if it has as many. `old_grid` is that of
-    the file.
+    `old_grid` is that of the file, where it is known: a table of as many rows but
+    another grid is resampled too. By default a table of as many rows is of the model's
+    grid, and any other is of a square one.
     """
     del path
     return _positions(array, expected, model, old_grid, bilinear=bilinear)
@@ -97,11 +97,8 @@ def _positions(
 ) -> np.ndarray:
     if array.ndim != 3 or array.shape[-1] != expected[-1]:
         raise UserError(f"its width is {array.shape[-1:]}, not {expected[-1]}.")
-    if array.shape == expected:
-        side = math.isqrt(math.prod(model.grid))
-        square = (side, side) if side**2 == math.prod(model.grid) else None
-        if (old_grid or square or model.grid) == model.grid:
-            return array
+    if array.shape == expected and (old_grid or model.grid) == model.grid:
+        return array
     resized = resize_positions(
         array.astype(np.float32),
         model.grid,

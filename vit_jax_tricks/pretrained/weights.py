@@ -32,6 +32,7 @@ class Weights:
       before_head: those of them that the file's own head needs.
       bilinear: position tables and patches are resampled bilinearly, without
         antialiasing, as timm does for `.npz` files.
+      grid: rows and columns of the position table, where the source says.
       ranges: of a quantised run, by the paths of `compress.range_store.by_layer`.
       act_layer: the activation that the file was trained with, where its format says.
       notes: what else a user should know about the file.
@@ -44,6 +45,7 @@ class Weights:
     unneeded: tuple[str, ...] = ()
     before_head: tuple[str, ...] = ()
     bilinear: bool = False
+    grid: tuple[int, int] | None = None
     ranges: Mapping[str, np.ndarray] | None = None
     act_layer: str | None = None
     notes: tuple[str, ...] = ()

@@ -1,5 +1,6 @@
 """Weights of our own runs: the newest intact checkpoint of a workdir, read only."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from vit_jax_tricks import checkpoint, paths
 from vit_jax_tricks.compress import range_store
 from vit_jax_tricks.console import say
 from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.models.registry import create_model
 from vit_jax_tricks.pretrained.export import flatten
 from vit_jax_tricks.pretrained.weights import Weights
 from vit_jax_tricks.runs.manifest import DamagedError, step_folders
@@ -39,8 +41,23 @@ def read_workdir(path: Path, *, ema: bool | None = None) -> Weights:
         ranges = {name: np.asarray(array) for name, array in kept.items()}
         chosen = range_store.without_ranges(chosen)
     arrays = {name: np.asarray(array) for name, array in flatten(chosen).items()}
-    what = f"{path}, step {step}{', averaged' if averaged else ''}"
-    return Weights(what, arrays, native=True, averaged=averaged, ranges=ranges)
+    return Weights(
+        f"{path}, step {step}{', averaged' if averaged else ''}",
+        arrays,
+        native=True,
+        averaged=averaged,
+        ranges=ranges,
+        grid=_grid(path),
+    )
+
+
+def _grid(path: Path) -> tuple[int, int] | None:
+    """The grid of patches of the run's model, where its `model.json` tells."""
+    try:
+        spec = json.loads((paths.absolute(path) / "model.json").read_text())
+        return getattr(create_model(spec["name"], **spec["fields"]), "grid", None)
+    except (OSError, ValueError, KeyError, TypeError):  # UserError is a ValueError
+        return None
 
 
 def newest(path: Path) -> tuple[int, dict]:
