@@ -22,7 +22,8 @@ def get_config() -> ml_collections.ConfigDict:
     c.batch_size = 128  # examples per optimiser step, all devices together
     c.accumulate = 1  # micro-batches that the batch is cut into, one after another
     c.dtype = "auto"  # compute type: float32, bfloat16, or auto: bfloat16 off the CPU
-    c.resume = "auto"  # auto, required (an error if there is nothing), or never
+    c.resume = "auto"  # required: an error if there is nothing; never: if there is
+    # something; new_data: go on although the data has changed
 
     # Weights before the first step: a .safetensors, .npz or .pth file, a workdir, or
     # hub:owner/name. None: drawn from the seed. A resumed run does not read them.

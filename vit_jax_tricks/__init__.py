@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from vit_jax_tricks.models import create_model, list_models
     from vit_jax_tricks.pretrained import export_weights, load_pretrained
 
+__version__ = "0.1.0"
+
 __all__ = ["create_model", "export_weights", "list_models", "load_pretrained"]
 
 _HOME = {

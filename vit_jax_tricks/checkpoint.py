@@ -262,7 +262,10 @@ class Checkpointer:
         meta = json.loads((folder / "meta" / "metadata").read_text())
         expected = meta.pop("leaves")
         later = _read_later(folder)
-        meta = meta if later is None else later["meta"]
+        if later is not None:
+            meta = later["meta"]
+        elif (folder / LATER).exists():
+            self._say(f"{LATER} of checkpoint {step} is damaged, so its score is lost")
         template = jax.tree.map(ocp.utils.to_shape_dtype_struct, _plain_tree(like))
         stored = {path: kind for path, (kind, _) in expected.items()}
         wanted = {path: _kind(leaf) for path, leaf in _leaves(template)}

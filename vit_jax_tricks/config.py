@@ -21,6 +21,7 @@ from typing import Any
 import ml_collections
 
 from vit_jax_tricks import paths
+from vit_jax_tricks.console import say
 from vit_jax_tricks.errors import UserError, nearest
 
 
@@ -175,18 +176,26 @@ def of_run(workdir: str | Path) -> ml_collections.ConfigDict:
     """
     try:
         values = tuples(recorded(workdir))
+        values.pop("version", None)
         out = _common()
         with out.unlocked():
             for key in values.keys() & {"model", "loss"}:
                 out[key] = ml_collections.ConfigDict(values.pop(key))
+            unknown = []
             for key, value in values.items():
-                section: Any = out[key]
-                if isinstance(value, dict):
-                    section.update(value)
+                section: Any = out.get(key)
+                if key not in out:
+                    unknown.append(key)
+                elif isinstance(value, dict):
+                    unknown += [f"{key}.{name}" for name in value.keys() - section]
+                    section.update({k: v for k, v in value.items() if k in section})
                 else:
                     out[key] = value
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise _unreadable(workdir) from error
+    if unknown:
+        named = ", ".join(f"config.{key}" for key in sorted(unknown))
+        say(f"{named} of {workdir}: unknown to this version and not used")
     return out
 
 

@@ -1,5 +1,6 @@
 """What a person sees: the banner, the progress bar, one-line messages."""
 
+import contextlib
 import logging
 import math
 import sys
@@ -22,8 +23,16 @@ from rich.table import Table
 from vit_jax_tricks.errors import UserError
 
 
+class _Console(Console):
+    """A reader that went away, as with `| head`, is an error like others."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        raise  # the BrokenPipeError that rich handles
+
+
 # Names of files and classes are text, never markup.
-console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+console = _Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 PLAIN_EVERY_S = 5.0  # without a terminal: seconds between progress lines
 
 
@@ -34,7 +43,8 @@ def say(message: str) -> None:
 
 def fail(message: str) -> None:
     """One line on standard error."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # closed as well
+        print(f"error: {' '.join(message.split())}", file=sys.stderr)
 
 
 @contextmanager
@@ -122,7 +132,16 @@ class Bar:
 
 
 def explain(error: Exception) -> str | None:
-    """The one line that stands for an error, or None if a traceback serves better."""
+    """The one line that stands for an error, or None if a traceback serves better.
+
+    Notes that were added to the error come after it.
+    """
+    line = _explain(error)
+    notes = getattr(error, "__notes__", ())
+    return None if line is None else " ".join([line, *notes])
+
+
+def _explain(error: Exception) -> str | None:
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, BrokenPipeError):

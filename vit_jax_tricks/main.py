@@ -4,11 +4,10 @@ Without --config it runs configs/digits.py, without --workdir it uses runs/NAME.
 of the config can be set with --config.KEY=VALUE. The same command again resumes.
 """
 
-import sys
 from pathlib import Path
 
 from vit_jax_tricks import command
-from vit_jax_tricks.stop import Stop, Stopped
+from vit_jax_tricks.stop import Stop, Stopped, leave
 
 
 USAGE = f"""{(__doc__ or "").strip()}
@@ -17,6 +16,9 @@ USAGE = f"""{(__doc__ or "").strip()}
   --config.KEY=VALUE     one value, such as --config.optimizer.weight_decay=0.1
   --workdir=DIR          checkpoints, metrics and report
   --help                 this text
+
+Exit status: 0 finished, 1 an error, 143, 129 or 130 stopped early by SIGTERM, SIGHUP or
+Ctrl-C, and saved.
 """
 
 
@@ -42,4 +44,4 @@ def _train(argv: list[str], stop: Stop) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -1,11 +1,15 @@
 """What a run writes while it goes: `metrics.jsonl` and TensorBoard events."""
 
+import contextlib
+import errno
 import json
 import math
 import os
+import time
 from pathlib import Path
 from typing import Any
 
+from vit_jax_tricks.console import say
 from vit_jax_tricks.errors import UserError
 
 
@@ -28,44 +32,101 @@ class MetricsWriter:
                 f"was saved after {offset}; put it back, or give another --workdir. "
                 "Nothing was changed."
             )
-        self._file = self.path.open("ab")
+        self._file = self.path.open("ab", buffering=0)
         self._file.truncate(offset)
-        self._events = None
-        if tensorboard:
-            from tensorboardX import SummaryWriter
-
-            self._events = SummaryWriter(
-                str(workdir), purge_step=step + 1 if step else None
-            )
+        self._length = offset
+        self._events = _Events(workdir, step) if tensorboard else None
 
     @property
     def offset(self) -> int:
         """The file's length; all of it is on disk, as a checkpoint may outlive us."""
         os.fsync(self._file.fileno())
-        return self._file.seek(0, 2)
+        return self._length
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Writes one line; numbers that are not finite become null."""
+        """Writes one line, whole or not at all; numbers that are not finite are null.
+
+        Raises: OSError, such as a full disk.
+        """
         line = {"step": step} | {
             k: v if math.isfinite(v) else None for k, v in values.items()
         }
-        self._file.write(json.dumps(line).encode() + b"\n")
-        self._file.flush()
+        data = json.dumps(line).encode() + b"\n"
+        try:
+            if self._file.write(data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self._file.truncate(self._length)
+            raise
+        self._length += len(data)
         if self._events is not None:
-            for name, value in values.items():
-                self._events.add_scalar(name, value, step)
-            self._events.flush()
+            try:
+                self._events.write(step, values)
+            except OSError as error:
+                self._events = None
+                say(f"no more TensorBoard events ({error}); {self.path} goes on")
 
     def close(self) -> None:
         self._file.close()
-        if self._events is not None:
-            self._events.close()
+        events, self._events = self._events, None
+        if events is not None:
+            with contextlib.suppress(OSError):  # each line was flushed
+                events.close()
+
+
+class _Events:
+    """TensorBoard's event file, written in this thread: one of its own would hang."""
+
+    def __init__(self, workdir: Path, step: int):
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2
+
+        proto: Any = event_pb2
+        self._event = proto.Event
+        self._writer = EventsWriter(str(workdir / "events"))
+        if step:  # what another process wrote after it is not shown
+            start = proto.SessionLog(status=proto.SessionLog.START)
+            self._add(step=step + 1, session_log=start)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        from tensorboardX.summary import scalar
+
+        for name, value in values.items():
+            self._add(step=step, summary=scalar(name, value))
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _add(self, **fields: Any) -> None:
+        self._writer.write_event(self._event(wall_time=time.time(), **fields))
 
 
 def read(workdir: Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl`, in order; a last line cut short is left out."""
+    """The lines of `metrics.jsonl`, in order; a last line cut short is left out.
+
+    Lines that are no metrics, as a disk may leave them, are left out and said.
+    """
     path = Path(workdir) / "metrics.jsonl"
     if not path.exists():
         return []
-    lines = path.read_bytes().split(b"\n")
-    return [json.loads(line) for line in lines[:-1]]
+    lines = [_parsed(line) for line in path.read_bytes().split(b"\n")[:-1]]
+    if odd := [number for number, line in enumerate(lines, 1) if line is None]:
+        shown = ", ".join(map(str, odd[:5])) + (", ..." if len(odd) > 5 else "")
+        say(f"{path}: {len(odd)} unreadable line(s) left out: {shown}")
+    return [line for line in lines if line is not None]
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        values = json.loads(line)
+    except ValueError:  # no UTF-8 either
+        return None
+    sound = isinstance(values, dict) and type(values.get("step")) is int
+    sound = sound and all(_number(value) for value in values.values())
+    return values if sound else None
+
+
+def _number(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and math.isfinite(value))

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_jax_tricks import metrics
+from vit_jax_tricks.runs.manifest import write_durably
 
 
 CURVES = {
@@ -36,7 +37,8 @@ def write(workdir: Path, facts: dict[str, Any]) -> Path:
         for name, (label, keys) in CURVES.items()
         if _plot(folder / name, lines, label, keys)
     ]
-    (folder / "summary.md").write_text(_summary(workdir, lines, facts, pictures))
+    text = _summary(workdir, lines, facts, pictures)
+    write_durably(folder / "summary.md", text)  # the last of the report's files
     return folder / "summary.md"
 
 

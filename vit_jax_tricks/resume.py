@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vit_jax_tricks.config import Section, defaults, located
+from vit_jax_tricks import __version__
+from vit_jax_tricks.config import OPEN_SECTIONS, Section, defaults, located
 from vit_jax_tricks.console import say
+from vit_jax_tricks.data.fingerprint import changes
 from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.runs.manifest import step_folders, write_durably
 
 
 # A run with another value of these is another run: it needs its own workdir.
@@ -29,39 +32,68 @@ IDENTITY = (
 )
 
 
-def check_workdir(
+# What a run writes into its workdir.
+NAMES = ("config", "classes", "model", "teachers", "data")
+OURS = (*(f"{name}.json" for name in NAMES), "metrics.jsonl", "report", "damaged")
+BEGUN = ".begun"  # there from the first start to the first checkpoint
+LOGS = (".log", ".out", ".err", ".txt")
+RESUME = ("auto", "required", "never", "new_data")
+
+
+def open_workdir(workdir: Path, resume: str) -> None:
+    """Creates the workdir, or checks that it is one of ours or holds nothing.
+
+    Raises:
+      UserError: it cannot be written, holds something else, or `resume` forbids it.
+    """
+    if resume not in RESUME:
+        names = ", ".join(f'"{name}"' for name in RESUME)
+        raise UserError(f'config.resume="{resume}": expected one of {names}.')
+    _refuse_foreign(workdir)
+    if resume != "required" or workdir.exists():
+        _check_writable(workdir)
+    if resume == "never" and step_folders(workdir / "checkpoints"):
+        raise UserError(
+            f"config.resume=never, but {workdir} holds a run; give another "
+            "--workdir, or drop config.resume to go on. Nothing was changed."
+        )
+    if resume == "required" and not workdir.exists():
+        raise UserError(
+            f"config.resume=required, but {workdir} does not exist; give the --workdir "
+            "of an earlier run, or resume=auto."
+        )
+
+
+def check_run(
     workdir: Path,
     config: Section,
     class_names: list[str],
     taught: list[dict[str, str]],
+    data: dict[str, Any],
     resume: str,
 ) -> None:
-    """Creates the workdir, or checks that what it holds is this run.
+    """Checks that a run in the workdir is this one, and prints what changed since.
 
-    Prints what changed since the last start. `taught` tells teachers and packs apart.
+    Args:
+      workdir: it exists.
+      config, class_names: of the run now.
+      taught: tells teachers and packs apart.
+      data: `fingerprint` of the data.
+      resume: "new_data" accepts other data.
 
     Raises:
-      UserError: it cannot be written, belongs to another run, or `resume` forbids it.
+      UserError: it belongs to another run.
     """
-    if resume not in ("auto", "required", "never"):
+    if not step_folders(workdir / "checkpoints"):
+        return
+    _check_same_run(workdir, config, class_names)
+    if taught and _read(workdir / "teachers.json", list) != taught:
         raise UserError(
-            f'config.resume="{resume}": expected "auto", "required" or "never".'
+            f"{workdir} was trained with other weights of its teacher, or another "
+            "label pack, in the same place; put it back, or give another "
+            "--workdir. Nothing was changed."
         )
-    if resume != "required" or workdir.exists():
-        _check_writable(workdir)
-    if _has_checkpoints(workdir):
-        if resume == "never":
-            raise UserError(
-                f"config.resume=never, but {workdir} holds a run; give another "
-                "--workdir, or drop config.resume to go on. Nothing was changed."
-            )
-        _check_same_run(workdir, config, class_names)
-        if taught and _read(workdir / "teachers.json", list) != taught:
-            raise UserError(
-                f"{workdir} was trained with other weights of its teacher, or another "
-                "label pack, in the same place; put it back, or give another "
-                "--workdir. Nothing was changed."
-            )
+    _check_same_data(workdir, data, resume)
 
 
 def record(
@@ -70,20 +102,82 @@ def record(
     class_names: list[str],
     model: dict[str, Any],
     taught: list[dict[str, str]],
+    data: dict[str, Any] | None = None,
 ) -> None:
-    """Writes `config.json`, `classes.json`, `model.json` and maybe `teachers.json`."""
-    files = {"config": config.to_dict(), "classes": class_names, "model": model}
+    """Writes `config.json`, `classes.json`, `model.json` and, if given, the others.
+
+    `config.json` also says which version wrote it.
+    """
+    if not step_folders(workdir / "checkpoints"):
+        (workdir / BEGUN).touch()
+    values = config.to_dict() | {"version": __version__}
+    files = {"config": values, "classes": class_names, "model": model}
     if taught:
         files["teachers"] = taught
+    if data is not None:
+        files["data"] = data
     for name, value in files.items():
-        part = workdir / f".{name}.json"
-        part.write_text(json.dumps(value, indent=2) + "\n")
-        part.replace(workdir / f"{name}.json")
+        write_durably(workdir / f"{name}.json", json.dumps(value, indent=2) + "\n")
 
 
-def _has_checkpoints(workdir: Path) -> bool:
-    folder = workdir / "checkpoints"
-    return folder.is_dir() and any(p.name.isdigit() for p in folder.iterdir())
+def begun_is_over(workdir: Path) -> None:
+    """Notes that there are checkpoints now, without which it is no run of ours."""
+    if step_folders(workdir / "checkpoints"):
+        (workdir / BEGUN).unlink(missing_ok=True)
+
+
+def _refuse_foreign(workdir: Path) -> None:
+    """A first start may have been killed before its first checkpoint; it left BEGUN."""
+    checkpoints = workdir / "checkpoints"
+    if step_folders(checkpoints) or (workdir / BEGUN).exists():
+        return
+    found = _visible(workdir)
+    if "checkpoints" in found and checkpoints.is_dir() and not _visible(checkpoints):
+        found.remove("checkpoints")
+    ours = [name for name in found if name in OURS]
+    if ours:
+        raise UserError(
+            f"{workdir} holds {', '.join(ours)}, but no checkpoints of a run; put them "
+            f"back into {checkpoints}, or give another --workdir. Nothing was changed."
+        )
+    if found:
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        raise UserError(
+            f"{workdir} is no run of ours (it holds {', '.join(found[:3])}{more}); "
+            "give a new or an empty folder as --workdir. Nothing was changed."
+        )
+
+
+def _visible(folder: Path) -> list[str]:
+    """What a folder holds, less hidden files, logs and files of the system."""
+    if not folder.is_dir():
+        return []
+    names = sorted(entry.name for entry in folder.iterdir())
+    return [
+        name
+        for name in names
+        if not name.startswith((".", "~", "@eaDir", "lost+found", "$RECYCLE.BIN"))
+        and not name.endswith((*LOGS, "~"))
+        and name not in ("Thumbs.db", "desktop.ini", "System Volume Information")
+    ]
+
+
+def _check_same_data(workdir: Path, data: dict[str, Any], resume: str) -> None:
+    path = workdir / "data.json"
+    if not path.exists():
+        say(f"{path} is not there, so data that changed since would not be noticed")
+        return
+    found = changes(_read(path, dict), data)
+    if not found:
+        return
+    what = "; ".join(found)
+    if resume != "new_data":
+        raise UserError(
+            f"the data has changed since {workdir} was begun ({what}); put it back, "
+            "give another --workdir, or go on with the new data by "
+            "--config.resume=new_data. Nothing was changed."
+        )
+    say(f"the data has changed ({what}), and the run goes on with it")
 
 
 def _check_writable(workdir: Path) -> None:
@@ -123,8 +217,22 @@ def _check_same_run(workdir: Path, config: Section, class_names: list[str]) -> N
             f"{workdir} was trained on other classes than the data has now; "
             "give another --workdir. Nothing was changed."
         )
+    _say_unknown(old, new)
     for key, before, now in changed:
         say(f"config.{key} was {before!r} when this run started, now {now!r}")
+
+
+def _say_unknown(old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Names the keys of a config that a newer version wrote."""
+    here = {f"config.{key}" for key in _keys(new)}
+    there = [f"config.{key}" for key in _keys(old) if key != "version"]
+    free = tuple(f"{section}." for section in OPEN_SECTIONS)
+    unknown = [key for key in there if key not in here and not key.startswith(free)]
+    if unknown:
+        say(
+            f"{', '.join(unknown)}: unknown to this version ({__version__}) and not "
+            f"used; version {old.get('version', 'unknown')} wrote config.json"
+        )
 
 
 def _read(path: Path, kind: type) -> Any:

@@ -1,9 +1,13 @@
-"""The one training loop: restore, step, evaluate, checkpoint, report."""
+"""The one training loop: restore, step, evaluate, checkpoint, report.
 
+Whatever ends it, an error as well as a signal, saves first what is in memory.
+"""
+
+import contextlib
 import math
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +15,19 @@ import jax
 
 from vit_jax_tricks import banner, model_spec, report
 from vit_jax_tricks.augment.pixels import to_float
-from vit_jax_tricks.checkpoint import Checkpointer
+from vit_jax_tricks.checkpoint import Checkpointer, SaveError
 from vit_jax_tricks.config import Section
 from vit_jax_tricks.console import Bar, say
+from vit_jax_tricks.data.fingerprint import fingerprint
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.evaluate import evaluate
 from vit_jax_tricks.experiment import Experiment, build
 from vit_jax_tricks.inspect.hardware import mfu
 from vit_jax_tricks.inspect.nonfinite import first_nonfinite
 from vit_jax_tricks.metrics import MetricsWriter, read
-from vit_jax_tricks.resume import check_workdir, record
+from vit_jax_tricks.resume import begun_is_over, check_run, open_workdir, record
+from vit_jax_tricks.runs.clock import Clock
+from vit_jax_tricks.runs.lock import locked
 from vit_jax_tricks.state import TrainState
 from vit_jax_tricks.step import normalize
 from vit_jax_tricks.stop import Stop, Stopped
@@ -30,53 +37,32 @@ PATIENCE = 3  # non-finite steps in a row that end the run
 LAG = 4  # steps that may be in flight before the host looks at a result
 
 
-@dataclass
-class Clock:
-    """What a checkpoint holds beside the state, so that a resumed run is the same run.
-
-    Attributes:
-      metrics_offset: length of metrics.jsonl.
-      seconds: spent in earlier processes.
-      evaluated: the last step whose evaluation is in metrics.jsonl.
-      sums, count: of the training metrics since the last line.
-      best, best_step: the highest test accuracy so far and its step.
-    """
-
-    metrics_offset: int = 0
-    seconds: float = 0.0
-    evaluated: int = 0
-    sums: dict[str, float] = field(default_factory=dict)
-    count: int = 0
-    best: float = 0.0
-    best_step: int = 0
-
-    def add(self, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            if name in ("streak", "skipped"):
-                continue
-            self.sums[name] = self.sums.get(name, 0.0) + float(value)
-        self.count += 1
-
-    def take(self) -> dict[str, float]:
-        """Means since the last call."""
-        means = {f"train/{k}": v / self.count for k, v in self.sums.items()}
-        self.sums, self.count = {}, 0
-        return means
-
-
 def run(config: Section, workdir: Path, stop: Stop | None = None) -> dict[str, float]:
     """Trains as `config` says and returns the last evaluation.
 
     Starting it again with the same arguments goes on where it stopped; the result is
     the same to the bit on the same machine.
 
+    Args:
+      config: as `config.load` gives it.
+      workdir: new, empty, or that of the run; no other process may write to it.
+      stop: handles signals; left out, they are handled inside, and end in
+        KeyboardInterrupt (Ctrl-C) or SystemExit with the exit status.
+
     Raises:
       UserError: anything in the config, the data or the workdir that does not fit.
       Stopped: a signal arrived; everything is saved.
     """
-    stop = stop or Stop()
-    experiment = build(config)
-    return Loop(experiment, Path(workdir), stop).run()
+    if stop is None:
+        stop = Stop()
+        with stop.installed():
+            try:
+                return run(config, workdir, stop)
+            except Stopped as stopped:
+                interrupted = stopped.code == 130
+                kind = KeyboardInterrupt if interrupted else SystemExit
+                raise kind(stopped.code) from stopped
+    return Loop(build(config), Path(workdir), stop).run()
 
 
 class Loop:
@@ -87,7 +73,7 @@ class Loop:
         config = experiment.config
         self.log_steps = config.log.steps
         self.save_steps = config.checkpoint.steps
-        tensorboard, resume = config.log.tensorboard, config.resume
+        self.tensorboard, self.resume = config.log.tensorboard, config.resume
         self.checkpointer = Checkpointer(
             workdir / "checkpoints", keep=config.checkpoint.keep, say=say
         )
@@ -97,34 +83,57 @@ class Loop:
             if value is not None and value < 1:
                 raise UserError(f"config.{key}={value}: expected at least 1.")
         config.assert_all_read()
-        class_names = list(experiment.data.class_names)
-        taught = experiment.teaching.fingerprint()
-        check_workdir(workdir, config, class_names, taught, resume)
-        self.state, meta = self._restore(resume)
-        self.clock = Clock(**meta) if meta else Clock()
+        self.writer: MetricsWriter | None = None
+        self.pending: deque[tuple[int, Any, Any]] = deque()
+
+    def run(self) -> dict[str, float]:
+        open_workdir(self.workdir, self.resume)
+        with locked(self.workdir, "give another --workdir"):
+            try:
+                self._open()
+                if self.finished:
+                    return self._finished()
+                facts, train_step, eval_step = self._compile()
+                with self.stop.deferred():
+                    try:
+                        result = self._loop(train_step, eval_step)
+                        self._last_words(facts)
+                        return result
+                    finally:
+                        self._close()
+            finally:
+                self._close()
+
+    def _open(self) -> None:
+        """Restores the state, or makes the first one, and opens the metrics."""
+        x, config = self.experiment, self.experiment.config
+        class_names = list(x.data.class_names)
+        taught, seen = x.teaching.fingerprint(), fingerprint(x.data)
+        check_run(self.workdir, config, class_names, taught, seen, self.resume)
+        self.state, meta = self._restore()
         self.start = int(self.state.step)
-        if self.start > experiment.total_steps:
+        self.clock = Clock.of(meta, self.start, say) if meta else Clock()
+        if self.start > x.total_steps:
             raise UserError(
-                f"{workdir} is at step {self.start}, beyond this config's "
-                f"{experiment.total_steps}; train longer or use another --workdir."
+                f"{self.workdir} is at step {self.start}, beyond this config's "
+                f"{x.total_steps}; train longer or use another --workdir."
             )
-        self.finished = self.start == self.clock.evaluated == experiment.total_steps
+        self.finished = self.start == self.clock.evaluated == x.total_steps
         self.writer = MetricsWriter(
-            workdir,
-            tensorboard=tensorboard and not self.finished,
+            self.workdir,
+            tensorboard=self.tensorboard and not self.finished,
             offset=self.clock.metrics_offset,
             step=self.start,
         )
-        spec = model_spec.of_run(experiment)
-        record(workdir, config, class_names, spec.to_json(), taught)
-        self.pending: deque[tuple[int, Any, Any]] = deque()
+        spec = model_spec.of_run(x)
+        record(self.workdir, config, class_names, spec.to_json(), taught, seen)
         self.began = time.monotonic()
 
-    def _restore(self, resume: str) -> tuple[TrainState, dict[str, Any]]:
+    def _restore(self) -> tuple[TrainState, dict[str, Any]]:
         found = None
-        if resume != "never":
+        if self.resume != "never":
             found = self.checkpointer.restore(self.experiment.state_shape())
-        if found is None and resume == "required":
+        if found is None and self.resume == "required":
             raise UserError(
                 f"config.resume=required, but {self.workdir} holds no usable "
                 "checkpoint; give the --workdir of an earlier run, or resume=auto."
@@ -134,22 +143,20 @@ class Loop:
         say(f"resuming {self.workdir} at step {int(found[0].step)}")
         return found
 
-    def run(self) -> dict[str, float]:
+    def _close(self) -> None:
         try:
-            if self.finished:
-                say(f"{self.workdir} is finished; train longer or elsewhere")
-                if not report.exists(self.workdir):
-                    self._report(banner.facts(self.experiment))
-                lines = [m for m in read(self.workdir) if "test/accuracy" in m]
-                return {k: v for k, v in lines[-1].items() if k.startswith("test/")}
-            facts, train_step, eval_step = self._compile()
-            with self.stop.deferred():
-                result = self._loop(train_step, eval_step)
-                self._report(facts)
-            return result
-        finally:
             self.checkpointer.close()
-            self.writer.close()
+            begun_is_over(self.workdir)
+        finally:
+            if self.writer is not None:
+                self.writer.close()
+
+    def _finished(self) -> dict[str, float]:
+        say(f"{self.workdir} is finished; train longer or elsewhere")
+        if not report.exists(self.workdir):
+            self._report(banner.facts(self.experiment))
+        lines = [m for m in read(self.workdir) if "test/accuracy" in m][-1:]
+        return {k: v for m in lines for k, v in m.items() if k.startswith("test/")}
 
     def _compile(self) -> tuple[dict[str, Any], Any, Any]:
         say("compiling ...")
@@ -162,57 +169,107 @@ class Loop:
         return facts, train_step, eval_step
 
     def _loop(self, train_step: Any, eval_step: Any) -> dict[str, float]:
-        x, total = self.experiment, self.experiment.total_steps
+        x, total, step = self.experiment, self.experiment.total_steps, self.start
         result: dict[str, float] = {}
-        bar = Bar(total, self.start)
-        batches, frozen = x.train_batches(self.start), x.place_frozen()
-        self.window = (time.monotonic(), self.start)
-        step = self.start
-        try:
+        with contextlib.ExitStack() as stack:
+            bar = stack.enter_context(_closing(Bar(total, step)))
+            batches = stack.enter_context(_closing(x.train_batches(step)))
+            frozen = x.place_frozen()
+            stack.enter_context(self._saving_first())
+            self.window = (time.monotonic(), step)
             while True:
-                if self._due(step):
+                if self._log_due(step):
                     self._drain(0)
+                    bar.update(step, self._log(step))
+                evaluate_now = self._evaluation_due(step)
+                if evaluate_now or self._save_due(step):
+                    self._drain(0)
+                    self._save(step)
+                if evaluate_now:
                     result = self._evaluate(step, eval_step)
                     self._save(step, score=_best(result))
                     self.window = (time.monotonic(), step)
                 if step == total:
+                    self.checkpointer.wait()
                     return result
                 self.stop.check()
-                batch = x.put(next(batches))
+                with self.stop.immediate():
+                    batch = next(batches)
+                batch = x.put(batch)
                 self.state, metrics = train_step(self.state, batch, frozen)
                 step += 1
                 self.pending.append((step, metrics, batch))
                 self._drain(LAG)
-                if step % self.log_steps == 0 or step == total:
-                    self._drain(0)
-                    bar.update(step, self._log(step))
-                if self.save_steps and step % self.save_steps == 0:
-                    self._drain(0)
-                    self._save(step)
-        except Stopped:
-            self._drain(0)
+
+    @contextlib.contextmanager
+    def _saving_first(self) -> Iterator[None]:
+        """Saves what is in memory, whatever ends the loop, and says how to go on."""
+        try:
+            yield
+        except BaseException as error:
+            ended: BaseException = error
+            if self.stop.requested is not None and not isinstance(error, Stopped):
+                ended = Stopped(self.stop.requested)  # what reads may have got it too
+            words = self._rescue(ended)
+            if words is not None and isinstance(ended, Stopped):
+                with contextlib.suppress(OSError, UserError):  # nobody may listen
+                    say(words)
+            elif words is not None:
+                ended.add_note(f"{words[0].upper()}{words[1:]}.")
+            if ended is error:
+                raise
+            raise ended from error
+
+    def _rescue(self, ended: BaseException) -> str | None:
+        """Saves the newest state, where there is something to save."""
+        try:
+            if isinstance(ended, SaveError):
+                raise ended
+            step = int(self.state.step)
+            if step == 0:
+                return None
+            self._drain(0, patient=True)
             self._save(step)
             self.checkpointer.wait()
-            self.stop.saved = True
-            say(
-                f"stopped and saved at step {step}; the same command goes on from there"
+        except Exception as why:
+            newest = max(self.checkpointer.steps(), default=0)
+            kept = (
+                f"the newest saved step is {newest}" if newest else "no step is saved"
+            )
+            text = "" if why is ended else f", as saving failed: {_first_line(why)}"
+            return f"{kept}{text}"
+        self.stop.saved = True
+        return f"stopped and saved at step {step}; the same command goes on from there"
+
+    def _last_words(self, facts: dict[str, Any]) -> None:
+        self.stop.saved = True
+        try:
+            self._report(facts)
+        except Exception as error:
+            error.add_note(
+                f"All {self.experiment.total_steps} steps are done and saved; the same "
+                "command writes the report."
             )
             raise
-        finally:
-            bar.close()
-            batches.close()
 
-    def _due(self, step: int) -> bool:
+    def _log_due(self, step: int) -> bool:
+        due = step % self.log_steps == 0 or step == self.experiment.total_steps
+        return due and step > self.clock.logged
+
+    def _save_due(self, step: int) -> bool:
+        return bool(self.save_steps) and step > 0 and step % self.save_steps == 0
+
+    def _evaluation_due(self, step: int) -> bool:
         at_end = step == self.experiment.total_steps
         regular = step > 0 and step % self.experiment.eval_steps == 0
         return (at_end or regular) and self.clock.evaluated < step
 
-    def _drain(self, lag: int) -> None:
+    def _drain(self, lag: int, *, patient: bool = False) -> None:
         """Looks at finished steps, all but the newest `lag`."""
         while len(self.pending) > lag:
             step, metrics, batch = self.pending.popleft()
             values = {k: float(v) for k, v in jax.device_get(metrics).items()}
-            if values["streak"] >= PATIENCE:
+            if values["streak"] >= PATIENCE and not patient:
                 self._give_up(step, batch)
             if values["streak"]:
                 say(f"step {step}: loss or gradient not finite; the step is skipped")
@@ -234,7 +291,7 @@ class Loop:
         """Writes the training line of this window; returns its short form."""
         x = self.experiment
         skipped = int(self.state.skipped)
-        means = self.clock.take() | {
+        means = self.clock.means() | {
             "train/lr": float(jax.device_get(x.lr(max(step - 1 - skipped, 0)))),
             "train/skipped": float(skipped),
             "train/epoch": step * x.batch_size / x.data.num_train,
@@ -246,7 +303,8 @@ class Loop:
         used = mfu(rate * self.flops, list(x.mesh.devices.flat))
         if used is not None:
             times["time/mfu"] = used
-        self.writer.write(step, means | times)
+        self._write(step, means | times)
+        self.clock.line_written(step)
         text = f"loss {means.get('train/loss', math.nan):.4f}  {rate:.0f} img/s"
         return text if used is None else f"{text}  MFU {used:.1%}"
 
@@ -256,10 +314,13 @@ class Loop:
             ema = {k: v for k, v in self.state.ema.items() if v}
             variables["_ema"] = ema
         began = time.monotonic()
-        result = evaluate(self.experiment, eval_step, variables, check=self.stop.check)
+        with self.stop.immediate():
+            result = evaluate(
+                self.experiment, eval_step, variables, check=self.stop.check
+            )
         result = {f"test/{k}": v for k, v in result.items()}
         seconds = time.monotonic() - began
-        self.writer.write(step, result | {"time/eval_seconds": seconds})
+        self._write(step, result | {"time/eval_seconds": seconds})
         self.clock.evaluated = step
         if _best(result) > self.clock.best:
             self.clock.best, self.clock.best_step = _best(result), step
@@ -267,7 +328,12 @@ class Loop:
         say(f"step {step}  {shown}")
         return result
 
+    def _write(self, step: int, values: dict[str, float]) -> None:
+        assert self.writer is not None
+        self.writer.write(step, values)
+
     def _save(self, step: int, score: float | None = None) -> None:
+        assert self.writer is not None
         self.clock.metrics_offset = self.writer.offset
         meta = vars(self.clock) | {"seconds": self._seconds()}
         self.checkpointer.save(self.state, meta, score=score)
@@ -285,7 +351,28 @@ class Loop:
         say(f"report: {report.write(self.workdir, facts)}")
 
 
+@contextlib.contextmanager
+def _closing(thing: Any) -> Iterator[Any]:
+    """Closes it afterwards; a bar cannot, where nobody reads it any more."""
+    try:
+        yield thing
+    finally:
+        with contextlib.suppress(OSError):
+            thing.close()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
 def _best(result: dict[str, float]) -> float:
-    """The better of the accuracies of the raw and the averaged parameters."""
-    keys = ("test/accuracy", "test/accuracy_ema")
-    return max(result[k] for k in keys if k in result)
+    """The better of the accuracies of the raw and the averaged parameters.
+
+    Variables whose loss is not finite have none, not even that of chance.
+    """
+    scores = [
+        result[f"test/accuracy{suffix}"]
+        for suffix in ("", "_ema")
+        if math.isfinite(result.get(f"test/loss{suffix}", math.nan))
+    ]
+    return max(scores, default=0.0)

@@ -351,7 +351,7 @@ class TestWriting:
         path, spec = tmp_path / "pack", spec_of(digits)
 
         def give(part):
-            with pytest.raises(UserError, match="another command writes to"):
+            with pytest.raises(UserError, match="is in use by process"):
                 write_pack(path, spec, records_of(digits))
             yield from records_of(digits)(part)
 

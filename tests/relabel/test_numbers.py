@@ -127,7 +127,8 @@ class TestResumed:
         succeeded(command(*args, f"--out={tmp_path / 'one'}"))
         with monkeypatch.context() as patch:
             patch.setattr(relabelling.Labeller, "_record", self.stopping)
-            out = succeeded(command(*args, f"--out={tmp_path / 'two'}"))
+            status, out, err = command(*args, f"--out={tmp_path / 'two'}")
+        assert (status, err) == (143, "")
         assert "stopped; run the same command again" in out
         assert len(list((tmp_path / "two").glob("labels*"))) == 1
         out = succeeded(command(*args, f"--out={tmp_path / 'two'}"))

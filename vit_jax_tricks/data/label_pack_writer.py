@@ -2,9 +2,7 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -19,6 +17,8 @@ from vit_jax_tricks.data.label_pack_manifest import (
     labels_crc,
 )
 from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.runs.lock import NAME as LOCK
+from vit_jax_tricks.runs.lock import locked
 from vit_jax_tricks.typing import Shaped
 
 
@@ -39,7 +39,7 @@ def write_pack(path: Path, spec: Spec, records: Records) -> bool:
     """
     with _writing(path):
         path.mkdir(parents=True, exist_ok=True)
-    with _alone(path):
+    with locked(path, "give another --out"):
         done = finished(path, spec)
         if (path / FINISHED).exists():
             return False
@@ -73,11 +73,15 @@ def finished(path: Path, spec: Spec) -> Manifest:
             _same(path, found.spec, spec)
             return found
     held = path.iterdir() if path.is_dir() else ()
-    if path.is_file() or any(entry.suffix != ".part" for entry in held):
+    if path.is_file() or any(not _begun(entry.name) for entry in held):
         raise UserError(
             f"--out={path} holds something else; give a new or an empty folder."
         )
     return Manifest(spec)
+
+
+def _begun(name: str) -> bool:
+    return name == LOCK or name.endswith(".part")
 
 
 def _same(path: Path, there: Spec, here: Spec) -> None:
@@ -122,19 +126,3 @@ def _writing(path: Path) -> Iterator[None]:
             f"--out={path} cannot be written ({why}); files that are complete are "
             "kept. Make room, then run the same command again."
         ) from error
-
-
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Keeps a second writer out; the system frees the lock when the process dies."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"another command writes to {path}; wait for it, or give another --out."
-            ) from error
-        yield
-    finally:
-        os.close(handle)

@@ -41,6 +41,7 @@ class Data:
     in_memory: bool
     view: views.View
     train: Records = dataclasses.field(repr=False)
+    test: Records = dataclasses.field(repr=False)
     _train: Callable[[int, int, int], Iterator[Batch]] = dataclasses.field(repr=False)
     _test: Callable[[int, str, Rows], Iterator[Batch]] = dataclasses.field(repr=False)
     _labels: Callable[[str], Any] = dataclasses.field(repr=False)
@@ -227,6 +228,7 @@ def build(
         in_memory=resident,
         view=view,
         train=train,
+        test=source.test,
         _train=train_part,
         _test=test_part,
         _labels=lambda part: load(part).label if resident else labels_of(parts[part]),

@@ -9,6 +9,7 @@ from typing import Any
 
 
 Batch = dict[str, Any]
+WAIT_S = 2.0  # for a batch in work; a read that hangs is left to itself
 
 
 class Prefetch(Iterator[Batch]):
@@ -71,4 +72,4 @@ def _stop(thread: threading.Thread, ready: queue.Queue, stop: threading.Event) -
         while True:
             ready.get_nowait()
     if thread is not threading.current_thread():
-        thread.join()
+        thread.join(WAIT_S)
