@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vit_jax_tricks.ema import ema_decay, ema_update
+from vit_jax_tricks.ema import ema_decay, ema_init, ema_update
+from vit_jax_tricks.errors import UserError
 
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / "golden/train/ema_droppath.npz")
@@ -66,3 +67,61 @@ def test_whole_numbers_are_copied_and_dtype_is_the_averages():
     assert int(out["n"]) == 7
     assert out["w"].dtype == jnp.float32
     np.testing.assert_array_equal(out["w"], [0.5, 0.5])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("decay", [0.999, 0.9999])
+def test_averages_of_any_precision_move(dtype, decay):
+    """After n updates towards a constant p: p + (p0 - p) decay^n."""
+    first, last = ({"w": jnp.full(3, x, dtype)} for x in (1.0, 1.5))
+    ema = ema_init(first)
+    assert ema["w"].dtype == jnp.float32
+
+    def step(ema, t):
+        return ema_update(ema, last, decay=decay, step=t), None
+
+    ema, _ = jax.lax.scan(step, ema, jnp.arange(5000))
+    np.testing.assert_allclose(ema["w"], 1.5 - 0.5 * decay**5000, rtol=1e-4)
+    widened = ema_update(first, last, decay=decay)["w"]
+    assert widened.dtype == jnp.float32
+    np.testing.assert_allclose(widened, 1 + 0.5 * (1 - decay), rtol=1e-6)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_first_average_is_a_copy_with_the_same_types():
+    tree = {"a": jnp.ones(2, jnp.float64), "n": jnp.arange(3), "m": jnp.ones(2) > 0}
+    ema = ema_init(tree)
+    assert {n: x.dtype for n, x in ema.items()} == {n: x.dtype for n, x in tree.items()}
+    assert all(x is not tree[n] for n, x in ema.items())
+    moved = ema_update(ema, {**tree, "n": tree["n"] + 1}, decay=0.5)
+    assert moved["a"].dtype == jnp.float64
+    np.testing.assert_array_equal(moved["n"], [1, 2, 3])
+
+
+def test_other_trees_are_refused_in_one_line():
+    w = {"dense": {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}}
+    wrong = {
+        r"params\['dense'\]\['w'\] is float32\[3, 2\]; expected \[2, 3\], as ema\.": {
+            "dense": {**w["dense"], "w": jnp.ones((3, 2))}
+        },
+        r"params has no \['dense'\]\['b'\], which ema has": {
+            "dense": {"w": jnp.ones((2, 3))}
+        },
+        r"ema has no \['more'\], which params has": {**w, "more": jnp.ones(1)},
+        r"params\['dense'\]\['b'\] is 0.5, not an array": {
+            "dense": {**w["dense"], "b": 0.5}
+        },
+    }
+    for message, params in wrong.items():
+        with pytest.raises(UserError, match=message):
+            ema_update(w, params, decay=0.9)
+        if "0.5" not in message:
+            with pytest.raises(UserError, match=message):
+                jax.eval_shape(lambda p: ema_update(w, p, decay=0.9), params)
+    for call in (
+        lambda step: ema_decay(step, decay=0.9),
+        lambda step: ema_update(w, w, decay=0.9, step=step),
+    ):
+        for step in (jnp.arange(2), jnp.float32(1), None):
+            with pytest.raises(UserError, match="step is"):
+                call(step)

@@ -125,6 +125,29 @@ def bind(fn: str, name: str, value: Any, spec: Spec, sizes: Sizes) -> Sizes:
     )
 
 
+def same_trees(fn: str, **trees: Any) -> None:
+    """Checks that two trees of arrays have the same leaves, of the same shapes.
+
+    Raises: UserError that names the first leaf that differs.
+    """
+    (name, tree), (other, like) = reversed(trees.items())
+    leaves, want = (dict(jax.tree_util.tree_leaves_with_path(x)) for x in (tree, like))
+    for path in [*want, *leaves]:
+        at = jax.tree_util.keystr(path)
+        one, two = leaves.get(path), want.get(path)
+        if one is None or two is None:
+            lacking, having = (name, other) if one is None else (other, name)
+            raise UserError(f"{fn}: {lacking} has no {at}, which {having} has.")
+        for whose, leaf in ((name, one), (other, two)):
+            if not isinstance(leaf, ARRAYS):
+                raise UserError(f"{fn}: {whose}{at} is {given(leaf)}, not an array.")
+        if one.shape != two.shape:
+            raise UserError(
+                f"{fn}: {name}{at} is {given(one)}; expected {list(two.shape)}, as "
+                f"{other}."
+            )
+
+
 def given(value: Any) -> str:
     """What an argument is, in words: float32[8, 10], a list, 0.5."""
     if isinstance(value, ARRAYS):

@@ -3,10 +3,10 @@
 from typing import Any
 
 import flax.struct
-import jax
 import jax.numpy as jnp
 import optax
 
+from vit_jax_tricks.ema import ema_init
 from vit_jax_tricks.typing import Params, PRNGKeyArray
 
 
@@ -17,7 +17,7 @@ class TrainState(flax.struct.PyTreeNode):
       step: steps taken, skipped ones included, int32 [].
       params: parameters, float32.
       batch_stats: running statistics of BatchNorm, {} for models without.
-      ema: moving averages of {params, batch_stats}, or None.
+      ema: moving averages of {params, batch_stats}, float32, or None.
       opt_state: the optimiser's state.
       key: the root of all streams (by name and step); it never changes.
       skipped: steps whose loss or gradient was not finite, int32 [].
@@ -59,7 +59,7 @@ def create(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=batch_stats,
-        ema=jax.tree.map(jnp.copy, average) if ema else None,
+        ema=ema_init(average) if ema else None,
         opt_state=optimizer.init(params),
         key=key,
         skipped=jnp.zeros((), jnp.int32),
