@@ -1,6 +1,7 @@
 """The command `prune`: a smaller workdir that every other command takes."""
 
 import json
+import shlex
 
 import numpy as np
 import PIL.Image
@@ -207,3 +208,20 @@ def test_the_config_says_what_differs():
         "distillation": {"name": "soft", "weight": 0.5}
     }
     assert distilled["schedule"]["lr"] == 0.5
+
+
+@pytest.mark.parametrize("out", ["/a b/c", "/x\\x[1]", '/q"""q', "/it's", "/$HOME"])
+def test_the_command_in_its_docstring_can_be_typed(out):
+    """A backslash or quotes in the path once made a file that Python cannot read."""
+    defaults = json.loads(json.dumps(config.defaults()))
+    before = defaults | {"name": "mine", "model": {"name": "vit"}}
+    text = prune_finetune.finetune_config(before, defaults, out, epochs=9.0, share=0.6)
+    scope: dict = {}
+    exec(compile(text, "finetune.py", "exec"), scope)
+    assert scope["get_config"]().init == out
+    (line,) = [x for x in scope["__doc__"].splitlines() if x.startswith("Command: ")]
+    *_, given, workdir = shlex.split(line)
+    assert (given, workdir) == (
+        f"--config={out}/finetune.py",
+        f"--workdir={out}/finetune",
+    )

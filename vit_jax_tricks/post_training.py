@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import jax
@@ -87,7 +88,10 @@ def run(given: Arguments, stop: Stop) -> Path:
         costs = _costs(given, trained, made, place, stop)
         _write(folder, out, given, made, place, sample, result, costs)
     say(f"report: {out / 'report' / 'summary.md'}")
-    say(f"export: python -m vit_jax_tricks.export --workdir={out} --int8 --out=FILE")
+    workdir = quote(str(out))
+    say(
+        f"export: python -m vit_jax_tricks.export --workdir={workdir} --int8 --out=FILE"
+    )
     return out
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from vit_jax_tricks import config, data, evaluation, made_run, model_flags, resume
@@ -52,10 +53,12 @@ def run(given: Arguments, stop: Stop) -> Path:
         facts = {**options, "scores": f"{source.name}: {sample}"}
         _write(folder, out, given, trained, source, result, facts, markdown(table))
     say(f"report: {out / 'report' / 'pruning.md'}")
-    say(f"measure: python -m vit_jax_tricks.evaluate --workdir={out}")
+    made, written, tuned = (
+        quote(str(out / name)) for name in ("", FINETUNE, "finetune")
+    )
+    say(f"measure: python -m vit_jax_tricks.evaluate --workdir={made}")
     say(
-        f"fine-tune: python -m vit_jax_tricks.main --config={out / FINETUNE} "
-        f"--workdir={out / 'finetune'}"
+        f"fine-tune: python -m vit_jax_tricks.main --config={written} --workdir={tuned}"
     )
     return out
 

@@ -69,6 +69,8 @@ def _relabel(argv: list[str], stop: "Stop") -> None:
     picture = given.get("picture")
     if picture is not None and not picture.endswith(".png"):
         raise UserError(f"--picture={picture}: expected a name that ends in .png.")
+    if picture is not None and Path(picture).parent.is_file():
+        raise UserError(f"--picture={picture}: {Path(picture).parent} is no folder.")
     out = Path(given.get("out"))
     labeller = _labeller(given)
     if not _write(out, labeller, stop):

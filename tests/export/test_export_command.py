@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 
 import numpy as np
 import onnx
@@ -11,6 +12,8 @@ import runs
 import weight_files
 from safetensors.numpy import save_file
 
+from vit_jax_tricks import export as package
+from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.export import __main__ as export
 from vit_jax_tricks.export import exporting, load, proof, verdict
 
@@ -142,6 +145,15 @@ def test_a_missing_package_is_named(command, monkeypatch):
     status, _, err = command("--out=a.onnx")
     assert status == 1
     assert "onnxruntime is not installed: pip install 'vit_jax_tricks[export]'" in err
+
+
+@pytest.mark.parametrize("name", ["to_onnx", "tensorrt_problems"])
+def test_a_missing_package_is_named_in_python(monkeypatch, name):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    module = package._MODULES[name]
+    monkeypatch.delitem(sys.modules, f"vit_jax_tricks.export.{module}", raising=False)
+    with pytest.raises(UserError, match=r"onnx is not installed: pip install '.*expor"):
+        getattr(package, name)
 
 
 def test_a_failure_leaves_the_old_file(command, folder, monkeypatch):

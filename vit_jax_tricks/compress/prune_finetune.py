@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from vit_jax_tricks.config import tuples
@@ -45,13 +46,14 @@ def finetune_config(
     distils = teacher is not None and not any(before.get("teacher", {}).values())
     arguments = f"epochs={short!r}, lr={lr!r}" + (", distil=0.5" if distils else "")
     lines += _distillation(teacher, before["loss"]) if distils else []
+    config, workdir = (quote(f"{out}/{name}") for name in ("finetune.py", "finetune"))
+    command = f"python -m vit_jax_tricks.main --config={config} --workdir={workdir}"
     return "\n".join(
         [
             f'"""Fine-tunes {before["model"]["name"]} after pruning to {share:.0%} of '
             "its multiply-accumulates.",
             "",
-            f"Command: python -m vit_jax_tricks.main --config={out}/finetune.py "
-            f"--workdir={out}/finetune",
+            f"Command: {_in_docstring(command)}",
             "Source: Michel et al., 2019, arXiv:1905.10650.",
             '"""',
             "",
@@ -79,6 +81,10 @@ def finetune_config(
             "",
         ]
     )
+
+
+def _in_docstring(text: str) -> str:
+    return text.replace("\\", r"\\").replace('"', r"\"")
 
 
 def _distillation(teacher: str | Path | None, loss: Mapping[str, Any]) -> list[str]:

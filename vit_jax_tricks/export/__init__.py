@@ -7,6 +7,8 @@ imported when it is used.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from vit_jax_tricks.errors import UserError
+
 
 if TYPE_CHECKING:
     from vit_jax_tricks.export.int8 import to_onnx_int8
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from vit_jax_tricks.export.stablehlo import load, to_stablehlo
     from vit_jax_tricks.export.tensorrt import tensorrt_problems
 
+PACKAGES = ("onnx", "onnxruntime", "flatbuffers")
+NOT_INSTALLED = "{} is not installed: pip install 'vit_jax_tricks[export]'."
 _MODULES = {
     "load": "stablehlo",
     "tensorrt_problems": "tensorrt",
@@ -26,7 +30,13 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__} has no attribute {name}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    try:
+        module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
+    except ModuleNotFoundError as error:
+        if error.name not in PACKAGES:
+            raise
+        raise UserError(NOT_INSTALLED.format(error.name)) from error
+    return getattr(module, name)
 
 
 __all__ = ["load", "tensorrt_problems", "to_onnx", "to_onnx_int8", "to_stablehlo"]

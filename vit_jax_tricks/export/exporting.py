@@ -15,7 +15,7 @@ from vit_jax_tricks.command import Arguments
 from vit_jax_tricks.compress.quantized_model import QuantizedModel
 from vit_jax_tricks.compress.range_store import without_ranges
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.export import cpu, proof, verdict
+from vit_jax_tricks.export import NOT_INSTALLED, cpu, proof, verdict
 from vit_jax_tricks.export.files import check_writable, staged
 from vit_jax_tricks.model_flags import Trained
 from vit_jax_tricks.model_inputs import model_inputs
@@ -108,9 +108,7 @@ def _target(given: Arguments) -> tuple[str, Path]:
     needed = ("onnx", "onnxruntime") if kind == "onnx" else ("flatbuffers",)
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(
-            f"{missing[0]} is not installed: pip install 'vit_jax_tricks[export]'."
-        )
+        raise UserError(NOT_INSTALLED.format(missing[0]))
     return kind, out
 
 
