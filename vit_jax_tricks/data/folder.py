@@ -37,6 +37,10 @@ class FileRecords:
     def __getitem__(self, index: int) -> tuple[bytes, int]:
         return (self.root / self.paths[index]).read_bytes(), int(self.labels[index])
 
+    def name(self, index: int) -> str:
+        """How a person finds the picture."""
+        return str(self.root / self.paths[index])
+
 
 def open_folder(
     path: str, *, skip_broken: bool, split_seed: int, test_fraction: float

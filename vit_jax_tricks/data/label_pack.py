@@ -201,7 +201,15 @@ def _reader(files: list[Path], dtype: np.dtype) -> Read:
     source = ArrayRecordDataSource([str(file) for file in files])
 
     def read(index: Int[np.ndarray, "b"]) -> Shaped[np.ndarray, "b"]:
-        records = source.__getitems__(index.tolist())
+        try:
+            records = source.__getitems__(index.tolist())
+            if {len(record) for record in records} - {dtype.itemsize}:
+                raise ValueError("records of another size than its header says")
+        except Exception as error:  # array_record raises RuntimeError and others
+            why = str(error).partition("\n")[0] or "cut short"
+            raise UserError(
+                f"{files[0].parent} is damaged ({why}); {REMAKE}"
+            ) from error
         return np.frombuffer(b"".join(records), dtype)
 
     return read

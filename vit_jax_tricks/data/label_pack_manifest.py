@@ -18,6 +18,7 @@ from vit_jax_tricks.typing import Int
 
 FORMAT = "vit_jax_tricks label pack"
 VERSION = 1
+LARGEST = 2**26  # scores of one example
 FINISHED, BEGUN = "pack.json", "begun.json"  # names of the header
 
 
@@ -51,6 +52,21 @@ class Spec:
     top: int
     rest: str
     shard_size: int
+
+    def __post_init__(self):
+        """Raises ValueError where a number makes no sense, before anything is sized."""
+        rows, columns = self.grid
+        for name, value, most in (
+            ("count", self.count, 2**40),
+            ("shard_size", self.shard_size, 2**40),
+            ("top", self.top, 2**16),
+            ("grid", rows, 2**10),
+            ("grid", columns, 2**10),
+        ):
+            if not isinstance(value, int) or not 1 <= value <= most:
+                raise ValueError(f"{name} is {value!r}; 1 to {most} is expected")
+        if self.top * rows * columns > LARGEST:
+            raise ValueError(f"more than {LARGEST} scores for an example")
 
     @property
     def shards(self) -> int:

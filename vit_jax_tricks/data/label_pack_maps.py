@@ -16,7 +16,7 @@ import numpy as np
 
 from vit_jax_tricks.data.folder import FileRecords
 from vit_jax_tricks.data.label_pack_code import encode
-from vit_jax_tricks.data.label_pack_manifest import Spec, names_crc
+from vit_jax_tricks.data.label_pack_manifest import LARGEST, Spec, names_crc
 from vit_jax_tricks.data.pipeline import Data
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.pretrained import pth
@@ -140,6 +140,11 @@ def read_map(
         what = f"a tensor of shape {shape}" if shape else type(found).__name__
         raise UserError(
             f"{file} holds {what}; a label map is a tensor [2, classes, rows, columns]."
+        )
+    if found.numel() > 2 * LARGEST:
+        raise UserError(
+            f"{file} holds a tensor of shape {shape}; a label map has at most "
+            f"{LARGEST} scores."
         )
     scores, ids = np.moveaxis(found.float().numpy(), 1, -1)
     if not np.isfinite(scores).all() or (ids != np.round(ids)).any() or ids.min() < 0:

@@ -8,7 +8,7 @@ import numpy as np
 
 from vit_jax_tricks.data.progress import progress
 from vit_jax_tricks.data.repeated import repeated_places
-from vit_jax_tricks.data.source import Records
+from vit_jax_tricks.data.source import Records, reading
 from vit_jax_tricks.data.views import Seen
 from vit_jax_tricks.typing import Float, Int, UInt8
 
@@ -39,8 +39,9 @@ def load(records: Records, view: Callable[[bytes], Seen], title: str) -> Arrays:
     """Decodes a whole split on threads; `view` makes a fixed-size picture of bytes."""
 
     def one(index: int) -> tuple[Seen, int]:
-        data, label = records[index]
-        return view(data), label
+        with reading(records, index):
+            data, label = records[index]
+            return view(data), label
 
     count = len(records)
     with concurrent.futures.ThreadPoolExecutor() as pool:

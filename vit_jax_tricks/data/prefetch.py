@@ -52,11 +52,10 @@ def _fill(batches: Iterator[Batch], ready: queue.Queue, stop: threading.Event) -
                 break
     except BaseException as error:
         end = error
-    finally:
-        close = getattr(batches, "close", None)
-        if close is not None:
-            close()
-    _put(end, ready, stop)
+    _put(end, ready, stop)  # before closing, which may wait for a read that hangs
+    close = getattr(batches, "close", None)
+    if close is not None:
+        close()
 
 
 def _put(item: Any, ready: queue.Queue, stop: threading.Event) -> None:

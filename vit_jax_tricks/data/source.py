@@ -1,11 +1,13 @@
 """What every data source gives: two splits of encoded pictures with labels."""
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.typing import Int
 
 
@@ -58,5 +60,29 @@ class TfdsRecords:
         return len(self.data)
 
     def __getitem__(self, index: int) -> tuple[bytes, int]:
-        record = self.data[index]
-        return record[self.image_key], int(record[self.label_key])
+        try:
+            record = self.data[index]
+            return record[self.image_key], int(record[self.label_key])
+        except Exception as error:  # each layer of readers has errors of its own
+            raise UserError(str(error).partition("\n")[0]) from error
+
+    def name(self, index: int) -> str:
+        """How a person finds the record."""
+        info = getattr(self.data, "dataset_info", None)
+        return f"record {index} of {getattr(info, 'full_name', 'the data set')}"
+
+
+@contextlib.contextmanager
+def reading(records: Records, index: int) -> Iterator[None]:
+    """Makes one line of a record that cannot be read, with its name."""
+    try:
+        yield
+    except (UserError, OSError) as error:
+        while isinstance(records, Subset):
+            records, index = records.records, int(records.rows[index])
+        name = getattr(records, "name", lambda place: f"record {place}")(index)
+        why = getattr(error, "strerror", None) or str(error)
+        raise UserError(
+            f"{name} cannot be read ({why}). Put a sound copy back, then start the "
+            "same command again."
+        ) from error

@@ -1,18 +1,22 @@
 """Large data sets through Grain: decoded and cropped on the way, never all kept."""
 
+import re
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from vit_jax_tricks.data.repeated import epoch_length
-from vit_jax_tricks.data.source import Records
+from vit_jax_tricks.data.source import Records, reading
 from vit_jax_tricks.data.views import Seen
+from vit_jax_tricks.data.worker import end_with_parent
+from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.typing import Int, UInt8
 
 
 TrainView = Callable[[bytes, np.random.Generator], Seen]
 TestView = Callable[[bytes], UInt8[np.ndarray, "h w c"]]
 Batch = dict[str, np.ndarray]
+DIED = "Worker process was terminated"  # so Grain's error begins
 
 
 class Numbered:
@@ -25,7 +29,8 @@ class Numbered:
         return len(self.records)
 
     def __getitem__(self, index: int) -> tuple[bytes, int, int]:
-        return (*self.records[index], index)
+        with reading(self.records, index):
+            return (*self.records[index], index)
 
 
 class Chosen(Numbered):
@@ -56,14 +61,15 @@ class Copied:
 class TrainRow:
     """One training example; the draw depends on (seed, place in the stream)."""
 
-    def __init__(self, view: TrainView):
-        self.view = view
+    def __init__(self, view: TrainView, records: Records):
+        self.view, self.records = view, records
 
     def __call__(
         self, record: tuple[bytes, int, int], rng: np.random.Generator
     ) -> Batch:
         data, label, index = record
-        pixels, box = self.view(data, rng)
+        with reading(self.records, index % len(self.records)):
+            pixels, box = self.view(data, rng)
         return _row(pixels, label, index) | {"box": box}
 
 
@@ -72,12 +78,13 @@ class TestRow:
 
     __test__ = False  # no pytest class
 
-    def __init__(self, view: TestView):
-        self.view = view
+    def __init__(self, view: TestView, records: Records):
+        self.view, self.records = view, records
 
     def __call__(self, record: tuple[bytes, int, int]) -> Batch:
         data, label, index = record
-        return _row(self.view(data), label, index)
+        with reading(self.records, index):
+            return _row(self.view(data), label, index)
 
 
 def _row(image: np.ndarray, label: int, index: int) -> Batch:
@@ -110,7 +117,9 @@ def train_batches(
         data = grain.MapDataset.mix(copies).seed(seed)
         data = data[: epoch_length(len(records), repeats)]
     data = (
-        data.repeat().random_map(TrainRow(view)).batch(batch_size, drop_remainder=True)
+        data.repeat()
+        .random_map(TrainRow(view, records))
+        .batch(batch_size, drop_remainder=True)
     )
     yield from _read(data[start_step:], workers)
 
@@ -121,7 +130,7 @@ def row_batches(
     """The examples of `rows` in their order; the last batch is smaller."""
     import grain
 
-    data = grain.MapDataset.source(Chosen(records, rows)).map(TestRow(view))
+    data = grain.MapDataset.source(Chosen(records, rows)).map(TestRow(view, records))
     yield from _read(data.batch(batch_size, drop_remainder=False), workers=0)
 
 
@@ -132,14 +141,27 @@ def _read(data, workers: int) -> Iterator[Batch]:
     from absl import flags
 
     threads = max(1, os.cpu_count() or 1) if workers == 0 else 1
-    batches = data.to_iter_dataset(grain.ReadOptions(num_threads=threads))
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    batches = data.to_iter_dataset(options)
     if workers:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # outside absl's app.run Grain cannot start
-        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+        batches = batches.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=workers), end_with_parent
+        )
     iterator = iter(batches)
     try:
         yield from iterator
+    except RuntimeError as error:
+        if DIED not in str(error):
+            raise
+        status = re.search(r"exit code (-?\d+)", str(error))
+        raise UserError(
+            "a process that decodes pictures was ended from outside"
+            f"{f' (status {status[1]})' if status else ''}, most often because memory "
+            "ran out; give fewer config.data.workers or a smaller batch, then start "
+            "the same command again."
+        ) from error
     finally:
         close = getattr(iterator, "close", None)
         if close is not None:

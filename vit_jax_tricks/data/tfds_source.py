@@ -5,6 +5,7 @@ from typing import Any
 
 from vit_jax_tricks.data.prepare import data_root, prepare, quiet
 from vit_jax_tricks.data.source import Source, TfdsRecords
+from vit_jax_tricks.data.tfds_files import check_shards, own_features
 from vit_jax_tricks.errors import UserError, nearest
 
 
@@ -48,13 +49,21 @@ def named(
         "file_format='array_record').download_and_prepare()\""
     )
     try:
-        with quiet():
+        with quiet(), own_features():
             builder = read_only_builder.builder_from_files(name, data_dir=str(root))
-    except (registered.DatasetNotFoundError, ValueError, OSError) as error:
+    except UserError as error:
+        raise UserError(f"tfds:{name} under {root}: {error}.") from error
+    except registered.DatasetNotFoundError as error:
         known = tfds.list_builders(with_community_datasets=False)
         hint = "" if name.split("/")[0] in known else nearest(name, known)
         raise UserError(
             f"tfds:{name} is not prepared under {root}.{hint} {recipe}"
+        ) from error
+    except Exception as error:  # what damaged files lead to inside TFDS
+        why = str(error).partition("\n")[0] or type(error).__name__
+        raise UserError(
+            f"tfds:{name} under {root} is damaged ({why}). Copy it again, or remove "
+            f"it. {recipe}"
         ) from error
     kind = builder.info.file_format
     if kind is None or kind.value != "array_record":
@@ -116,7 +125,10 @@ def _split(
     have = ", ".join(f"{k} ({v.num_examples})" for k, v in builder.info.splits.items())
     try:
         data = builder.as_data_source(split=split, decoders=decoders)
+        check_shards(builder.info.full_name, builder.info.splits[split])
         count = len(data)
+    except UserError:
+        raise
     except (ValueError, KeyError, AssertionError) as error:
         raise UserError(
             f'config.data.{option}="{split}" is no split of {builder.name}; it has '
