@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import runs
 
+from vit_jax_tricks.checkpoint import read_variables
 from vit_jax_tricks.ema import ema_decay, ema_init, ema_update
 from vit_jax_tricks.errors import UserError
 
@@ -125,3 +127,16 @@ def test_other_trees_are_refused_in_one_line():
         for step in (jnp.arange(2), jnp.float32(1), None):
             with pytest.raises(UserError, match="step is"):
                 call(step)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("home")
+def test_a_run_in_bfloat16_averages_in_float32(tmp_path):
+    """It is evaluated, stopped and resumed like any other."""
+    half = "--config.model.param_dtype=bfloat16", "--config.ema.decay=0.9"
+    runs.train(*half, workdir=tmp_path / "run")
+    runs.train(*half, "--config.steps=14", workdir=tmp_path / "run")
+    newest = tmp_path / "run/checkpoints/14"
+    found = read_variables(newest)
+    for name, dtype in (("params", jnp.bfloat16), ("ema", jnp.float32)):
+        assert {x.dtype for x in jax.tree.leaves(found[name])} == {jnp.dtype(dtype)}

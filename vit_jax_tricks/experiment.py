@@ -5,7 +5,7 @@ it, benchmarks time it. It compiles nothing until asked.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -188,18 +188,28 @@ class Experiment:
             shapes = state, self.batch_shape(train=True), self._frozen_shape()
             return jitted.lower(*shapes).compile()
 
-    def compile_eval_step(self) -> jax.stages.Compiled:
-        """`(variables, batch) -> sums`."""
-        state = self.state_shape()
+    def compile_eval_step(self) -> Callable[[Any, Any], Any]:
+        """`(variables, batch) -> sums`, for the parameters and for their averages."""
+        state, batch = self.state_shape(), self.batch_shape(train=False)
         whole = NamedSharding(self.mesh, PartitionSpec())
+        programs: dict[Any, jax.stages.Compiled] = {}
         with jax.set_mesh(self.mesh):
             jitted = jax.jit(self.eval_step, out_shardings=whole)
-            shapes = state.variables, self.batch_shape(train=False)
-            return jitted.lower(*shapes).compile()
+            for variables in (state.variables, state.averages or {}):
+                if variables and _dtypes(variables) not in programs:
+                    program = jitted.lower(variables, batch).compile()
+                    programs[_dtypes(variables)] = program
+        if len(programs) == 1:
+            return next(iter(programs.values()))
+        return lambda variables, batch: programs[_dtypes(variables)](variables, batch)
 
     def put(self, batch: dict[str, Any]) -> dict[str, jax.Array]:
         """A host batch onto the mesh."""
         return jax.device_put(batch, sharding.batch_sharding(self.mesh))
+
+
+def _dtypes(tree: Any) -> tuple[str, ...]:
+    return tuple(str(leaf.dtype) for leaf in jax.tree.leaves(tree))
 
 
 def build(config: Section, *, devices: Sequence[Any] | None = None) -> Experiment:

@@ -38,6 +38,11 @@ class TrainState(flax.struct.PyTreeNode):
         """What `model.apply` takes."""
         return variables(self.params, self.batch_stats)
 
+    @property
+    def averages(self) -> Params | None:
+        """The same of the averages, None without them."""
+        return None if self.ema is None else variables(**self.ema)
+
 
 def variables(params: Params, batch_stats: Params) -> Params:
     """Packs collections for `model.apply`, leaving out the empty one."""

@@ -310,9 +310,8 @@ class Loop:
 
     def _evaluate(self, step: int, eval_step: Any) -> dict[str, float]:
         variables = {"": self.state.variables}
-        if self.state.ema is not None:
-            ema = {k: v for k, v in self.state.ema.items() if v}
-            variables["_ema"] = ema
+        if self.state.averages is not None:
+            variables["_ema"] = self.state.averages
         began = time.monotonic()
         with self.stop.immediate():
             result = evaluate(
