@@ -8,6 +8,7 @@ generate_label.py, and ReLabel (Yun et al. 2021, arXiv 2101.05022), in the same 
 
 import concurrent.futures
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePath
@@ -141,7 +142,7 @@ def read_map(
         raise UserError(
             f"{file} holds {what}; a label map is a tensor [2, classes, rows, columns]."
         )
-    if found.numel() > 2 * LARGEST:
+    if math.prod(shape) > 2 * LARGEST:
         raise UserError(
             f"{file} holds a tensor of shape {shape}; a label map has at most "
             f"{LARGEST} scores."
