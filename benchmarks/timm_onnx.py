@@ -20,9 +20,10 @@ def functions(
 ) -> dict[str, proof.Function]:
     """`timm float` by torch.onnx.export, `timm INT8` of it by quantize_static.
 
-    The latter with the defaults of onnxruntime (QDQ, int8 weights and activations, the
-    range by the smallest and largest value) and one step a channel, after the
-    preparation that its documentation asks for.
+    Both once by torch's default exporter, where onnxscript is installed, and once by
+    the older one, `torchscript`. Quantised with onnxruntime's defaults (QDQ, int8
+    weights and activations, ranges from the smallest to the largest value) and one step
+    a channel, after the preparation that its documentation asks for.
 
     Args:
       name: in timm and here.
@@ -40,34 +41,44 @@ def functions(
     learned = {parameter for parameter, _ in model.named_parameters()}
     assert not unexpected, unexpected
     assert not learned & set(missing), missing
-    with tempfile.TemporaryDirectory() as folder:
-        root = pathlib.Path(folder)
-        plain, ready, int8 = (root / f"{n}.onnx" for n in ("float", "ready", "int8"))
-        _export(torch, model, images, plain)
-        quantization: Any = importlib.import_module("onnxruntime.quantization")
-        pre: Any = importlib.import_module("onnxruntime.quantization.shape_inference")
-        logging.disable(logging.WARNING)  # one line for each vector without channels
-        pre.quant_pre_process(str(plain), str(ready))
-        quantization.quantize_static(
-            str(ready), str(int8), _Reader(images), per_channel=True
-        )
-        logging.disable(logging.NOTSET)
-        made = {"timm float": plain.read_bytes(), "timm INT8": int8.read_bytes()}
+    made = {}
+    exporters = {"torchscript": _by_torchscript}
+    if importlib.util.find_spec("onnxscript") is not None:
+        exporters = {"default": _by_default} | exporters
+    for exporter, options in exporters.items():
+        with tempfile.TemporaryDirectory() as folder:
+            plain, int8 = _files(torch, model, images, options(torch), folder)
+        made |= {f"timm float, {exporter}": plain, f"timm INT8, {exporter}": int8}
     return {key: _channels_first(proof.onnx_function(f)) for key, f in made.items()}
 
 
-def _export(torch: Any, model: Any, images: np.ndarray, path: pathlib.Path) -> None:
-    """With torch's newer exporter where onnxscript is installed, else the older."""
-    named = {"input_names": ["images"], "output_names": ["logits"]}
+def _by_default(torch: Any) -> dict[str, Any]:
+    sizes = ({0: torch.export.Dim("batch")},)
+    return {"dynamo": True, "dynamic_shapes": sizes, "external_data": False}
+
+
+def _by_torchscript(torch: Any) -> dict[str, Any]:
+    return {"dynamo": False, "dynamic_axes": {"images": {0: "batch"}}}
+
+
+def _files(
+    torch: Any, model: Any, images: np.ndarray, options: dict[str, Any], folder: str
+) -> tuple[bytes, bytes]:
+    """The model in float and in INT8."""
+    root = pathlib.Path(folder)
+    plain, ready, int8 = (str(root / f"{n}.onnx") for n in ("float", "ready", "int8"))
     example = (torch.from_numpy(_nchw(images)),)
-    if importlib.util.find_spec("onnxscript") is None:
-        more = {"dynamo": False, "dynamic_axes": {"images": {0: "batch"}}}
-    else:
-        sizes = ({0: torch.export.Dim("batch")},)
-        more = {"dynamo": True, "dynamic_shapes": sizes, "external_data": False}
+    named = {"input_names": ["images"], "output_names": ["logits"]}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(model, example, str(path), verbose=False, **named, **more)
+        torch.onnx.export(model, example, plain, verbose=False, **named, **options)
+    quantization: Any = importlib.import_module("onnxruntime.quantization")
+    prepare: Any = importlib.import_module("onnxruntime.quantization.shape_inference")
+    logging.disable(logging.WARNING)  # one line for each vector without channels
+    prepare.quant_pre_process(plain, ready)
+    quantization.quantize_static(ready, int8, _Reader(images), per_channel=True)
+    logging.disable(logging.NOTSET)
+    return pathlib.Path(plain).read_bytes(), pathlib.Path(int8).read_bytes()
 
 
 class _Reader:
