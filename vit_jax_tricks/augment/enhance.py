@@ -8,7 +8,13 @@ without rounding, and pass gradients.
 
 import jax.numpy as jnp
 
-from vit_jax_tricks.augment.pixels import PerImage, check_channels, luma, per_image
+from vit_jax_tricks.augment.pixels import (
+    PerImage,
+    check_channels,
+    compute_dtype,
+    luma,
+    per_image,
+)
 from vit_jax_tricks.augment.tone import fade_levels, mean_luma
 from vit_jax_tricks.checks import checked
 from vit_jax_tricks.typing import Array, Float, Num, Pixels
@@ -86,7 +92,9 @@ def adjust_contrast(
     if images.dtype == jnp.uint8:
         mean = mean_luma(images)[:, None, None, None].astype(jnp.uint8)
     else:
-        mean = _grey(images).mean(axis=(1, 2, 3), keepdims=True)
+        # Row by row: one sum over megapixels would lose its last digits.
+        rows = _grey(images).astype(compute_dtype(images)).mean(axis=2, keepdims=True)
+        mean = rows.mean(axis=1, keepdims=True).astype(images.dtype)
     return blend_with(mean, images, per_image(factor, images))
 
 

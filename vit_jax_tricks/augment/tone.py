@@ -75,10 +75,16 @@ def histogram(images: UInt8[Array, "b h w c"]) -> Int[Array, "b c 256"]:
 
 
 def mean_luma(images: UInt8[Array, "b h w c"]) -> Int[Array, "b"]:
-    """The mean grey, rounded half up (of up to four million pixels)."""
-    grey = luma(images)
+    """The mean grey, rounded half up, of pictures of any size.
+
+    32 bits hold the sums along the shorter side, and the sum of all needs 64.
+    """
+    grey = luma(images)[..., 0]
+    sums = grey.sum(axis=1 if grey.shape[1] < grey.shape[2] else 2)
     pixels = grey[0].size
-    return (2 * grey.sum(axis=(1, 2, 3)) + pixels) // (2 * pixels)
+    with jax.enable_x64(True):
+        total = sums.astype(jnp.int64).sum(axis=1)
+        return ((2 * total + pixels) // (2 * pixels)).astype(jnp.int32)
 
 
 def equalize_table(counts: Int[Array, "b c 256"]) -> UInt8[Array, "b c 256"]:
