@@ -17,6 +17,7 @@ import PIL.Image
 from configs import common
 from vit_jax_tricks import augment, experiment
 from vit_jax_tricks.config import Section
+from vit_jax_tricks.state import create
 
 
 MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
@@ -210,17 +211,22 @@ def norm(tree: Any) -> float:
     return float(np.sqrt(sum(squares)))
 
 
-def lively(state: Any, scale: float = 0.3) -> Any:
-    """The state with parameters far from zero, so that every change of images shows."""
-    rng = np.random.default_rng(1)
+def lively(x: Any) -> Any:
+    """A state of an experiment, with parameters far from zero: every change shows."""
+    rng, shapes = np.random.default_rng(1), x.state_shape()
 
-    def noise(leaf: Any) -> Any:
-        return leaf + scale * rng.standard_normal(leaf.shape).astype(leaf.dtype)
+    def noise(path: Any, leaf: Any) -> Any:
+        start = path[-1].key in ("scale", "gamma")
+        return start + 0.3 * rng.standard_normal(leaf.shape).astype(np.float32)
 
-    params = jax.tree.map(noise, state.params)
-    copy = jax.tree.map(jnp.copy, params)
-    ema = None if state.ema is None else {**state.ema, "params": copy}
-    return state.replace(params=params, ema=ema)
+    params = jax.tree_util.tree_map_with_path(noise, shapes.params)
+    stats = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: np.full(leaf.shape, path[-1].key == "var", np.float32),
+        shapes.batch_stats,
+    )
+    variables = jax.tree.map(jnp.asarray, {"params": params, "batch_stats": stats})
+    key = jax.random.key(x.seed)
+    return create(variables, optimizer=x.optimizer, key=key, ema=x.has_ema)
 
 
 @functools.cache

@@ -71,7 +71,7 @@ def start(folder, changes):
     """An experiment, and its state before a step in the middle of the run."""
     given = {f"augment__{key}": value for key, value in changes.items()}
     x = reference.build(folder, seed=SEED, **given)
-    return x, reference.lively(x.init()).replace(step=jax.numpy.int32(STEP))
+    return x, reference.lively(x).replace(step=jax.numpy.int32(STEP))
 
 
 @pytest.mark.parametrize(

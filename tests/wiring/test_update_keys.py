@@ -25,6 +25,7 @@ MODEL = {
     "num_heads": 2,
     "p_emb": "4_2",
     "return_dense": True,
+    "mix_token": False,
     "drop_rate": 0.2,
     "attn_drop_rate": 0.2,
     "drop_path_rate": 0.5,
@@ -138,7 +139,7 @@ def steps(experiment):
     """States before and after each step, and its metrics and batch."""
     x = experiment
     run = x.compile_train_step()
-    start = reference.lively(x.init())
+    start = reference.lively(x)
     state, out = start.replace(step=jnp.int32(FIRST)), []
     for i, change in enumerate([None, poisoned, None, None]):
         if i == 3:
