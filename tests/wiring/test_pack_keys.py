@@ -59,6 +59,7 @@ def test_teachers_that_are_named_are_asked(folder, workdirs):
         model=DENSE,
         teacher__sources=tuple(map(str, workdirs)),
         loss__classification__dense_weight=0.0,
+        loss__classification__dist_weight=0.0,
         loss__distillation__name="soft",
         loss__distillation__tau=2.0,
         loss__distillation__weight=0.7,
