@@ -1,6 +1,7 @@
 """The command `predict`: its numbers, its picture, and every mistake one line."""
 
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -114,6 +115,17 @@ def test_names_and_how_many(labels, command):
     assert not any(name.startswith("class") for name in names)
 
 
+@pytest.mark.parametrize("end", ["\r\n", "\r", "\n", "\n\n\n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_labels_as_editors_save_them(mark, end, command, folder):
+    """A byte order mark, any ends of lines, and blank ones at last."""
+    names = [f"é {k}\u2028" for k in range(7)]
+    text = mark + end[:2].join(names) + end if len(end) < 3 else "\n".join(names) + end
+    (folder / "saved.txt").write_bytes(text.encode())
+    _, out, _ = command("wide.png", "--labels=saved.txt", "--top=7")
+    assert sorted(re.findall(r"%  (.*\u2028)", out)) == names
+
+
 def test_more_than_there_are(command):
     _, out, _ = command("wide.png", "--top=99")
     assert len(shown(out)["wide.png"]) == 7
@@ -165,6 +177,10 @@ MISTAKES = {
     ),
     "labels of something else": (["--labels=odd.json", "wide.png"], "a list of names"),
     "broken labels": (["--labels=broken.json", "wide.png"], "cannot be read"),
+    "deep labels": (["--labels=deep.json", "wide.png"], "cannot be read"),
+    "labels in latin-1": (["--labels=latin.txt", "wide.png"], "is not in UTF-8"),
+    "labels in UTF-16": (["--labels=utf16.txt", "wide.png"], "is not in UTF-8"),
+    "a folder of labels": (["--labels=.", "wide.png"], "cannot be read (Is a dir"),
     "picture of another kind": (["--picture=x.jpg", "wide.png"], "ends in .png"),
     "too many for a sheet": (["--picture=x.png", *["wide.png"] * 31], "up to 30"),
     "unwritable sheet": (["--picture=names.txt/x.png", "wide.png"], "the system"),
@@ -179,6 +195,9 @@ def test_mistakes(args, part, command, folder):
     (folder / "three.txt").write_text("a\nb\nc\n")
     (folder / "odd.json").write_text('{"a": 1}')
     (folder / "broken.json").write_text("[")
+    (folder / "deep.json").write_text("[" * 100_000)
+    (folder / "latin.txt").write_text("é\n" * 7, "latin-1")
+    (folder / "utf16.txt").write_text("a\n" * 7, "utf-16")
     assert_refused(command(*args), part)
 
 

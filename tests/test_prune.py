@@ -198,7 +198,11 @@ def test_the_config_says_what_differs():
     assert made["loss"] == before["loss"]
     assert made["ema"] == before["ema"]
     assert made["model"] == before["model"]
-    assert (made["name"], made["epochs"], made["steps"]) == ("mine_pruned", 6.0, None)
+    assert (made["name"], made["epochs"], made["steps"]) == (
+        "mine_finetuned",
+        6.0,
+        None,
+    )
     assert made["init"] == "runs/mine_pruned"
     assert made["schedule"]["lr"] == pytest.approx(3e-4)
     assert made["data"] == defaults["data"]

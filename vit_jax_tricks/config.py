@@ -207,7 +207,7 @@ def recorded(workdir: str | Path) -> dict[str, Any]:
     """
     try:
         file = paths.absolute(workdir) / "config.json"
-        return located(json.loads(file.read_text()))
+        return located(json.loads(file.read_text("utf-8")))
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise _unreadable(workdir) from error
 

@@ -137,10 +137,10 @@ def read(workdir: Path) -> ModelSpec:
     if not workdir.is_dir():
         raise UserError(f"--workdir {workdir} does not exist; give that of a run.")
     try:
-        spec = tuples(json.loads((workdir / FILE).read_text()))
-        names = tuples(json.loads((workdir / "classes.json").read_text()))
+        spec = tuples(json.loads((workdir / FILE).read_text("utf-8")))
+        names = tuples(json.loads((workdir / "classes.json").read_text("utf-8")))
         return ModelSpec(**spec | {"view": View(**spec["view"]), "class_names": names})
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(

@@ -192,7 +192,7 @@ def _write(
         say("most sensitive, quantised alone:")
         for cost in _ranked(costs)[:SHOWN]:
             say("  ".join(_cells(cost)))
-    (report / "summary.md").write_text(text)
+    (report / "summary.md").write_text(text, "utf-8", "backslashreplace")
 
 
 def _ranked(costs: list[Cost]) -> list[Cost]:

@@ -124,6 +124,7 @@ def _files(words: Sequence[str]) -> list[Path]:
 def _names(trained: "Trained", labels: str | None) -> Sequence[str]:
     """The class names: of --labels, else of the run, else numbers."""
     import json
+    import re
 
     from vit_jax_tricks.errors import UserError
 
@@ -132,9 +133,14 @@ def _names(trained: "Trained", labels: str | None) -> Sequence[str]:
         known = trained.spec.class_names
         return known or [f"class {k}" for k in range(classes)]
     try:
-        text = Path(labels).read_text()
-        names = json.loads(text) if labels.endswith(".json") else text.splitlines()
-    except (OSError, ValueError) as error:
+        text = Path(labels).read_bytes().decode("utf-8-sig")
+        lines = re.split(r"\r\n|\n|\r", text.rstrip("\r\n"))
+        names = json.loads(text) if labels.endswith(".json") else lines
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"--labels={labels} is not in UTF-8 (byte {error.start}); save it so."
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
         why = getattr(error, "strerror", None) or error
         raise UserError(f"--labels={labels} cannot be read ({why}).") from error
     if not isinstance(names, list) or not all(isinstance(n, str) for n in names):

@@ -148,7 +148,7 @@ def _write(
     facts = {"weights": trained.source, **options, "kinds": ", ".join(options["kinds"])}
     listed = "\n".join(f"- {name}: {value}" for name, value in facts.items())
     text = f"# {out.name}\n\n{listed}\n\n{table}\n![kept]({picture.name})\n"
-    (folder / "report" / "pruning.md").write_text(text)
+    (folder / "report" / "pruning.md").write_text(text, "utf-8", "backslashreplace")
     epochs = before["epochs"]
     if before["steps"] is not None:
         epochs = before["steps"] * before["batch_size"] / source.num_train
@@ -162,6 +162,6 @@ def _write(
         share=share,
         teacher=None if mixes else given.get("workdir"),
     )
-    (folder / FINETUNE).write_text(written)
+    (folder / FINETUNE).write_text(written, "utf-8")
     names = list(source.class_names)
     resume.record(folder, config.Section(before), names, new.to_json(), [])

@@ -66,7 +66,7 @@ def finetune_config(
             f'    """Arguments: {", ".join(_NAMES[: 2 + distils])}."""',
             f"    args = common.parse_arg(arg, {arguments})",
             "    c = common.get_config()",
-            f"    c.name = {before['name'] + '_pruned'!r}",
+            f"    c.name = {before['name'] + '_finetuned'!r}",
             "    c.epochs = args.epochs",
             "    c.schedule.lr = args.lr",
             "    c.schedule.warmup_epochs = 0.1 * args.epochs",
@@ -84,7 +84,9 @@ def finetune_config(
 
 
 def _in_docstring(text: str) -> str:
-    return text.replace("\\", r"\\").replace('"', r"\"")
+    """As it may stand there; a name that is no UTF-8 becomes escapes."""
+    text = text.replace("\\", r"\\").replace('"', r"\"")
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _distillation(teacher: str | Path | None, loss: Mapping[str, Any]) -> list[str]:

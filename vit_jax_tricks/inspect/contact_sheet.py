@@ -1,4 +1,4 @@
-"""Many small pictures with a line of text under each, as one PNG."""
+"""Many small pictures with a few words under each, as one PNG."""
 
 import os
 import pathlib
@@ -9,10 +9,14 @@ import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 
+from vit_jax_tricks.inspect.lettering import lettering
 from vit_jax_tricks.typing import UInt8
 
 
-TEXT_HEIGHT = 14
+TEXT = 11  # pixels, the size of the letters
+TEXT_HEIGHT = 14  # pixels from one line to the next
+MOST_LINES = 3
+GAP = 2  # pixels between pictures
 
 
 def contact_sheet(
@@ -22,8 +26,10 @@ def contact_sheet(
     columns: int = 10,
     zoom: float = 2.0,
 ) -> pathlib.Path:
-    """Writes the sheet and returns its path; text is cut to the width of its picture.
+    """Writes the sheet and returns its path.
 
+    Captions are wrapped below their pictures, and end in an ellipsis where they are too
+    long.
     Grey pictures may have one channel or none. `zoom` scales with nearest neighbours
     upwards and area averages downwards.
 
@@ -41,17 +47,24 @@ def contact_sheet(
         grey = image.ndim == 2 or image.shape[2] == 1
         rgb = np.repeat(image.reshape(*image.shape[:2], 1), 3, 2) if grey else image
         tiles.append(cv2.resize(rgb, None, fx=zoom, fy=zoom, interpolation=how))
-    height = max(tile.shape[0] for tile in tiles) + TEXT_HEIGHT
-    width = max(tile.shape[1] for tile in tiles) + 2
-    rows = -(-len(tiles) // columns)
-    sheet = PIL.Image.new("RGB", (width * min(columns, len(tiles)), height * rows))
+    letters = lettering(captions)
+    height = max(tile.shape[0] for tile in tiles)
+    width = max(tile.shape[1] for tile in tiles) + GAP
+    texts = [letters.wrapped(c, width - GAP, TEXT, MOST_LINES) for c in captions]
+    rows = range(0, len(tiles), columns)
+    most = [max(1, *map(len, texts[row : row + columns])) for row in rows]
+    below = [TEXT_HEIGHT * lines for lines in most]
+    across = width * min(columns, len(tiles))
+    sheet = PIL.Image.new("RGB", (across, height * len(rows) + sum(below)))
     draw = PIL.ImageDraw.Draw(sheet)
-    for i, (tile, text) in enumerate(zip(tiles, captions, strict=True)):
-        left, top = i % columns * width, i // columns * height
+    for i, (tile, lines) in enumerate(zip(tiles, texts, strict=True)):
+        row = i // columns
+        left, top = i % columns * width, row * height + sum(below[:row])
         sheet.paste(PIL.Image.fromarray(tile), (left, top))
-        while text and draw.textlength(text) > width:
-            text = text[:-1]
-        draw.text((left + 1, top + height - TEXT_HEIGHT), text, fill="white")
+        for number, line in enumerate(lines):
+            place = (left + 1, top + height + number * TEXT_HEIGHT)
+            letters.draw(draw, place, line, TEXT)
     path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path, "PNG")
     return path

@@ -65,7 +65,7 @@ def verify_files(directory: Path) -> None:
 def write_durably(path: Path, text: str) -> None:
     """Writes a file that is complete or not there, and on the disk."""
     part = path.with_name(f".{path.name}.part")
-    with part.open("w") as file:
+    with part.open("w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
