@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import pytest
 import zoo
 from goldens import GOLDEN, load_golden
-from model_goldens import check_count
+from model_goldens import check_count, published_counts
 
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import create_model, list_models, preprocessing
@@ -57,6 +57,33 @@ def test_a_published_table_is_covered():
         "deit3_huge_patch14_224",
     ]
     assert set(published) <= set(NAMES)
+
+
+def test_the_default_classes_are_timm_s():
+    counts = published_counts()
+    names = [name for name in NAMES if name in counts]
+    ours = {name: create_model(name).num_classes for name in names}
+    assert ours == {name: counts[name]["num_classes"] for name in names}
+    assert {0, 512, 768, 1000, 1024, 11821} <= set(ours.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "classes"),
+    [
+        ("clip_vit_b32_image", 512),
+        ("clip_vit_l14_336_image", 768),
+        ("vit_base_patch16_siglip_224", 0),
+        ("vit_small_patch14_dinov2", 0),
+        ("vit_small_patch16_dinov3", 0),
+        ("deit_tiny_patch16_224", 1000),
+    ],
+)
+def test_default_classes(name, classes):
+    assert create_model(name).num_classes == classes
+    assert create_model(name, None, img_size=224).num_classes == classes
+    for given in (0, 7, 1000):
+        assert create_model(name, given).num_classes == given
+        assert create_model(name, num_classes=given).num_classes == given
 
 
 def test_patterns():

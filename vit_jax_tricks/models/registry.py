@@ -33,10 +33,11 @@ class Preprocessing:
 class Entry:
     """One model name.
 
-    `parameters` is the count for `parameters_classes` classes, `source` the reference
-    program; `dialect` names the key names in which weights are exported. `golden` is
-    the file below tests/golden that checks the model: its own, or that of a small model
-    of the same code. `top1` is the published ImageNet-1k accuracy in per cent.
+    `parameters` is the count for `parameters_classes` classes, the reference's default
+    (0: no head), `source` the reference program; `dialect` names the key names in which
+    weights are exported. `golden` is the file below tests/golden that checks the model:
+    its own, or that of a small model of the same code. `top1` is the published
+    ImageNet-1k accuracy in per cent.
     """
 
     family: type[nn.Module]
@@ -81,9 +82,14 @@ def preprocessing(name: str) -> Preprocessing:
     return lookup(name).preprocessing
 
 
-def create_model(name: str, num_classes: int = 1000, **overrides: Any) -> nn.Module:
+def create_model(
+    name: str, num_classes: int | None = None, **overrides: Any
+) -> nn.Module:
     """Builds a model by name: `create_model("deit_small_patch16_224", 10, depth=6)`.
 
+    `num_classes` defaults to the reference's, as timm builds the name: 1000 for most,
+    the width of the shared space for a CLIP tower, 0 (no head) where the published
+    weights have none, such as DINOv2's and SigLIP's.
     Overrides are the fields of the family's module, named as in timm. `dtype` and
     `param_dtype` may be strings, `init_values` may be "depth" for CaiT's rule
     (`functional.layer_scale_start`); a family's `flatten` takes the reference's nested
@@ -96,7 +102,8 @@ def create_model(name: str, num_classes: int = 1000, **overrides: Any) -> nn.Mod
     """
     entry = lookup(name)
     flatten = getattr(entry.family, "flatten", dict)
-    given = {"num_classes": num_classes, **flatten(overrides)}
+    classes = entry.parameters_classes if num_classes is None else num_classes
+    given = {"num_classes": classes, **flatten(overrides)}
     types_ = _field_types(entry.family)
     values = {}
     for key, value in given.items():
