@@ -1,12 +1,13 @@
 """`config.quant` and the recipe of QAT, without training."""
 
+import collections
 import json
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vit_jax_tricks import config, quantizing
+from vit_jax_tricks import config, data, quantizing
 from vit_jax_tricks.compress import Range, Spec, range_store
 from vit_jax_tricks.errors import UserError
 
@@ -69,6 +70,23 @@ def test_what_is_wrong_says_so(changes, message):
     with pytest.raises(UserError) as error:
         rules(**changes)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("count", [1, 63, 5000])
+def test_calibration_sees_as_many_images_as_it_says(home, count):
+    """Batches of 32 once left out what did not fill one: 63 were 32."""
+    source = data.build("digits")
+    seen = list(quantizing.calibration_batches(source, count, mean=(0.5,), std=(0.25,)))
+    images = np.concatenate([images for images, _ in seen])
+    labels = np.concatenate([labels for _, labels in seen])
+    assert len(images) == len(labels) == min(count, 1438)
+    assert len(np.unique(labels)) == min(count, 10)
+    # Each is an image of the training split under its own label, none comes twice.
+    pixels = np.round((images * 0.25 + 0.5) * 255).astype(np.uint8)
+    there = [source.train[i] for i in range(1438)]
+    known = collections.Counter((source.view.test(d).tobytes(), k) for d, k in there)
+    pairs = zip(pixels, labels.tolist(), strict=True)
+    assert not collections.Counter((p.tobytes(), k) for p, k in pairs) - known
 
 
 def test_a_range_comes_back():

@@ -28,7 +28,6 @@ from vit_jax_tricks.evaluate import means
 from vit_jax_tricks.evaluation import Evaluation
 from vit_jax_tricks.inspect.sensitivity_sheet import write_sheet
 from vit_jax_tricks.model_flags import Trained
-from vit_jax_tricks.model_inputs import model_inputs
 from vit_jax_tricks.pretrained.export import flatten
 from vit_jax_tricks.stop import Stop
 
@@ -127,13 +126,8 @@ def _costs(
     ranges = model.ranges(with_stored(variables, kept))
     sample = place.data.sample(given.whole("images", IMAGES) or IMAGES, "train")
     batches = list(
-        model_inputs(
-            place.data,
-            sample,
-            quantizing.BATCH,
-            mean=spec.mean,
-            std=spec.std,
-            check=stop.check,
+        quantizing.calibration_batches(
+            place.data, sample, mean=spec.mean, std=spec.std, check=stop.check
         )
     )
     say(f"each of {len(ranges)} places alone, on {sample}")

@@ -139,19 +139,25 @@ def quantized(model: nn.Module, section: Mapping[str, Any]) -> QuantizedModel | 
 
 def calibration_batches(
     source: Data,
-    count: int,
+    images: int | Sample,
     *,
     mean: tuple[float, ...],
     std: tuple[float, ...],
     seed: int = 0,
     check: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[Float[Array, "b h w c"], Int[Array, "b"]]]:
-    """`count` normalised training images and their labels, sampled over all classes.
+    """Normalised training images in evaluation's view, and their labels.
 
-    The images are in evaluation's view and the same for a seed; all of the split where
-    it has fewer. `check` is called before each batch and may raise to stop.
+    Args:
+      source: the data.
+      images: a sample, or how many to draw over all classes with `seed`: all of the
+        split where it has fewer.
+      mean, std: of the model's normalisation.
+      seed: of the draw.
+      check: called before each batch; may raise to stop.
     """
-    sample = source.sample(count, "train", seed)
+    drawn = isinstance(images, Sample)
+    sample = images if drawn else source.sample(images, "train", seed)
     yield from model_inputs(source, sample, BATCH, mean=mean, std=std, check=check)
 
 
@@ -162,10 +168,10 @@ def calibrated(
     sample: Sample,
     **options: Any,
 ) -> dict[str, Any]:
-    """The variables with ranges of a sample; `options` are those of `model_inputs`."""
+    """The variables with ranges of `calibration_batches`, which takes `options`."""
     say(f"calibrating on {source.name}: {sample}")
     variables = without_ranges(variables)
-    batches = model_inputs(source, sample, BATCH, **options)
+    batches = calibration_batches(source, sample, **options)
     images = (images for images, _ in batches)
     ranges = calibrate(model.model, variables, images, model.rules)
     return model.with_ranges(variables, ranges)

@@ -201,20 +201,37 @@ def test_a_known_difference_is_reported():
     }
 
 
-@pytest.mark.parametrize("value", [0.25, np.nan])
-def test_a_file_that_differs_is_found(command, monkeypatch, value):
-    """The command compares the file with JAX: neither one with itself."""
+@pytest.fixture
+def shifted(command, monkeypatch):
+    """Runs the command with a file whose logits are moved."""
     honest = proof.onnx_function
 
-    def dishonest(source):
-        function = honest(source)
-        return lambda images: function(images) + np.float32(value)
+    def run(value, *args):
+        def dishonest(source):
+            function = honest(source)
+            return lambda images: function(images) + np.float32(value)
 
-    monkeypatch.setattr(proof, "onnx_function", dishonest)
-    status, out, _ = command("--out=e.onnx", "--check=5", "--json")
+        monkeypatch.setattr(proof, "onnx_function", dishonest)
+        return command(*args)
+
+    return run
+
+
+def test_a_file_that_differs_is_found(shifted):
+    """The command compares the file with JAX: neither one with itself."""
+    status, out, _ = shifted(0.25, "--out=e.onnx", "--check=5", "--json")
     assert status == 0
     found = json.loads(out)["jax"]["max_difference"]
-    assert found == pytest.approx(value, abs=1e-5, nan_ok=True)
+    assert found == pytest.approx(0.25, abs=1e-5)
+
+
+def test_a_file_of_nan_is_not_kept(shifted, folder):
+    before = runs.snapshot(folder)
+    result = shifted(np.nan, "--out=f.onnx", "--check=5")
+    runs.refused(
+        (result[0], "", result[2].splitlines(True)[-1]), "not finite on 5 of 5"
+    )
+    assert runs.snapshot(folder) == before
 
 
 def test_int8_that_loses_says_so():

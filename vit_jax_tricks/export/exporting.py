@@ -262,6 +262,12 @@ def _measure(
 ) -> dict[str, Any]:
     file = next(iter(functions.values()))
     logits = proof.outputs(file, shown.images)
+    broken = int((~np.isfinite(logits)).any(-1).sum())
+    if broken:
+        raise UserError(
+            f"the exported file's logits are not finite on {broken} of {len(logits)} "
+            "images, so it was not kept; check the weights."
+        )
     result: dict[str, Any] = {}
     for name, reference in references.items():
         stop.check()
