@@ -95,6 +95,7 @@ def test_broken_config_files_are_one_line(tmp_path, source, message):
         config.load(str(path))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300 + len(str(path))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,10 @@
 """What a person sees."""
 
+import os
+import subprocess
+import sys
+
+import PIL.Image
 import pytest
 
 from vit_jax_tricks import console, report
@@ -71,3 +76,71 @@ def test_report_has_curves_and_a_summary(tmp_path):
     pictures = sorted(p.name for p in path.parent.glob("*.png"))
     assert pictures == ["accuracy.png", "loss.png"]
     assert all((path.parent / p).stat().st_size > 5_000 for p in pictures)
+
+
+def process(*args, **options):
+    """A command in a shell that ends its line with what redirects it."""
+    text = f"{sys.executable} -m vit_jax_tricks.{' '.join(args)}"
+    return subprocess.run(
+        ["bash", "-c", text], text=True, timeout=120, check=False, **options
+    )
+
+
+@pytest.mark.parametrize("command", ["main --help", "predict --help"])
+def test_a_standard_output_that_takes_nothing(command):
+    """One line and a status that is not 0; Python adds nothing at its end."""
+    done = process(f"{command} >/dev/full", stderr=subprocess.PIPE)
+    assert done.returncode == 1
+    assert done.stderr == "error: the system refused: No space left on device.\n"
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = process(command, stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: standard output was closed")
+    assert done.stderr.count("\n") == 1
+
+
+def test_letters_that_standard_output_lacks(tmp_path):
+    """Escaped, in narrow encodings and where a name is no text at all."""
+    folder = os.fsencode(tmp_path / "ü") + b"\xff"
+    os.mkdir(folder)
+    PIL.Image.new("L", (8, 8)).save(tmp_path / "x.png")
+    os.rename(tmp_path / "x.png", folder + b"/x.png")
+    for encoding in ("ascii", "utf-8"):
+        environment = os.environ | {"PYTHONIOENCODING": encoding}
+        line = [sys.executable, "-c", NARROW, folder + b"/x.png"]
+        done = subprocess.run(line, env=environment, capture_output=True, check=False)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert b"\\udcff/x.png" in done.stdout
+
+
+NARROW = """
+import sys
+from vit_jax_tricks import command, console
+sys.exit(command.run(lambda argv, stop: console.banner(*argv[:1], {"×": argv[0]}),
+                     sys.argv[1:], ""))
+"""
+
+
+def test_names_are_no_markup(capsys):
+    for text in ("[red]one", "a[/b]", "runs/x[/]", ":cat:", "[2024] \\[x]"):
+        console.banner(text, {text: text})
+        console.say(text)
+        assert capsys.readouterr().out.count(text) == 4
+
+
+@pytest.mark.parametrize(
+    ("error", "part"),
+    [
+        (BrokenPipeError(32, "Broken pipe"), "standard output was closed"),
+        (UnicodeEncodeError("ascii", "ü", 0, 1, "not there"), "a text cannot be"),
+        (MemoryError(), "the memory is full"),
+        (IsADirectoryError(21, "Is a directory", "a/b"), "Is a directory (a/b)"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(error, part):
+    line = console.explain(error)
+    assert line is not None
+    assert part in line
+    assert "\n" not in line

@@ -153,9 +153,8 @@ def _call_get_config(path: Path, arg: str) -> ml_collections.ConfigDict:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [f.lineno for f in frames if f.filename == str(path)]
         where = f"{path}, line {lines[-1]}" if lines else str(path)
-        raise UserError(
-            f"--config: {where}: {type(error).__name__}: {error}"
-        ) from error
+        why = str(error).partition(" Other fields present")[0]  # all of them
+        raise UserError(f"--config: {where}: {type(error).__name__}: {why}") from error
 
 
 def defaults() -> dict[str, Any]:
@@ -176,7 +175,6 @@ def of_run(workdir: str | Path) -> ml_collections.ConfigDict:
     """
     try:
         values = tuples(recorded(workdir))
-        values.pop("version", None)
         out = _common()
         with out.unlocked():
             for key in values.keys() & {"model", "loss"}:
@@ -200,14 +198,15 @@ def of_run(workdir: str | Path) -> ml_collections.ConfigDict:
 
 
 def recorded(workdir: str | Path) -> dict[str, Any]:
-    """The config.json of a run, with its paths absolute.
+    """The config.json of a run, with its paths absolute, without the version.
 
     Raises:
       UserError: the folder holds none, or it cannot be read.
     """
     try:
         file = paths.absolute(workdir) / "config.json"
-        return located(json.loads(file.read_text("utf-8")))
+        values = json.loads(file.read_text("utf-8"))
+        return located({k: v for k, v in values.items() if k != "version"})
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise _unreadable(workdir) from error
 

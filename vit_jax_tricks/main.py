@@ -12,7 +12,8 @@ from vit_jax_tricks.stop import Stop, Stopped, leave
 
 USAGE = f"""{(__doc__ or "").strip()}
 
-  --config=FILE[:args]   a config file, with arguments: configs/deit_s.py:epochs=5
+  --config=FILE[:args]   a config file, with arguments: configs/deit_s.py:epochs=5;
+                         it is a program, and is run
   --config.KEY=VALUE     one value, such as --config.optimizer.weight_decay=0.1
   --workdir=DIR          checkpoints, metrics and report
   --help                 this text

@@ -109,11 +109,12 @@ def _view(trained: "Trained", file: Path) -> UInt8[np.ndarray, "h w c"]:
 
 
 def _files(words: Sequence[str]) -> list[Path]:
+    from vit_jax_tricks import paths
     from vit_jax_tricks.errors import UserError
 
     if not words:
         raise UserError("no picture is given; add its path (see --help).")
-    files = [Path(word) for word in words]
+    files = [paths.local(word) for word in words]
     for file in files:
         if not file.is_file():
             what = "is a folder" if file.is_dir() else "does not exist"

@@ -48,7 +48,7 @@ def _models(argv: list[str], stop: "Stop") -> None:
 
     output = command.parse(argv, values=("output",)).get("output")
     names = list_models()
-    seconds = model_table.compile_seconds(Path("docs/compile_time.json"))
+    seconds = model_table.compile_seconds(SECONDS)
     rows = model_table.rows(names, seconds)
     if output is None:
         print(model_table.HEADER + "\n".join(rows))
@@ -79,6 +79,7 @@ def _augment(argv: list[str], stop: "Stop") -> None:
     console.say(f"images: {path}")
 
 
+SECONDS = Path(__file__).parents[2] / "docs" / "compile_time.json"  # of a clone
 COMMANDS = {"augment": _augment, "models": _models}
 
 
