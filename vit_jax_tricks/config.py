@@ -153,13 +153,21 @@ def _call_get_config(path: Path, arg: str) -> ml_collections.ConfigDict:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [f.lineno for f in frames if f.filename == str(path)]
         where = f"{path}, line {lines[-1]}" if lines else str(path)
-        why = str(error).partition(" Other fields present")[0]  # all of them
+        why = str(error).partition(" Other fields present")[0]  # all of them follow
+        if key := re.search(r'Key "(\w+)" does not exist', why):
+            why += nearest(key[1], _names(defaults()))
         raise UserError(f"--config: {where}: {type(error).__name__}: {why}") from error
 
 
 def defaults() -> dict[str, Any]:
     """Every key of `configs/common.py` with its default."""
     return _common().to_dict()
+
+
+def _names(values: Mapping[str, Any]) -> set[str]:
+    """The keys of a config and of its sections."""
+    inner = (_names(value) for value in values.values() if isinstance(value, Mapping))
+    return set(values).union(*inner)
 
 
 def _common() -> ml_collections.ConfigDict:
