@@ -16,7 +16,6 @@ CASES = {
         crop_scale=(0.3, 0.6),
         crop_ratio=(0.4, 0.6),
         flip=True,
-        auto_augment="rand-m9-n1-t3a",
         interpolation="bilinear",
         color_jitter=0.4,
         hue=0.3,
@@ -100,4 +99,4 @@ def test_no_key_of_a_case_is_idle(name, folder):
 
 
 def test_every_key_has_a_case():
-    assert {key for case in CASES.values() for key in case} == set(DEFAULTS)
+    assert {key for case in (CASES | SLOW).values() for key in case} == set(DEFAULTS)

@@ -157,6 +157,7 @@ def test_broken_pictures_are_left_out_where_that_is_wanted(loose, tmp_path):
     assert data.num_train + data.num_test == 48
 
 
+@pytest.mark.slow
 def test_splits_and_place_of_a_tfds_data_set(home):
     """`train_split`, `test_split` and `data_dir`, on the digits."""
     x = reference.build(

@@ -1,12 +1,15 @@
 """Small laws of single functions, each of which a one-line mistake would break."""
 
 import shutil
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from model_goldens import jit_once
+from small_models import fill
 
 from vit_jax_tricks import augment, checkpoint, losses, state
 from vit_jax_tricks.compress import Spec, calibrate, dequantize, standard_rules
@@ -23,14 +26,18 @@ from vit_jax_tricks.objectives.distillation import distillation
 KEY = jax.random.key(4)
 
 
+def draws(batch, mixup, cutmix, mode):
+    """`draw_mix` for images of 32 x 32 pixels."""
+    alphas = {"mixup_alpha": mixup, "cutmix_alpha": cutmix}
+    draw = partial(augment.draw_mix, batch=batch, size=(32, 32), mode=mode, **alphas)
+    return jit_once(draw)(KEY)
+
+
 @pytest.mark.parametrize("mode", ["pair", "elem"])
 @pytest.mark.parametrize("alphas", [(0.8, 0.0), (0.0, 1.0)])
 def test_a_pair_shares_its_draw_and_an_element_has_its_own(mode, alphas):
     """timm draws for the first half of a batch and mirrors it in pair mode."""
-    mixup, cutmix = alphas
-    draw = augment.draw_mix(
-        KEY, 8, (32, 32), mixup_alpha=mixup, cutmix_alpha=cutmix, mode=mode
-    )
+    draw = draws(8, *alphas, mode)
     for part in map(np.asarray, draw):
         rows = part.reshape(8, -1)
         if len(np.unique(rows)) > 1:
@@ -40,7 +47,7 @@ def test_a_pair_shares_its_draw_and_an_element_has_its_own(mode, alphas):
 
 
 def test_an_odd_batch_in_pairs_has_a_middle_of_its_own():
-    shares = augment.draw_mix(KEY, 5, (8, 8), cutmix_alpha=0.0, mode="pair").share
+    shares = np.asarray(draws(5, 0.8, 0.0, "pair").share)
     np.testing.assert_array_equal(shares, shares[::-1])
     assert len(np.unique(shares)) == 3
 
@@ -53,15 +60,20 @@ def test_a_flip_depends_on_the_example_not_on_its_place():
     assert 0.3 < flips.mean() < 0.7
 
 
+@pytest.mark.slow
 def test_aug_mix_gives_the_chains_their_share():
     """No pixel moves by more than m times all grey levels, m the share of chains."""
     images = np.random.default_rng(0).integers(0, 256, (64, 6, 6, 3), np.uint8)
     index = np.arange(64, dtype=np.int32)
-    apply = jax.jit(lambda x, i: augment.aug_mix(KEY, x, i, policy="augmix-m10-w1-d1"))
+    mix = partial(augment.aug_mix, policy="augmix-m10-w1-d1")
+    apply = jit_once(lambda images, index: mix(KEY, images, index))
     out = np.asarray(apply(images, index), np.int32)
     moved = np.abs(out - images).reshape(64, -1).max(1)
-    keys = [jax.random.split(jax.random.fold_in(KEY, i), 3)[2] for i in range(64)]
-    share = np.array([jax.random.beta(key, 1.0, 1.0) for key in keys])
+
+    def drawn(i):
+        return jax.random.beta(jax.random.split(jax.random.fold_in(KEY, i), 3)[2], 1, 1)
+
+    share = np.asarray(jit_once(jax.vmap(drawn))(index))
     assert (share < 0.1).sum() > 2
     assert (moved <= 255 * share + 1).all()
 
@@ -87,32 +99,36 @@ def test_layer_scale_starts_by_depth():
     assert [layer_scale_start(depth) for depth in depths] == want
 
 
-def both_modes(layer, x, key=KEY, **options):
-    """A layer's output in evaluation, without a key, and in training with one."""
-    variables = layer.init(jax.random.key(0), x, False)
+def both_modes(layer, x, *keys):
+    """A layer's output in evaluation, without a key, and in training with each key."""
+    shapes = jax.eval_shape(lambda: layer.init(KEY, x, False))
     noise = np.random.default_rng(0)
     variables = jax.tree.map(
-        lambda leaf: jnp.asarray(noise.standard_normal(leaf.shape), leaf.dtype),
-        variables,
+        lambda leaf: noise.standard_normal(leaf.shape).astype(leaf.dtype), shapes
     )
-    trained = layer.apply(variables, x, True, rngs={"dropout": key})
-    return np.asarray(layer.apply(variables, x, False)), np.asarray(trained)
+    evaluate = jit_once(lambda variables: layer.apply(variables, x, False))
+    trained = jit_once(
+        lambda variables, key: layer.apply(variables, x, True, rngs={"dropout": key})
+    )
+    return [
+        np.asarray(evaluate(variables)),
+        *(np.asarray(trained(variables, key)) for key in keys),
+    ]
 
 
 def test_gated_attention_drops_weights_in_training_alone():
     x = jax.random.normal(KEY, (2, 4, 8))
     fields = dict(num_heads=2, head_dim=4, grid=(2, 2))
-    plain, same = both_modes(GatedPositionalAttention(**fields), x)
-    np.testing.assert_array_equal(plain, same)
-    found, dropped = both_modes(GatedPositionalAttention(**fields, attn_drop=0.5), x)
+    (plain,) = both_modes(GatedPositionalAttention(**fields), x)
+    layer = GatedPositionalAttention(**fields, attn_drop=0.5)
+    found, dropped = both_modes(layer, x, KEY)
     np.testing.assert_array_equal(found, plain)
     assert np.abs(dropped - plain).max() > 0.1
 
 
 def test_the_performer_drops_a_tenth_in_training_alone():
     x = jax.random.normal(KEY, (4, 16, 6))
-    plain, dropped = both_modes(TokenPerformer(8), x)
-    _, other = both_modes(TokenPerformer(8), x, jax.random.key(9))
+    plain, dropped, other = both_modes(TokenPerformer(8), x, KEY, jax.random.key(9))
     assert np.abs(dropped - plain).max() > 0.1
     assert np.abs(dropped - other).max() > 0.1
 
@@ -141,7 +157,7 @@ def test_calibration_sees_the_model_as_in_evaluation():
     plain = create_model("vit_tiny_patch16_224", 3, **fields)
     regular = create_model("vit_tiny_patch16_224", 3, **fields, **rates)
     images = jax.random.normal(KEY, (4, 8, 8, 3))
-    variables = plain.init(KEY, images, train=False)
+    variables = fill(plain, images)
     rules = standard_rules(None, Spec("int8"))
     want, found = (calibrate(m, variables, [images], rules) for m in (plain, regular))
     assert found.keys() == want.keys()
