@@ -97,7 +97,7 @@ def main(argv: list[str]) -> int:
     bad = []
     with tempfile.TemporaryDirectory() as folder:
         project = Path(folder) / "project"
-        ignored = shutil.ignore_patterns(".*", "__pycache__", "runs")
+        ignored = shutil.ignore_patterns(".*", "__pycache__")
         shutil.copytree(ROOT, project, ignore=ignored)
         for number, mutation in enumerate(chosen, 1):
             began = time.monotonic()

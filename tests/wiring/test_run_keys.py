@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import reference
 
-from vit_jax_tricks import train
+from vit_jax_tricks import resume, train
 from vit_jax_tricks.checkpoint import read_variables
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.experiment import Experiment
@@ -203,3 +203,26 @@ def test_resume_never_and_required(finished, folder, tmp_path):
         train.run(config(folder, resume="required"), tmp_path / "none")
     again = train.run(config(folder, resume="required"), workdir)
     assert again["test/accuracy_ema"] == pytest.approx(0.7)  # nothing was left to do
+
+
+IDENTITY = {
+    "data.name": "digit_scenes/32",
+    "data.train_split": "train[:50%]",
+    "data.split_seed": 3,
+    "data.test_fraction": 0.3,
+    "teacher.sources": ("runs/another",),
+    "teacher.pack": "packs/another",
+    "teacher.smoothing": 0.2,
+    "quant.activations": "uint8",
+    "model.name": "vit_base_patch16_224",
+}
+
+
+@pytest.mark.parametrize("key", IDENTITY)
+def test_a_recorded_run_is_told_from_another(key, tmp_path):
+    """By the configs alone, as its data and teachers may be gone."""
+    resume.record(tmp_path, reference.config_of({}), ["a", "b"], {}, [])
+    (tmp_path / "checkpoints" / "4").mkdir(parents=True)
+    other = reference.config_of({key: IDENTITY[key]})
+    with pytest.raises(UserError, match=rf"holds another run: config\.{key} was"):
+        resume.check_run(tmp_path, other, ["a", "b"], [], {}, "auto")
