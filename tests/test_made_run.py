@@ -50,8 +50,8 @@ def test_after_an_error_nothing_is_left(tmp_path, there):
 def test_what_a_killed_command_left_is_cleared(tmp_path, there):
     out = tmp_path / "out"
     left = out / ".partial" if there else tmp_path / ".out.partial"
-    left.mkdir(parents=True)
-    (left / "half").write_text("half")
+    (left / "made").mkdir(parents=True)
+    (left / "made" / "half").write_text("half")
     with made_run.staged(new(out)) as folder:
         (folder / "b").write_text("b")
     assert [p.name for p in out.iterdir()] == ["b"]
@@ -67,3 +67,17 @@ def test_places_that_cannot_be_written(tmp_path):
     for taken in (tmp_path / "file", tmp_path):
         with pytest.raises(UserError, match="holds something already"):
             new(taken)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_two_commands_that_make_the_same(tmp_path, there):
+    """The later one is refused, the earlier one ends."""
+    out = tmp_path / "out"
+    if there:
+        out.mkdir()
+    with made_run.staged(new(out)) as folder:
+        (folder / "b").write_text("b")
+        with pytest.raises(UserError, match=r"is in use by process .* another --out"):
+            made_run.staged(new(out)).__enter__()
+    assert [p.name for p in out.iterdir()] == ["b"]
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from vit_jax_tricks.command import Arguments
 from vit_jax_tricks.console import say
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.model_flags import Trained
+from vit_jax_tricks.runs.lock import locked
 from vit_jax_tricks.state import TrainState
 from vit_jax_tricks.typing import Params
 
@@ -43,29 +44,37 @@ def new_folder(given: Arguments, suffix: str) -> Path:
 def staged(out: Path) -> Iterator[Path]:
     """A folder for what becomes `out` at the end; after an error nothing is left.
 
-    It is made at once, so that a place that cannot be written is found before the work.
+    It is made at once, so that a place that cannot be written is found before the work,
+    and one command at a time has it.
 
     Raises:
-      UserError: the place cannot be written.
+      UserError: the place cannot be written, or another command makes the same.
     """
     there = out.is_dir()  # and empty; it may be where a disk is mounted
-    partial = out / PARTIAL if there else out.with_name(f".{out.name}{PARTIAL}")
-    shutil.rmtree(partial, ignore_errors=True)
+    place = out / PARTIAL if there else out.with_name(f".{out.name}{PARTIAL}")
     try:
-        partial.mkdir(parents=True)
+        place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
             f"--out {out} cannot be written ({error.strerror}); give another folder."
         ) from error
+    made = place / "made"
     try:
-        yield partial
-        if there:
-            for entry in sorted(partial.iterdir()):
-                entry.rename(out / entry.name)
-        else:
-            partial.rename(out)
+        with locked(place, "give another --out"):
+            shutil.rmtree(made, ignore_errors=True)
+            try:
+                made.mkdir()
+                yield made
+                if there:
+                    for entry in sorted(made.iterdir()):
+                        entry.rename(out / entry.name)
+                else:
+                    made.rename(out)
+            finally:
+                shutil.rmtree(made, ignore_errors=True)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        with suppress(OSError):
+            place.rmdir()
 
 
 def check_float(trained: Trained) -> None:
@@ -86,7 +95,7 @@ def config_before(given: Arguments, trained: Trained) -> dict[str, Any]:
         fields = dict(trained.spec.fields)
         del fields["num_classes"]
         return before | {"model": {"name": trained.spec.name, **fields}}
-    before = config.recorded(Path(given.get("workdir")))
+    before = config.of_run(given.get("workdir")).to_dict()
     before["model"] |= given.literals("model")
     return before
 
