@@ -12,19 +12,23 @@ import jax.numpy as jnp
 
 from vit_jax_tricks.augment.pixels import compute_dtype
 from vit_jax_tricks.augment.resample_weights import (
+    FIXED_BITS,
     SUPPORT,
     Weights,
     count_taps,
+    fixed_point_weights,
     resampling_weights,
 )
 from vit_jax_tricks.augment.warp import Interpolation
 from vit_jax_tricks.checks import checked
 from vit_jax_tricks.errors import UserError, nearest
-from vit_jax_tricks.typing import Array, Float, Int, Num, Pixels
+from vit_jax_tricks.typing import Array, Float, Int, Num, Pixels, UInt8
 
 
 HIGHEST = jax.lax.Precision.HIGHEST
 MOST_TAPS = 16  # beyond, a matrix product is as fast
+MOST_SUMMED = 512  # pixels: 512 * 128 * 255 < 2^24
+PRODUCTS = {1: "boh,bhwc->bowc", 2: "bow,bhwc->bhoc"}  # along an axis
 
 
 @checked
@@ -43,10 +47,11 @@ def crop_and_resize(
     With `resized` and `offset` (y, x) the box is resized to `resized` and the output is
     its part of `size` from `offset` on, mirrored where it reaches beyond the edge.
 
-    Equivalent to Pillow's crop and resize for uint8 (tested): it rounds between the
-    passes, and shrinks heights first where they lose more than twice as many pixels as
-    widths, so uint8 costs both orders. Float images, within 0..1, are neither scaled
-    nor rounded; they are kept there.
+    Equivalent to Pillow's crop and resize for uint8, in every bit (tested): it sums
+    whole numbers, rounds between the passes, and shrinks heights first where they lose
+    more than twice as many pixels as widths, so uint8 costs both orders unless the
+    batch is one image. Float images, within 0..1, are neither scaled nor rounded; they
+    are kept there.
 
     Args:
       images: uint8, or float in 0..1.
@@ -97,9 +102,11 @@ def _crop_and_resize(
 ) -> Num[Array, "b h2 w2 c"]:
     box, resized, offset = (each[name] for name in ("box", "resized", "offset"))
     grey_levels = images.dtype == jnp.uint8
-    dtype = jnp.result_type(float) if grey_levels else compute_dtype(images)
+    dtype = compute_dtype(images)
+    floats = functools.partial(resampling_weights, dtype=dtype)
+    weights = fixed_point_weights if grey_levels else floats
     rows, columns = (
-        resampling_weights(
+        weights(
             box[:, axis],
             box[:, 2 + axis],
             None if resized is None else resized[:, axis],
@@ -108,55 +115,79 @@ def _crop_and_resize(
             source=images.shape[1 + axis],
             taps=taps[axis],
             interpolation=interpolation or each["interpolation"],
-            dtype=dtype,
         )
         for axis in (0, 1)
     )
-    x = images.astype(dtype)
     if not grey_levels:
         # XLA computes the first again for each tap of the second; widths cost less.
-        x = _scale_height(_scale_width(x, columns), rows)
+        x = _scale(_scale(images.astype(dtype), columns, axis=2), rows, axis=1)
         return jnp.clip(x, 0, 1).astype(images.dtype)
-    rows, columns = _fixed_point(rows), _fixed_point(columns)
-    flat = _levels(_scale_height(_levels(_scale_width(x, columns)), rows))
     target = jnp.asarray(size)[None] if resized is None else resized
     lost = box[:, 2:].astype(jnp.int32) - target.astype(jnp.int32)
     tall_first = (lost[:, 0] > 0) & (lost[:, 0] > 2 * lost[:, 1])
-    tall = _levels(_scale_width(_levels(_scale_height(x, rows)), columns))
-    x = jnp.where(tall_first[:, None, None, None], tall, flat)
-    return x.astype(jnp.uint8)
+
+    def flat() -> Array:
+        return _scale_levels(_scale_levels(images, columns, axis=2), rows, axis=1)
+
+    def tall() -> Array:
+        return _scale_levels(_scale_levels(images, rows, axis=1), columns, axis=2)
+
+    if len(images) == 1:
+        return jax.lax.cond(tall_first[0], tall, flat)
+    return jnp.where(tall_first[:, None, None, None], tall(), flat())
 
 
-def _scale_height(x: Float[Array, "b h w c"], weights: Weights) -> jax.Array:
+def _scale(x: Float[Array, "b h w c"], weights: Weights, axis: int) -> jax.Array:
     if weights.place is None:
-        return jnp.einsum("boh,bhwc->bowc", weights.weight, x, precision=HIGHEST)
-    return _gathered(x, weights, axis=1)
+        return jnp.einsum(PRODUCTS[axis], weights.weight, x, precision=HIGHEST)
+    return _gathered(x, weights, axis)
 
 
-def _scale_width(x: Float[Array, "b h w c"], weights: Weights) -> jax.Array:
+def _scale_levels(
+    levels: UInt8[Array, "b h w c"], weights: Weights, axis: int
+) -> UInt8[Array, "b h2 w2 c"]:
+    """Sums in whole numbers, which fit in 31 bits, rounded half up to grey levels."""
     if weights.place is None:
-        return jnp.einsum("bow,bhwc->bhoc", weights.weight, x, precision=HIGHEST)
-    return _gathered(x, weights, axis=2)
+        total = _whole_products(levels, weights.weight, axis)
+    else:
+        total = _gathered(levels, weights, axis)
+    rounded = (total + (1 << (FIXED_BITS - 1))) >> FIXED_BITS
+    return jnp.clip(rounded, 0, 255).astype(jnp.uint8)
 
 
-def _gathered(x: Float[Array, "b h w c"], weights: Weights, axis: int) -> jax.Array:
+def _gathered(x: Num[Array, "b h w c"], weights: Weights, axis: int) -> jax.Array:
     """Rows or columns, weighed and added; those outside weigh nothing."""
     assert weights.place is not None
-    place = weights.place
+    place, weight = weights.place, weights.weight
     take = jax.vmap(lambda x, i: jnp.take(x, i, axis=axis - 1, mode="clip"))
     shape = [len(x), 1, 1, 1]
-    shape[axis] = weights.weight.shape[1]
+    shape[axis] = weight.shape[1]
     taps = (
-        take(x, place[..., t]) * weights.weight[..., t].reshape(shape)
-        for t in range(weights.weight.shape[2])
+        take(x, place[..., t]).astype(weight.dtype) * weight[..., t].reshape(shape)
+        for t in range(weight.shape[2])
     )
     return functools.reduce(jnp.add, taps)
 
 
-def _fixed_point(weights: Weights) -> Weights:
-    """Pillow keeps weights as multiples of 2^-22."""
-    return weights._replace(weight=jnp.round(weights.weight * 2**22) / 2**22)
+def _whole_products(
+    levels: UInt8[Array, "b h w c"], weight: Int[Array, "b n t"], axis: int
+) -> Int[Array, "b h2 w2 c"]:
+    """Exact on every device: products of 8 bits, summed under 2^24, in float32.
 
-
-def _levels(x: Array) -> jax.Array:
-    return jnp.clip(jnp.floor(x + 0.5), 0, 255)
+    Weights have three digits of 8 bits, and no more than 512 pixels are summed at once.
+    TPUs and GPUs may then round the factors to bfloat16 or TF32, which changes nothing.
+    """
+    low = ((weight + 128) & 255) - 128
+    rest = (weight - low) >> 8
+    middle = ((rest + 128) & 255) - 128
+    digits = (low, middle, (rest - middle) >> 8)
+    total = jnp.int32(0)
+    for start in range(0, weight.shape[2], MOST_SUMMED):
+        part = slice(start, start + MOST_SUMMED)
+        x = levels[:, part] if axis == 1 else levels[:, :, part]
+        x = x.astype(jnp.float32)
+        for place, digit in enumerate(digits):
+            factor = digit[..., part].astype(jnp.float32)
+            sums = jnp.einsum(PRODUCTS[axis], factor, x)
+            total += sums.astype(jnp.int32) << (8 * place)
+    return total

@@ -12,7 +12,7 @@ nothing, as if it had been cut out first.
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,16 +20,17 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from vit_jax_tricks.augment.warp import INTERPOLATIONS, Interpolation
-from vit_jax_tricks.typing import Array, Float, Int
+from vit_jax_tricks.typing import Array, Int, Num
 
 
+FIXED_BITS = 22
 SUPPORT = {"nearest": 1, "bilinear": 1, "bicubic": 2, "lanczos": 3}  # half width
 
 
 class Weights(NamedTuple):
     """Of pixels, along one axis: of `place` [b, n, t], or of all if that is None."""
 
-    weight: Float[Array, "b n t"]
+    weight: Num[Array, "b n t"]
     place: Int[Array, "b n t"] | None
 
 
@@ -114,6 +115,18 @@ def resampling_weights(
     return Weights(weights / weights.sum(axis=-1, keepdims=True), place)
 
 
+def fixed_point_weights(*places: Any, **options: Any) -> Weights:
+    """`resampling_weights` as whole multiples of 2^-22, int32, as Pillow keeps them.
+
+    Half a multiple goes away from 0. They take float64: float32 has only two bits more.
+    """
+    with jax.enable_x64(True):
+        weight, place = resampling_weights(*places, **options, dtype=jnp.float64)
+        scaled = weight * 2.0**FIXED_BITS
+        fixed = scaled + jnp.where(scaled < 0, -0.5, 0.5)
+        return Weights(fixed.astype(jnp.int32), place)
+
+
 def _support(interpolation: Interpolation) -> int:
     return SUPPORT[interpolation] if isinstance(interpolation, str) else 2
 
@@ -144,6 +157,6 @@ def _weights(
 ) -> jax.Array:
     if not isinstance(interpolation, str):
         kind = interpolation[:, None, None]
-        options = [shapes[name](distance) for name in INTERPOLATIONS]
-        return jnp.select([kind == k for k in range(len(options))], options)
+        nearest, linear, cubic = (shapes[name](distance) for name in INTERPOLATIONS)
+        return jnp.where(kind == 0, nearest, jnp.where(kind == 1, linear, cubic))
     return shapes[interpolation](distance)
