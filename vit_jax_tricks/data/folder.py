@@ -80,7 +80,7 @@ def open_folder(
         _enough(root, files, 1, scan)
     names = sorted(train)
     source = Source(
-        class_names=names,
+        class_names=[printable(name) for name in names],
         channels=3,
         size=None,
         train=_records(root, names, train),

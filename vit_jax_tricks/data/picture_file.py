@@ -130,6 +130,8 @@ def converted(
     pixels: UInt8[np.ndarray, "..."] | Image.Image, channels: int
 ) -> UInt8[np.ndarray, "h w c"]:
     """8-bit colours or greys as Pillow's `convert` gives them."""
+    if isinstance(pixels, np.ndarray) and pixels.ndim == channels == 3:
+        return pixels
     image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     found = np.asarray(image.convert("L" if channels == 1 else "RGB"))
     return found.reshape(*found.shape[:2], channels)
