@@ -105,7 +105,7 @@ def _view(trained: "Trained", file: Path) -> UInt8[np.ndarray, "h w c"]:
     try:
         return trained.spec.view.test(file.read_bytes())
     except UserError as error:
-        raise UserError(f"{file}: {error}; give a JPEG, PNG, WebP or BMP.") from error
+        raise UserError(f"{file}: {error}; give a sound picture.") from error
 
 
 def _files(words: Sequence[str]) -> list[Path]:
