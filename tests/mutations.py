@@ -5,8 +5,9 @@ text or tests contain one of them. `--slow` runs the slow tests too. A mutation 
 test notices survives; one whose old text is gone from its file is stale. The status is
 1 if there are any of either.
 
-`mutations.txt` lists them: `@ FILE | TESTS`, then for each mutation its old text in
-lines that begin with `- ` and the new text in lines that begin with `+ `.
+`mutations.txt` lists them: `@ FILE | TESTS`, the latter as pytest takes them, then for
+each mutation its old text in lines that begin with `- ` and the new text in lines that
+begin with `+ `.
 """
 
 import os
