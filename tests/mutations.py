@@ -24,6 +24,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parent.parent
 LIST = Path(__file__).with_suffix(".txt")
 LIMIT = 900  # seconds of a test run
+UNNOTICED = ("stale", "survived", "no end", "no tests")
 
 
 class Mutation(NamedTuple):
@@ -80,8 +81,8 @@ def outcome(mutation: Mutation, project: Path, marks: str) -> str:
         return "no end"
     finally:
         path.write_text(text)
-    if not done.returncode:
-        return "survived"
+    if done.returncode in (0, 5):
+        return "no tests" if done.returncode else "survived"
     lines = done.stdout.splitlines()
     failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
     return failed[0].partition(" - ")[0] if failed else f"status {done.returncode}"
@@ -106,7 +107,7 @@ def main(argv: list[str]) -> int:
             seconds = time.monotonic() - began
             print(f"{number}/{len(chosen)} {mutation}", flush=True)
             print(f"    {found} ({seconds:.0f} s)", flush=True)
-            if found in ("stale", "survived", "no end"):
+            if found in UNNOTICED:
                 bad.append(f"{found}: {mutation}")
     print(f"{len(chosen)} mutations, {len(bad)} not noticed", *bad, sep="\n")
     return 1 if bad else 0
