@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from vit_jax_tricks.checks import checked
 from vit_jax_tricks.compress.fake_quant import fake_quant
 from vit_jax_tricks.compress.grids import Grid
 from vit_jax_tricks.compress.observers import Histogram, MinMax
@@ -19,6 +20,7 @@ def _edges(state: Histogram) -> Float[Array, "edges"]:
     return jnp.linspace(state.low, state.high, state.counts.shape[0] + 1)
 
 
+@checked
 def percentile_limits(state: Histogram, *, percentile: float = 99.99) -> MinMax:
     """The bin edges that `percentile` per cent of the values lie beneath, and above.
 
@@ -39,6 +41,7 @@ def percentile_limits(state: Histogram, *, percentile: float = 99.99) -> MinMax:
     return MinMax(upper(state.counts[::-1], edges[::-1]), high)
 
 
+@checked
 def mse_limits(state: Histogram, *, grid: Grid, start_bin: int = 128) -> MinMax:
     """+-amax of least squared error, for a histogram of |x|.
 
@@ -59,6 +62,7 @@ def mse_limits(state: Histogram, *, grid: Grid, start_bin: int = 128) -> MinMax:
     return MinMax(-amax, amax)
 
 
+@checked
 def entropy_limits(state: Histogram, *, grid: Grid, start_bin: int = 128) -> MinMax:
     """+-amax that loses least information, for a histogram of |x| (TensorRT's choice).
 
@@ -97,6 +101,7 @@ def entropy_limits(state: Histogram, *, grid: Grid, start_bin: int = 128) -> Min
     return MinMax(-amax, amax)
 
 
+@checked
 def sweep_limits(
     x: Float[Array, "..."],
     round_within: Callable[[Array, Array], Array],
@@ -126,6 +131,7 @@ def sweep_limits(
     return MinMax(low * chosen, high * chosen)
 
 
+@checked
 def l2_limits(state: Histogram, *, grid: Grid) -> MinMax:
     """Both ends of least squared error, narrowed from the outside in.
 

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from vit_jax_tricks.checks import checked
 from vit_jax_tricks.compress.grids import Grid
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models.layers.functional.precision import at_least_float32
@@ -27,17 +28,22 @@ def operands(
     steps = []
     for name, value in (("scale", scale), ("zero_point", zero_point)):
         value = jnp.asarray(0 if value is None else value).astype(dtype)
-        pairs = zip(value.shape, wide.shape, strict=False)
-        if value.ndim not in (0, wide.ndim) or any(s not in (1, n) for s, n in pairs):
-            raise UserError(
-                f"{name} of shape {value.shape} does not fit an array of shape "
-                f"{wide.shape}: give one number, or one for each channel with every "
-                "other axis 1."
-            )
+        check_fits(name, value, wide.shape)
         steps.append(value.reshape(value.shape or (1,) * wide.ndim))
     return wide, *steps
 
 
+def check_fits(name: str, value: Array, shape: tuple[int, ...]) -> None:
+    """Raises UserError unless `value` is one number or broadcasts over `shape`."""
+    pairs = zip(value.shape, shape, strict=False)
+    if value.ndim not in (0, len(shape)) or any(s not in (1, n) for s, n in pairs):
+        raise UserError(
+            f"{name} of shape {value.shape} does not fit an array of shape {shape}: "
+            "give one number, or one for each channel with every other axis 1."
+        )
+
+
+@checked
 def fake_quant(
     x: Float[Array, "..."],
     scale: Float[Array, "..."] | float,
@@ -63,6 +69,7 @@ def fake_quant(
     return _fake_quant(wide, scale, zero_point, grid, 1.0).astype(x.dtype)
 
 
+@checked
 def learned_fake_quant(
     x: Float[Array, "..."],
     scale: Float[Array, "..."] | float,
@@ -90,6 +97,7 @@ def learned_fake_quant(
     return _fake_quant(wide, step, zero_point, grid, grad_factor).astype(x.dtype)
 
 
+@checked
 def learned_step(
     x: Float[Array, "..."], *, grid: Grid, axes: tuple[int, ...] | None = None
 ) -> Float[Array, "..."]:

@@ -3,12 +3,14 @@
 import jax
 import jax.numpy as jnp
 
-from vit_jax_tricks.compress.fake_quant import levels, operands
+from vit_jax_tricks.checks import checked
+from vit_jax_tricks.compress.fake_quant import check_fits, levels, operands
 from vit_jax_tricks.compress.grids import Grid
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.typing import Array, Float, Int, Num
 
 
+@checked
 def quantize(
     x: Float[Array, "..."],
     scale: Float[Array, "..."] | float,
@@ -29,6 +31,7 @@ def quantize(
     return jnp.clip(level, grid.low, grid.high).astype(grid.dtype)
 
 
+@checked
 def dequantize(
     q: Num[Array, "..."],
     scale: Float[Array, "..."] | float,
@@ -40,11 +43,14 @@ def dequantize(
     """
     scale = jnp.asarray(scale, jnp.float32)
     offset = jnp.asarray(0 if zero_point is None else zero_point, jnp.float32)
+    check_fits("scale", scale, q.shape)
+    check_fits("zero_point", offset, q.shape)
     ones = (1,) * q.ndim
     offset = offset.reshape(offset.shape or ones)
     return (q.astype(jnp.float32) - offset) * scale.reshape(scale.shape or ones)
 
 
+@checked
 def integer_dot(
     x: Num[Array, "*b d"], kernel: Num[Array, "d e"], zero_point: int | Array | None
 ) -> Int[Array, "*b e"]:
@@ -68,6 +74,7 @@ def integer_dot(
     return total - (offset.reshape(()) * columns).reshape((1,) * (x.ndim - 1) + (-1,))
 
 
+@checked
 def int8_linear(
     x: Num[Array, "*b d"],
     kernel: Num[Array, "d e"],

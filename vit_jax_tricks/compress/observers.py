@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from vit_jax_tricks.checks import checked
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.typing import Array, Float
 
@@ -14,8 +15,8 @@ Axes = tuple[int, ...] | None
 class MinMax(NamedTuple):
     """The ends of what was seen; +inf and -inf before anything was."""
 
-    low: Float[Array, "..."]
-    high: Float[Array, "..."]
+    low: Float[Array, "*c"]
+    high: Float[Array, "*c"]
 
 
 class Histogram(NamedTuple):
@@ -48,12 +49,21 @@ def empty_mean_abs() -> MeanAbs:
     return MeanAbs(jnp.float32(0), jnp.float32(0))
 
 
+def _check_state(fn: str, state: MinMax, shape: tuple[int, ...]) -> None:
+    if state.low.shape not in ((), shape):
+        raise UserError(
+            f"{fn}: state.low has the shape {list(state.low.shape)}; expected [] or "
+            f"{list(shape)}, that of x over the same axes."
+        )
+
+
 def _ends(x: Float[Array, "..."], axes: Axes) -> MinMax:
     x = jnp.asarray(x).astype(jnp.float32)
     kept = axes is not None
     return MinMax(x.min(axes, keepdims=kept), x.max(axes, keepdims=kept))
 
 
+@checked
 def min_max(state: MinMax, x: Float[Array, "..."], *, axes: Axes = None) -> MinMax:
     """The smallest and the largest value so far, over all axes or `axes` (kept as 1).
 
@@ -61,12 +71,14 @@ def min_max(state: MinMax, x: Float[Array, "..."], *, axes: Axes = None) -> MinM
     """
     now = _ends(x, axes)
     shape = now.low.shape
+    _check_state("min_max", state, shape)
     return MinMax(
         jnp.minimum(jnp.broadcast_to(state.low, shape), now.low),
         jnp.maximum(jnp.broadcast_to(state.high, shape), now.high),
     )
 
 
+@checked
 def moving_average(
     state: MinMax,
     x: Float[Array, "..."],
@@ -88,15 +100,18 @@ def moving_average(
         return jnp.where(seen, old + constant * (new - old), new)
 
     now = _ends(x, axes)
+    _check_state("moving_average", state, now.low.shape)
     return MinMax(move(state.low, now.low), move(state.high, now.high))
 
 
+@checked
 def mean_abs(state: MeanAbs, x: Float[Array, "..."]) -> MeanAbs:
     """Adds up |x|, from which LSQ's first step is made."""
     x = jnp.asarray(x).astype(jnp.float32)
     return MeanAbs(state.total + jnp.abs(x).sum(), state.number + x.size)
 
 
+@checked
 def histogram(
     state: Histogram,
     x: Float[Array, "..."],

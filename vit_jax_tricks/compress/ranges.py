@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from vit_jax_tricks.checks import checked
 from vit_jax_tricks.compress.grids import Grid
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.typing import Array, Float, Num
@@ -20,6 +21,7 @@ class Range(NamedTuple):
     zero_point: Num[Array, "..."] | None = None
 
 
+@checked
 def next_power_of_two(scale: Float[Array, "..."]) -> Float[Array, "..."]:
     """The smallest power of two that is not below the scale: a shift, not a product.
 
@@ -35,9 +37,10 @@ def _quotient(x: Array, divisor: float | int) -> Array:
     return x / jax.lax.optimization_barrier(jnp.full_like(x, divisor))
 
 
+@checked
 def affine_range(
-    low: Float[Array, "..."],
-    high: Float[Array, "..."],
+    low: Float[Array, "*c"] | float,
+    high: Float[Array, "*c"] | float,
     *,
     grid: Grid,
     power_of_two: bool = False,
@@ -59,9 +62,10 @@ def affine_range(
     return Range(scale, zero_point.astype(jnp.int32))
 
 
+@checked
 def symmetric_range(
-    low: Float[Array, "..."],
-    high: Float[Array, "..."],
+    low: Float[Array, "*c"] | float,
+    high: Float[Array, "*c"] | float,
     *,
     grid: Grid,
     half_range: bool = False,

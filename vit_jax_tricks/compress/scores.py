@@ -8,11 +8,13 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 
+from vit_jax_tricks.checks import checked, same_trees
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models.layers.functional.precision import at_least_float32
 from vit_jax_tricks.typing import Array, Float
 
 
+@checked
 def mean_attention(weights: Float[Array, "b g n m"]) -> Float[Array, "g"]:
     """The mean attention probability of each head, which is 1 / m for every head.
 
@@ -22,6 +24,7 @@ def mean_attention(weights: Float[Array, "b g n m"]) -> Float[Array, "g"]:
     return _wide(weights).mean((0, 2, 3))
 
 
+@checked
 def attention_confidence(weights: Float[Array, "b g n m"]) -> Float[Array, "g"]:
     """The mean over images and queries of the largest probability, in [1 / m, 1].
 
@@ -30,6 +33,7 @@ def attention_confidence(weights: Float[Array, "b g n m"]) -> Float[Array, "g"]:
     return _wide(weights).max(-1).mean((0, 2))
 
 
+@checked
 def attention_entropy(weights: Float[Array, "b g n m"]) -> Float[Array, "g"]:
     """Minus the mean entropy of the rows over log m: 0 where focused, -1 where uniform.
 
@@ -41,6 +45,7 @@ def attention_entropy(weights: Float[Array, "b g n m"]) -> Float[Array, "g"]:
     return negative.mean((0, 2)) / jnp.log(float(weights.shape[-1]))
 
 
+@checked
 def class_attention(
     weights: Float[Array, "b g n m"], *, prefix: int = 1
 ) -> Float[Array, "g"]:
@@ -58,6 +63,7 @@ def class_attention(
     return _wide(weights)[:, :, 0, prefix:].sum(-1).mean(0)
 
 
+@checked
 def head_output_norm(
     outputs: Float[Array, "b n g h"], proj: Float[Array, "g h d"]
 ) -> Float[Array, "g"]:
@@ -72,6 +78,7 @@ def head_output_norm(
     return jnp.sqrt(jnp.maximum(square, 0)).mean((0, 1))
 
 
+@checked
 def gate_gradients(
     outputs: Float[Array, "b n g h"],
     proj: Float[Array, "g h d"],
@@ -87,6 +94,7 @@ def gate_gradients(
     return (y * back).sum((1, 3))
 
 
+@checked
 def gate_importance(
     gradients: Float[Array, "b *l g"], *, normalize: bool = True
 ) -> Float[Array, "*l g"]:
@@ -100,12 +108,14 @@ def gate_importance(
     return normalize_layers(scores) if normalize else scores
 
 
+@checked
 def normalize_layers(scores: Float[Array, "*l g"]) -> Float[Array, "*l g"]:
     """Scores over the L2 norm of their layer (the last axis); zeros stay zeros."""
     norm = jnp.sqrt(jnp.square(scores).sum(-1, keepdims=True))
     return scores / jnp.maximum(norm, jnp.finfo(scores.dtype).tiny)
 
 
+@checked
 def taylor(
     weights: Sequence[Float[Array, "..."]],
     gradients: Sequence[Float[Array, "..."]],
@@ -125,6 +135,7 @@ def taylor(
     """
     if kind not in ("abs", "square"):
         raise UserError(f'kind="{kind}" is unknown: "abs" or "square".')
+    same_trees("taylor", weights=list(weights), gradients=list(gradients))
     numbers = [w.shape[axis] for w, axis in zip(weights, axes, strict=True)]
     if len(set(numbers)) != 1:
         raise UserError(
@@ -140,6 +151,7 @@ def taylor(
     return total if kind == "abs" else jnp.square(total)
 
 
+@checked
 def neuron_output_norm(
     hidden: Float[Array, "*b s"], fc2: Float[Array, "s d"]
 ) -> Float[Array, "s"]:
