@@ -151,7 +151,8 @@ def test_the_newest_checkpoints_and_the_best_are_kept(finished):
     workdir, _, _ = finished
     kept = {int(path.name) for path in (workdir / "checkpoints").iterdir()}
     assert kept == {4, 8, 10, 11}
-    assert "0.9000 at step 4" in (workdir / "report" / "summary.md").read_text()
+    summary = (workdir / "report" / "summary.md").read_text()
+    assert "| best test accuracy | 0.9000 at step 4 |" in summary
 
 
 def test_averages_are_evaluated_beside_the_parameters(finished):
