@@ -136,6 +136,7 @@ def test_names_are_no_markup(capsys):
         (BrokenPipeError(32, "Broken pipe"), "standard output was closed"),
         (UnicodeEncodeError("ascii", "ü", 0, 1, "not there"), "a text cannot be"),
         (MemoryError(), "the memory is full"),
+        (RecursionError("... while decoding a JSON array"), "is damaged"),
         (IsADirectoryError(21, "Is a directory", "a/b"), "Is a directory (a/b)"),
     ],
 )

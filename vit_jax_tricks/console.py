@@ -43,8 +43,9 @@ def say(message: str) -> None:
 
 def fail(message: str) -> None:
     """One line on standard error."""
+    line = f"error: {' '.join(message.split())}"
     with contextlib.suppress(OSError):  # closed as well
-        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+        print(line.encode("utf-8", "backslashreplace").decode(), file=sys.stderr)
 
 
 @contextmanager
@@ -151,6 +152,8 @@ def _explain(error: Exception) -> str | None:
         return f"the system refused: {error.strerror or error}{where}."
     if isinstance(error, UnicodeError):
         return f"a text cannot be read or written: {error}."
+    if isinstance(error, RecursionError) and "JSON" in str(error):
+        return "a JSON file is damaged: it is nested thousands of times."
     if isinstance(error, MemoryError):
         return "the memory is full; close other programs or give a smaller batch."
     if type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(error):

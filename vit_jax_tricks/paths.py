@@ -45,6 +45,21 @@ def absolute(text: str | os.PathLike, flag: str = "") -> Path:
     return local(text, flag).absolute()
 
 
+def utf8(path: Path, flag: str = "") -> Path:
+    """The path, whose name array_record can take.
+
+    Raises: UserError for one that is not in UTF-8.
+    """
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{flag}{path}: records are read and written in folders whose names are in "
+            "UTF-8 only; rename it, or give another."
+        ) from error
+    return path
+
+
 def weights(text: str | os.PathLike, flag: str = "") -> str:
     """A source of weights: `hub:owner/name` as it is, a file or workdir absolute."""
     typed = os.fspath(text)

@@ -51,6 +51,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _relabel(argv: list[str], stop: "Stop") -> None:
+    from vit_jax_tricks import paths
     from vit_jax_tricks.console import say, si
     from vit_jax_tricks.data.label_pack import LabelPack
     from vit_jax_tricks.errors import UserError
@@ -71,7 +72,7 @@ def _relabel(argv: list[str], stop: "Stop") -> None:
         raise UserError(f"--picture={picture}: expected a name that ends in .png.")
     if picture is not None and Path(picture).parent.is_file():
         raise UserError(f"--picture={picture}: {Path(picture).parent} is no folder.")
-    out = Path(given.get("out"))
+    out = paths.utf8(Path(given.get("out")), "--out=")
     labeller = _labeller(given)
     if not _write(out, labeller, stop):
         say(f"{out} is complete already")

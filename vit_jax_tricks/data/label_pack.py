@@ -56,7 +56,7 @@ class LabelPack:
           UserError: no pack is there, or it is unfinished, damaged or of another
             version.
         """
-        path = paths.absolute(path)
+        path = paths.utf8(paths.absolute(path))
         if not (path / FINISHED).is_file():
             raise UserError(_missing(path))
         manifest = Manifest.load(path / FINISHED)

@@ -136,7 +136,14 @@ class Manifest:
                 raise ValueError("its checksum differs")
         except UserError:
             raise
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ) as error:
             raise UserError(
                 f"{path} is damaged ({error}); put a copy back, or make the pack anew "
                 "with python -m vit_jax_tricks.relabel."
