@@ -140,3 +140,15 @@ def test_mistakes(options, message):
     defaults = dict(name="cosine_timm", lr=1.0, total_steps=10)
     with pytest.raises(UserError, match=message):
         schedule.make(**(defaults | options))
+
+
+def test_epochs_that_are_no_whole_number_of_steps():
+    """1438 examples in batches of 64: epoch e begins with step ceil(e 1438 / 64)."""
+    fn = schedule.make(
+        "linear", lr=1.0, total_steps=225, steps_per_epoch=1438 / 64, per_epoch=True
+    )
+    got = [float(fn(step)) for step in range(226)]
+    begins = [-(-epoch * 1438 // 64) for epoch in range(11)]
+    assert begins[:4] == [0, 23, 45, 68]
+    want = [1 - max(b for b in begins if b <= step) / 225 for step in range(226)]
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)

@@ -265,6 +265,39 @@ def test_a_step_that_is_not_finite_changes_only_the_counters():
     assert (int(again.skipped), int(again.streak)) == (1, 0)
 
 
+def test_updates_that_are_not_finite_change_only_the_counters():
+    """The loss and the gradient are finite, the new parameters are not."""
+    state, step = make(schedule=optax.constant_schedule(1e39), algorithm="adamw")
+    after, metrics = jax.jit(step)(state, batch())
+    assert np.isfinite(metrics["loss"])
+    assert np.isfinite(metrics["grad_norm"])
+    for part in ("params", "opt_state", "ema", "batch_stats"):
+        close(getattr(after, part), getattr(state, part))
+    assert (int(after.step), int(after.skipped), int(after.streak)) == (1, 1, 1)
+
+
+def test_a_state_of_the_optimizer_that_is_not_finite_is_not_taken():
+    """Momentum without parameters that follow it."""
+    state, step = make()
+    chain = step.keywords["optimizer"]
+
+    def update(grads, opt_state, params):
+        updates, after = chain.update(grads, opt_state, params)
+        blown = jax.tree.map(lambda x: x * jnp.asarray(jnp.inf, x.dtype), grads)
+        return updates, (after, blown)
+
+    def init(params):
+        return chain.init(params), jax.tree.map(jnp.zeros_like, params)
+
+    wrong = optax.GradientTransformation(init, lambda g, s, p: update(g, s[0], p))
+    state = state.replace(opt_state=wrong.init(state.params))
+    after, metrics = jax.jit(functools.partial(step, optimizer=wrong))(state, batch())
+    assert np.isfinite(metrics["loss"])
+    close(after.params, state.params)
+    close(after.opt_state, state.opt_state)
+    assert int(after.skipped) == 1
+
+
 def test_no_recompilation_after_the_first_step():
     state, step = make()
     traces = []

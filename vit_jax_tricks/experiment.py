@@ -50,7 +50,8 @@ class Experiment:
       lr, peak_lr: the learning rate by update, and its highest value.
       optimizer: the whole optax chain.
       teaching: teachers and stored labels.
-      total_steps, eval_steps: length of the run and steps between evaluations.
+      total_steps: length of the run.
+      eval_steps: steps between evaluations, on average; maybe no whole number.
       source: of the first weights, as `load_pretrained` takes it; None: drawn.
       quantized: the model with its quantisation, which both steps apply; or None.
       calibration: images that its first ranges come from.
@@ -68,7 +69,7 @@ class Experiment:
     teaching: teaching.Teaching
     peak_lr: float
     total_steps: int
-    eval_steps: int
+    eval_steps: float
     batch_size: int
     eval_batch_size: int
     has_ema: bool
@@ -121,6 +122,13 @@ class Experiment:
             k: jax.ShapeDtypeStruct(shape, dtype, sharding=at)
             for k, (shape, dtype) in shapes.items()
         }
+
+    def evaluates_after(self, step: int) -> bool:
+        """Whether the test split is due: at the end, and nearest to each interval."""
+        nearest = round(step / self.eval_steps)
+        near = range(max(nearest - 1, 1), nearest + 2)
+        due = any(round(n * self.eval_steps) == step for n in near)
+        return step == self.total_steps or (step > 0 and due)
 
     def compile_init(self) -> TrainState:
         """The state before step 0 on the mesh: loaded from `source`, else drawn.
@@ -241,7 +249,7 @@ def build(config: Section, *, devices: Sequence[Any] | None = None) -> Experimen
     model = create_model(name, num_classes=source.num_classes, dtype=dtype, **overrides)
     mean, std = channel_statistics(name, source.image_shape[2])
 
-    steps_per_epoch = source.num_train // batch_size
+    steps_per_epoch = source.num_train / batch_size
     total_steps = _total_steps(config, steps_per_epoch)
     lr, peak_lr = _schedule(config.schedule, batch_size, total_steps, steps_per_epoch)
     images = jax.ShapeDtypeStruct((1, *source.image_shape), jnp.float32)
@@ -309,7 +317,7 @@ def build(config: Section, *, devices: Sequence[Any] | None = None) -> Experimen
         eval_step=eval_step,
         teaching=taught,
         total_steps=total_steps,
-        eval_steps=max(1, round(eval_epochs * steps_per_epoch)),
+        eval_steps=eval_epochs * steps_per_epoch,
         batch_size=batch_size,
         eval_batch_size=-(-eval_batch // pieces) * pieces,
         has_ema=average is not None,
@@ -349,7 +357,7 @@ def _dtype(name: str, mesh: Mesh) -> Any:
     return DTYPES[name]
 
 
-def _total_steps(config: Section, steps_per_epoch: int) -> int:
+def _total_steps(config: Section, steps_per_epoch: float) -> int:
     epochs, steps = config.epochs, config.steps
     if steps is not None:
         return int(_positive("steps", steps))
@@ -357,7 +365,7 @@ def _total_steps(config: Section, steps_per_epoch: int) -> int:
 
 
 def _schedule(
-    section: Section, batch_size: int, total_steps: int, steps_per_epoch: int
+    section: Section, batch_size: int, total_steps: int, steps_per_epoch: float
 ) -> tuple[schedule.Schedule, float]:
     options = dict(section)
     per = options.pop("lr_per")

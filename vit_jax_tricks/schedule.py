@@ -3,16 +3,19 @@
 The three published cosine conventions differ by per cents, so each has a name.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from vit_jax_tricks.errors import UserError, nearest
 from vit_jax_tricks.typing import Array, Float, Int
 
 
 Schedule = Callable[[Any], Float[Array, "..."]]
+Steps = float | int  # of an epoch
 
 # The shape of the decay, and whether its time starts after warm-up.
 _NAMES = {
@@ -24,7 +27,7 @@ _NAMES = {
 }
 
 
-def _check(name: str, total: int, warmup: int, per_epoch: bool, spe: int, lag: int):
+def _check(name: str, total: int, warmup: int, per_epoch: bool, spe: Steps, lag: int):
     if name not in _NAMES:
         raise UserError(f'schedule name "{name}" is unknown.{nearest(name, _NAMES)}')
     if warmup < 0 or total <= warmup:
@@ -38,6 +41,12 @@ def _check(name: str, total: int, warmup: int, per_epoch: bool, spe: int, lag: i
         raise UserError(f"lag_epochs={lag} needs per_epoch=True.")
 
 
+def _first_steps(total: int, spe: Steps, lag: int) -> Int[np.ndarray, "e"]:
+    """The first step of each epoch, until one after the end that lags behind it."""
+    epochs = np.arange(math.ceil(total / spe) + lag + 1)
+    return np.ceil(epochs * spe - 1e-6).astype(np.int32)
+
+
 def make(
     name: str,
     *,
@@ -46,7 +55,7 @@ def make(
     warmup_steps: int = 0,
     warmup_lr: float = 0.0,
     min_lr: float = 0.0,
-    steps_per_epoch: int = 0,
+    steps_per_epoch: Steps = 0,
     per_epoch: bool = False,
     lag_epochs: int = 0,
     cooldown_steps: int = 0,
@@ -66,6 +75,7 @@ def make(
 
     `per_epoch` holds the value for an epoch (timm steps once an epoch), and
     `lag_epochs=1` runs each epoch at the rate of the one before, as DeiT's loop does.
+    Epoch e begins with the first step t >= e * steps_per_epoch, maybe no whole number.
     The cosine is computed as sin^2 of the time left, which keeps float32 accurate
     to the last step. Steps count from 0 and are exact up to 2^31.
 
@@ -76,12 +86,15 @@ def make(
     _check(name, end, warmup_steps, per_epoch, steps_per_epoch, lag_epochs)
     shape, shifted = _NAMES[name]
     start = warmup_steps if shifted else 0
+    first = (
+        _first_steps(total_steps, steps_per_epoch, lag_epochs) if per_epoch else None
+    )
 
     def schedule(step: int | Int[Array, "..."]) -> Float[Array, "..."]:
         t = jnp.asarray(step)
-        if per_epoch:
-            epoch = jnp.maximum(t // steps_per_epoch - lag_epochs, 0)
-            t = epoch * steps_per_epoch
+        if first is not None:
+            epoch = jnp.searchsorted(first, t, side="right") - 1
+            t = jnp.asarray(first)[jnp.maximum(epoch - lag_epochs, 0)]
         dtype = jnp.result_type(float)
         rising = t.astype(dtype) / max(warmup_steps, 1)
         left = jnp.clip(end - t, 0, end - start).astype(dtype) / (end - start)

@@ -20,7 +20,7 @@ class TrainState(flax.struct.PyTreeNode):
       ema: moving averages of {params, batch_stats}, float32, or None.
       opt_state: the optimiser's state.
       key: the root of all streams (by name and step); it never changes.
-      skipped: steps whose loss or gradient was not finite, int32 [].
+      skipped: steps whose loss, gradient or update was not finite, int32 [].
       streak: how many such steps came last in a row, int32 [].
     """
 

@@ -5,6 +5,7 @@ draw comes from `step_key(state.key, NAME, state.step)`, so a step is a function
 state and the batch alone.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
@@ -68,8 +69,9 @@ def train_step(
 ) -> tuple[TrainState, Metrics]:
     """augment → normalise → erase → mix → teach → forward → loss → update.
 
-    A step whose loss or gradient is not finite changes nothing but the counters `step`,
-    `skipped` and `streak`.
+    A step whose loss, gradient or new values (parameters, statistics, average, state of
+    the optimiser) are not all finite changes nothing but the counters `step`, `skipped`
+    and `streak`.
 
     Args:
       state: the training state.
@@ -156,12 +158,18 @@ def train_step(
         ema = None if average is None else average(state.ema, current, taken)
         return params, batch_stats, ema, opt_state
 
-    # A branch, not a select: XLA then updates the donated buffers in place.
+    old = (state.params, state.batch_stats, state.ema, state.opt_state)
+
+    def guarded() -> tuple[Any, Any]:
+        """The update, or the old values where some of the new are not finite."""
+        new = updated()
+        sound = _all_finite(new)
+        return sound, jax.tree.map(lambda n, o: jnp.where(sound, n, o), new, old)
+
+    # A branch, not only a select: XLA then updates the donated buffers in place.
     with jax.named_scope("update"):
-        params, batch_stats, ema, opt_state = jax.lax.cond(
-            finite,
-            updated,
-            lambda: (state.params, state.batch_stats, state.ema, state.opt_state),
+        finite, (params, batch_stats, ema, opt_state) = jax.lax.cond(
+            finite, guarded, lambda: (finite, old)
         )
     bad = 1 - finite.astype(jnp.int32)
     state = state.replace(
@@ -175,6 +183,12 @@ def train_step(
     )
     counters = {"skipped": state.skipped, "streak": state.streak}
     return state, metrics | {"grad_norm": grad_norm} | counters
+
+
+def _all_finite(tree: Any) -> Array:
+    """Whether every number of the arrays is finite, bool []."""
+    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return functools.reduce(jnp.logical_and, [jnp.isfinite(x).all() for x in leaves])
 
 
 def _accumulated(

@@ -260,31 +260,38 @@ class Loop:
         return bool(self.save_steps) and step > 0 and step % self.save_steps == 0
 
     def _evaluation_due(self, step: int) -> bool:
-        at_end = step == self.experiment.total_steps
-        regular = step > 0 and step % self.experiment.eval_steps == 0
-        return (at_end or regular) and self.clock.evaluated < step
+        return self.experiment.evaluates_after(step) and self.clock.evaluated < step
 
     def _drain(self, lag: int, *, patient: bool = False) -> None:
         """Looks at finished steps, all but the newest `lag`."""
         while len(self.pending) > lag:
             step, metrics, batch = self.pending.popleft()
             values = {k: float(v) for k, v in jax.device_get(metrics).items()}
+            finite = all(map(math.isfinite, (values["loss"], values["grad_norm"])))
             if values["streak"] >= PATIENCE and not patient:
-                self._give_up(step, batch)
+                self._give_up(step, batch, finite)
             if values["streak"]:
-                say(f"step {step}: loss or gradient not finite; the step is skipped")
+                what = "the update is" if finite else "loss or gradient"
+                say(f"step {step}: {what} not finite; the step is skipped")
             else:
                 self.clock.add(values)
 
-    def _give_up(self, step: int, batch: dict[str, jax.Array]) -> None:
+    def _give_up(self, step: int, batch: dict[str, jax.Array], finite: bool) -> None:
+        text = (
+            f"{PATIENCE} steps in a row were not finite, the last of them step {step}"
+        )
+        kept = "Such steps change no parameter, so the checkpoints are sound"
+        if finite:
+            raise UserError(
+                f"{text}{step}: loss and gradient are finite, but not what the "
+                f"optimizer makes of them. {kept}; config.schedule.lr is far too high."
+            )
         keywords = self.experiment.train_step.keywords
         images = normalize(to_float(batch["image"]), keywords["mean"], keywords["std"])
         culprit = first_nonfinite(self.experiment.model, self.state.variables, images)
         raise UserError(
-            f"{PATIENCE} steps in a row were not finite, the last of them step {step}; "
-            f"first offender: {culprit}. Such steps change no parameter, so the "
-            "checkpoints are sound; lower config.schedule.lr, or set "
-            "config.optimizer.grad_clip=1.0."
+            f"{text}{step}; first offender: {culprit}. {kept}; lower "
+            "config.schedule.lr, or set config.optimizer.grad_clip=1.0."
         )
 
     def _log(self, step: int) -> str:
