@@ -93,8 +93,9 @@ def make(
     def schedule(step: int | Int[Array, "..."]) -> Float[Array, "..."]:
         t = jnp.asarray(step)
         if first is not None:
-            epoch = jnp.searchsorted(first, t, side="right") - 1
-            t = jnp.asarray(first)[jnp.maximum(epoch - lag_epochs, 0)]
+            begins = jnp.asarray(first, t.dtype)
+            epoch = jnp.searchsorted(begins, t, side="right") - 1
+            t = begins[jnp.maximum(epoch - lag_epochs, 0)]
         dtype = jnp.result_type(float)
         rising = t.astype(dtype) / max(warmup_steps, 1)
         left = jnp.clip(end - t, 0, end - start).astype(dtype) / (end - start)
