@@ -45,7 +45,7 @@ def assert_all_refused(fn, right, name, values):
     """Each wrong value of an argument; the first in every way to call."""
     for place, value in enumerate(values):
         value, *parts = value if type(value) is tuple else (value,)
-        parts = [name, *parts]
+        parts = [f"{fn.__name__}: ", name, *parts]
         ways = () if place else ("jit", "eval_shape")
         assert_refused(fn, right | {name: value}, parts, ("eager", *ways))
 

@@ -11,6 +11,7 @@ from vit_jax_tricks.typing import Array, Float, Int
 
 
 def operands(
+    fn: str,
     x: Float[Array, "..."],
     scale: Float[Array, "..."] | float,
     zero_point: Float[Array, "..."] | Int[Array, "..."] | int | float | None,
@@ -18,27 +19,29 @@ def operands(
 ) -> tuple[Array, Array, Array]:
     """All three in one float dtype and with broadcastable shapes.
 
+    `fn` is the name of the caller, for messages.
+
     Raises: UserError for a scale or zero point that fits no axis of x, or a zero point
     on an 8-bit float.
     """
     if grid.float8 and zero_point is not None:
-        raise UserError(f"{grid.float8} has no zero point: leave zero_point out.")
+        raise UserError(f"{fn}: {grid.float8} has no zero point: leave zero_point out.")
     dtype = at_least_float32(x.dtype)
     wide = jnp.asarray(x).astype(dtype)
     steps = []
     for name, value in (("scale", scale), ("zero_point", zero_point)):
         value = jnp.asarray(0 if value is None else value).astype(dtype)
-        check_fits(name, value, wide.shape)
+        check_fits(fn, name, value, wide.shape)
         steps.append(value.reshape(value.shape or (1,) * wide.ndim))
     return wide, *steps
 
 
-def check_fits(name: str, value: Array, shape: tuple[int, ...]) -> None:
+def check_fits(fn: str, name: str, value: Array, shape: tuple[int, ...]) -> None:
     """Raises UserError unless `value` is one number or broadcasts over `shape`."""
     pairs = zip(value.shape, shape, strict=False)
     if value.ndim not in (0, len(shape)) or any(s not in (1, n) for s, n in pairs):
         raise UserError(
-            f"{name} of shape {value.shape} does not fit an array of shape {shape}: "
+            f"{fn}: {name} of shape {value.shape} does not fit an array of shape {shape}: "
             "give one number, or one for each channel with every other axis 1."
         )
 
@@ -64,7 +67,7 @@ def fake_quant(
     fake_quantize_per_channel_affine, bit for bit (tested). Source: Jacob et al. 2017,
     arXiv 1712.05877.
     """
-    wide, scale, zero_point = operands(x, scale, zero_point, grid)
+    wide, scale, zero_point = operands("fake_quant", x, scale, zero_point, grid)
     scale, zero_point = jax.lax.stop_gradient((scale, zero_point))
     return _fake_quant(wide, scale, zero_point, grid, 1.0).astype(x.dtype)
 
@@ -91,7 +94,7 @@ def learned_fake_quant(
     _per_channel_affine (tested). Source: Esser et al. 2019 (LSQ), arXiv 1902.08153;
     zero points Bhalgat et al. 2020 (LSQ+), arXiv 2004.09576.
     """
-    wide, step, zero_point = operands(x, scale, zero_point, grid)
+    wide, step, zero_point = operands("learned_fake_quant", x, scale, zero_point, grid)
     if grad_factor is None:
         grad_factor = (max(wide.size // max(step.size, 1), 1) * grid.high) ** -0.5
     return _fake_quant(wide, step, zero_point, grid, grad_factor).astype(x.dtype)

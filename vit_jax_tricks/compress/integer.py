@@ -26,7 +26,7 @@ def quantize(
 
     Raises: UserError for shapes that do not fit.
     """
-    wide, scale, zero_point = operands(x, scale, zero_point, grid)
+    wide, scale, zero_point = operands("quantize", x, scale, zero_point, grid)
     level = levels(wide, scale, zero_point, grid)
     return jnp.clip(level, grid.low, grid.high).astype(grid.dtype)
 
@@ -43,8 +43,8 @@ def dequantize(
     """
     scale = jnp.asarray(scale, jnp.float32)
     offset = jnp.asarray(0 if zero_point is None else zero_point, jnp.float32)
-    check_fits("scale", scale, q.shape)
-    check_fits("zero_point", offset, q.shape)
+    check_fits("dequantize", "scale", scale, q.shape)
+    check_fits("dequantize", "zero_point", offset, q.shape)
     ones = (1,) * q.ndim
     offset = offset.reshape(offset.shape or ones)
     return (q.astype(jnp.float32) - offset) * scale.reshape(scale.shape or ones)
