@@ -41,8 +41,8 @@ def check_fits(fn: str, name: str, value: Array, shape: tuple[int, ...]) -> None
     pairs = zip(value.shape, shape, strict=False)
     if value.ndim not in (0, len(shape)) or any(s not in (1, n) for s, n in pairs):
         raise UserError(
-            f"{fn}: {name} of shape {value.shape} does not fit an array of shape {shape}: "
-            "give one number, or one for each channel with every other axis 1."
+            f"{fn}: {name} of shape {value.shape} does not fit an array of shape "
+            f"{shape}: give one number, or one for each channel with size 1 elsewhere."
         )
 
 
