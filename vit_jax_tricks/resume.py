@@ -1,6 +1,7 @@
 """Whether a workdir can be used, and whether the run in it is the one asked for."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +87,13 @@ def check_run(
     """
     if not step_folders(workdir / "checkpoints"):
         return
-    _check_same_run(workdir, config, class_names)
-    if taught and _read(workdir / "teachers.json", list) != taught:
+    same_taught = taught and _checksums(workdir) == [t["checksum"] for t in taught]
+    known = {"teacher.sources", "teacher.pack"} if same_taught else set()
+    if (workdir / "data.json").exists():
+        same_data = not changes(_read(workdir / "data.json", dict), data)
+        known |= {"data.name"} if same_data else set()
+    _check_same_run(workdir, config, class_names, known)
+    if taught and not same_taught:
         raise UserError(
             f"{workdir} was trained with other weights of its teacher, or another "
             "label pack, in the same place; put it back, or give another "
@@ -193,7 +199,14 @@ def _check_writable(workdir: Path) -> None:
         ) from error
 
 
-def _check_same_run(workdir: Path, config: Section, class_names: list[str]) -> None:
+def _checksums(workdir: Path) -> list[str]:
+    return [t.get("checksum", "") for t in _read(workdir / "teachers.json", list)]
+
+
+def _check_same_run(
+    workdir: Path, config: Section, class_names: list[str], known: set[str]
+) -> None:
+    """Refuses another run; what `known` names is the same, wherever it lies now."""
     # A section that is newer than the run had its defaults.
     old = defaults() | located(_read(workdir / "config.json", dict))
     old = json.loads(json.dumps(old))
@@ -203,7 +216,12 @@ def _check_same_run(workdir: Path, config: Section, class_names: list[str]) -> N
         for key in _keys(new)
         if _get(old, key) != _get(new, key)
     ]
-    identity = [c for c in changed if any(_under(c[0], key) for key in IDENTITY)]
+    identity = [
+        (key, before, now)
+        for key, before, now in changed
+        if any(_under(key, other) for other in IDENTITY)
+        and _placeless(key, before, known) != _placeless(key, now, known)
+    ]
     gone = [k for k in _keys(old) if _under(k, "model") and k not in _keys(new)]
     identity += [(k, _get(old, k), None) for k in gone]
     if identity:
@@ -220,6 +238,18 @@ def _check_same_run(workdir: Path, config: Section, class_names: list[str]) -> N
     _say_unknown(old, new)
     for key, before, now in changed:
         say(f"config.{key} was {before!r} when this run started, now {now!r}")
+
+
+def _placeless(key: str, value: Any, known: set[str]) -> Any:
+    """A value less the folders of its paths, and less their names where known.
+
+    The first weights are read before the first step only, so that a name is enough.
+    """
+    if isinstance(value, list):
+        return [_placeless(key, one, known) for one in value]
+    if not isinstance(value, str) or key not in known | {"init"}:
+        return value
+    return re.sub(r"(^|[:@])/.*" + ("" if key in known else "/"), r"\1", value)
 
 
 def _say_unknown(old: dict[str, Any], new: dict[str, Any]) -> None:

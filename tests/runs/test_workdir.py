@@ -90,6 +90,37 @@ def test_changed_data_is_refused_unless_confirmed(tmp_path, capsys):
     assert "data.json is not there" in capsys.readouterr().out
 
 
+def test_a_run_may_move_with_its_data_and_teacher(tmp_path, capsys):
+    """Paths differ after a move; what lies there is the same, so it is the same run."""
+    run = tmp_path / "run"
+    (run / "checkpoints" / "1").mkdir(parents=True)
+
+    def place(folder, init="w.npz"):
+        return load(
+            "configs/digits.py",
+            [
+                ("data.name", f"folder:{tmp_path}/{folder}/photos"),
+                ("teacher.sources", f"{tmp_path}/{folder}/teacher"),
+                ("init", f"{tmp_path}/{folder}/{init}"),
+            ],
+        )
+
+    def taught(folder, checksum="1"):
+        return [{"source": f"{tmp_path}/{folder}/teacher", "checksum": checksum}]
+
+    resume.record(run, place("old"), ["a"], {}, taught("old"), DATA)
+    resume.check_run(run, place("new"), ["a"], taught("new"), DATA, "auto")
+    assert f"config.data.name was 'folder:{tmp_path}/old" in capsys.readouterr().out
+    more = DATA | {"train": {"count": 3}}
+    with pytest.raises(UserError, match=r"another run: config\.data\.name"):
+        resume.check_run(run, place("new"), ["a"], taught("new"), more, "auto")
+    with pytest.raises(UserError, match=r"another run: config\.teacher\.sources"):
+        resume.check_run(run, place("new"), ["a"], taught("new", "2"), DATA, "auto")
+    other = place("new", "other.npz")
+    with pytest.raises(UserError, match=r"another run: config\.init"):
+        resume.check_run(run, other, ["a"], taught("new"), DATA, "auto")
+
+
 def test_what_a_fingerprint_tells(tmp_path):
     root = pictures(tmp_path)
     before = seen(root)
