@@ -13,7 +13,7 @@ import ml_collections
 from configs import imagenet_common
 
 
-WARMUP = 10_000 / (1_281_167 // 4096)  # epochs: 10,000 steps of 4096 images
+WARMUP = 10_000 * 4096 / 1_281_167  # epochs: 10,000 steps of 4096 images
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:

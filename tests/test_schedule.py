@@ -150,5 +150,6 @@ def test_epochs_that_are_no_whole_number_of_steps():
     got = [float(fn(step)) for step in range(226)]
     begins = [-(-epoch * 1438 // 64) for epoch in range(11)]
     assert begins[:4] == [0, 23, 45, 68]
-    want = [1 - max(b for b in begins if b <= step) / 225 for step in range(226)]
+    epochs = [sum(b <= step for b in begins) - 1 for step in range(226)]
+    want = [1 - epoch * 1438 / 64 / 225 for epoch in epochs]
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)

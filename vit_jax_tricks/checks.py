@@ -199,7 +199,7 @@ def _members(annotation: Any) -> tuple:
 
 
 def _fit(
-    shape: tuple[int, ...], dims: tuple[str, ...], sizes: Sizes, name: str
+    shape: tuple[Any, ...], dims: tuple[str, ...], sizes: Sizes, name: str
 ) -> Sizes | None:
     """The sizes with this shape, or None where it does not fit."""
     many = next((i for i, d in enumerate(dims) if d[0] in "*."), None)
@@ -211,7 +211,7 @@ def _fit(
         if extra < 0:
             return None
         whole = shape[many : many + extra]
-        shape = (*shape[:many], whole, *shape[many + extra :])  # type: ignore[assignment]
+        shape = (*shape[:many], whole, *shape[many + extra :])
     sizes = dict(sizes)
     for dim, size in zip(dims, shape, strict=True):
         if dim == "...":

@@ -75,7 +75,8 @@ def make(
 
     `per_epoch` holds the value for an epoch (timm steps once an epoch), and
     `lag_epochs=1` runs each epoch at the rate of the one before, as DeiT's loop does.
-    Epoch e begins with the first step t >= e * steps_per_epoch, maybe no whole number.
+    Epoch e begins with the first step t >= e * steps_per_epoch, maybe no whole number,
+    and has the rate of that number.
     The cosine is computed as sin^2 of the time left, which keeps float32 accurate
     to the last step. Steps count from 0 and are exact up to 2^31.
 
@@ -91,12 +92,12 @@ def make(
     )
 
     def schedule(step: int | Int[Array, "..."]) -> Float[Array, "..."]:
-        t = jnp.asarray(step)
+        t, dtype = jnp.asarray(step), jnp.result_type(float)
         if first is not None:
             begins = jnp.asarray(first, t.dtype)
             epoch = jnp.searchsorted(begins, t, side="right") - 1
-            t = begins[jnp.maximum(epoch - lag_epochs, 0)]
-        dtype = jnp.result_type(float)
+            epoch = jnp.maximum(epoch - lag_epochs, 0)
+            t = jnp.asarray(np.arange(len(first)) * steps_per_epoch, dtype)[epoch]
         rising = t.astype(dtype) / max(warmup_steps, 1)
         left = jnp.clip(end - t, 0, end - start).astype(dtype) / (end - start)
         if shape == "cosine":

@@ -1,5 +1,7 @@
 """Fake quantisation: numbers rounded to a grid, gradients as if they were not."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -36,7 +38,7 @@ def operands(
     return wide, *steps
 
 
-def check_fits(fn: str, name: str, value: Array, shape: tuple[int, ...]) -> None:
+def check_fits(fn: str, name: str, value: Array, shape: tuple[Any, ...]) -> None:
     """Raises UserError unless `value` is one number or broadcasts over `shape`."""
     pairs = zip(value.shape, shape, strict=False)
     if value.ndim not in (0, len(shape)) or any(s not in (1, n) for s, n in pairs):
