@@ -127,7 +127,13 @@ DRAWN = {
 }
 
 
-@pytest.mark.parametrize("name", DRAWN)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name == "aug_mix" else [])
+        for name in DRAWN
+    ],
+)
 def test_operations_with_old_keys(name):
     levels = np.random.default_rng(0).integers(0, 256, (4, 12, 12, 3), np.uint8)
     options = {"images": jnp.asarray(levels), **DRAWN[name]}

@@ -278,7 +278,20 @@ def test_refused_in_one_line(fn, right, name, values):
     assert_all_refused(fn, right, name, values)
 
 
-@pytest.mark.parametrize("fn", TABLE, ids=lambda fn: fn.__name__)
+LONG_TRACES = {"auto_augment", "rand_augment", "three_augment", "aug_mix"}
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        pytest.param(
+            fn,
+            id=fn.__name__,
+            marks=[pytest.mark.slow] if fn.__name__ in LONG_TRACES else [],
+        )
+        for fn in TABLE
+    ],
+)
 def test_the_right_arguments_are_not(fn):
     right = TABLE[fn][0]
     abstractly(fn, right)
