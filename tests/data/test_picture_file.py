@@ -383,3 +383,18 @@ def test_a_strip_needs_little_memory(how):
     tracemalloc.stop()
     assert peak < 100e6
     assert (result == 200).all()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "P", "L", "RGBA"])
+def test_a_png_with_a_changed_byte(mode):
+    """Refused wherever Pillow refuses it: in the pixels, which have a checksum."""
+    noise = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    image = PIL.Image.fromarray(noise)
+    sound = encoded(image.convert(mode), "PNG")
+    start = sound.index(b"IDAT") + 4
+    for at in range(start, len(sound) - 16):
+        changed = bytearray(sound)
+        changed[at] ^= 255
+        for reads in (decode.check, decode.decode):
+            with pytest.raises(UserError, match="damaged"):
+                reads(bytes(changed))

@@ -114,7 +114,9 @@ def read(
     Raises:
       UserError: values that have no one meaning as 8 bits.
     """
-    raw = _raw_mode(image)  # known until a PNG is read to its end for EXIF
+    raw = _raw_mode(image)  # known until the picture is loaded
+    if image.format == "PNG":  # its EXIF may come last, so that asking for it loads,
+        image.load()  # and an error would pass for one of EXIF
     turn = orientation(image)
     pixels = _deep_colour(data, raw)
     if pixels is None:
