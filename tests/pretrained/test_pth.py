@@ -316,6 +316,23 @@ def test_cut_anywhere_or_damaged(torch, new, tmp_path):
             assert len(damaged) == len(data) or refused != "it was read"
 
 
+def test_checksums_are_compared_where_there_are_any(torch, state, tmp_path):
+    """By hand, as torch itself reads over a changed byte."""
+    path = tmp_path / "w.pth"
+    for sums in (True, False):
+        torch.serialization.set_crc32_options(sums)
+        try:
+            saved(torch, path, state)
+        finally:
+            torch.serialization.set_crc32_options(True)
+        chex.assert_trees_all_equal(read_weights(path).arrays, state)
+    saved(torch, path, state)
+    values = state["head.weight"].tobytes()
+    path.write_bytes(path.read_bytes().replace(values, values[::-1]))
+    with pytest.raises(UserError, match=r"not a complete PyTorch file .*CRC-32"):
+        read_weights(path)
+
+
 @pytest.mark.parametrize("name", ["w", "pytorch_model.bin", "w.ckpt", "w.safetensors"])
 def test_the_ending_may_be_any(torch, name, state, tmp_path):
     path = saved(torch, tmp_path / name, state)
