@@ -139,6 +139,9 @@ def read(workdir: Path) -> ModelSpec:
     try:
         spec = tuples(json.loads((workdir / FILE).read_text("utf-8")))
         names = tuples(json.loads((workdir / "classes.json").read_text("utf-8")))
+        named = isinstance(names, tuple) and all(isinstance(n, str) for n in names)
+        if not named or len(names) != spec["fields"]["num_classes"]:
+            raise ValueError
         return ModelSpec(**spec | {"view": View(**spec["view"]), "class_names": names})
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         if isinstance(error, UserError):

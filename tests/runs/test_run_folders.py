@@ -1,10 +1,11 @@
 """Which folders a run takes for its own, and what it remembers of data and version."""
 
+import dataclasses
 import json
 
 import pytest
 
-from vit_jax_tricks import __version__, metrics, resume
+from vit_jax_tricks import __version__, metrics, model_spec, resume
 from vit_jax_tricks.config import load
 from vit_jax_tricks.data import build
 from vit_jax_tricks.data.fingerprint import changes, fingerprint
@@ -165,6 +166,22 @@ def test_rotten_lines_of_metrics(rotten, tmp_path, capsys):
     (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([good, rotten, good, b""]))
     assert [line["step"] for line in metrics.read(tmp_path)] == [1, 1]
     assert "1 unreadable line(s) left out: 2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "names", [["a"], ["a", 1], ["a", None], "ab", {"a": 0, "b": 1}]
+)
+def test_names_of_classes_that_are_none(names, tmp_path):
+    spec = model_spec.named("vit_tiny_patch16_224", num_classes=2)
+    spec = dataclasses.replace(spec, class_names=("a", "b"))
+    (tmp_path / "model.json").write_text(json.dumps(spec.to_json()))
+    (tmp_path / "classes.json").write_text('["a", "b"]')
+    assert model_spec.read(tmp_path) == spec
+    (tmp_path / "classes.json").write_text(json.dumps(names))
+    with pytest.raises(
+        UserError, match=r"no run with a readable model\.json and classes"
+    ):
+        model_spec.read(tmp_path)
 
 
 def test_a_line_that_a_full_disk_cuts_short_is_not_there(tmp_path, monkeypatch):
