@@ -1,0 +1,428 @@
+"""Damaged, cut, renamed and swapped files: one line, or the result of sound ones.
+
+A failure names its case: `pytest tests/test_fuzz.py -m slow -k 'goes_on and 17'`.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import PIL.Image
+import pytest
+import runs
+import weight_files
+from damage import damage, damage_file
+from safetensors.numpy import save_file
+
+from vit_jax_tricks import command, evaluate, model_flags, predict, relabel
+from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.export import load, to_stablehlo
+from vit_jax_tricks.models import create_model
+
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("home")]
+
+
+@pytest.fixture
+def outcome(record_property):
+    """Notes how a case ended, for `--junit-xml`."""
+    return lambda name: record_property("outcome", name)
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("picture") / "a.png"
+    PIL.Image.fromarray(weight_files.smooth_image(16, 16)).save(path)
+    return path
+
+
+def refused(result: tuple[int, str, str], what: str) -> bool:
+    """Whether a command ended in one line of error; asserts one of both ends."""
+    status, out, err = result
+    assert "Traceback" not in out + err, (what, err)
+    if out == "" and status:  # with --json, what is for people is there too
+        err = err.splitlines(keepends=True)[-1]
+    if status:
+        assert (status, err[:7], err.count("\n")) == (1, "error: ", 1), (what, err)
+    return status == 1
+
+
+# Runs that are read. `model.json`, `classes.json` and `config.json` have no checksum:
+# another sound value in one of them is another sound run.
+
+
+def ranked(out: str) -> list[str]:
+    """The classes and probabilities that `predict` prints."""
+    return re.findall(r"^ +\d+\.\d\d%  .+$", out, re.MULTILINE)
+
+
+def measured(out: str) -> dict[str, Any]:
+    """What `evaluate --json` prints, less the name of the run."""
+    line = json.loads(out)
+    del line["weights"]
+    return line
+
+
+@pytest.fixture(scope="module")
+def by_step(run, tmp_path_factory) -> dict[int, Path]:
+    """The run, and the run as it would be without its newest checkpoint."""
+    older = runs.copied(run, tmp_path_factory.mktemp("older"))
+    shutil.rmtree(older / "checkpoints/12")
+    return {12: run, 10: older}
+
+
+def check_read(door, args, parse, by_step, cache, case, tmp_path, capsys) -> str:
+    """Reads a damaged run; returns how it ended."""
+
+    def call(workdir):
+        return runs.call(capsys, door.main, f"--workdir={workdir}", *args)
+
+    if door not in cache:
+        cache[door] = {step: parse(call(sound)[1]) for step, sound in by_step.items()}
+    workdir = runs.copied(by_step[12], tmp_path)
+    what = damage(workdir, case)
+    before = runs.snapshot(workdir)
+    _, out, err = result = call(workdir)
+    assert runs.snapshot(workdir) == before, what
+    if refused(result, what):
+        return "refused"
+    assert "nan" not in out.lower(), what
+    found = parse(out)
+    if found == cache[door][12]:
+        return "equal"
+    if found == cache[door][10]:
+        gone = not (workdir / "checkpoints/12").is_dir()
+        assert gone or "checkpoint 12 is damaged" in out + err, what
+        return "the one before"
+    assert re.search(r"(model|classes|config)\.json", what), what
+    return "another sound value"
+
+
+@pytest.fixture(scope="module")
+def cache() -> dict[Any, Any]:
+    """What commands print of sound runs."""
+    return {}
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_run_that_predicts(seed, by_step, cache, picture, tmp_path, capsys, outcome):
+    case = f"predict {seed}"
+    outcome(
+        check_read(predict, [picture], ranked, by_step, cache, case, tmp_path, capsys)
+    )
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_run_that_is_evaluated(seed, by_step, cache, tmp_path, capsys, outcome):
+    case = f"evaluate {seed}"
+    outcome(
+        check_read(
+            evaluate, ["--json"], measured, by_step, cache, case, tmp_path, capsys
+        )
+    )
+
+
+# Runs that go on, taught by a pack of labels.
+
+TAUGHT = (
+    "--config.loss.distillation.name=soft",
+    "--config.loss.classification.dist_weight=0",
+)
+# What a start writes anew; `metrics.jsonl` is cut back to the checkpoint.
+WRITTEN = ("config", "classes", "model", "teachers", "data")
+
+
+@pytest.fixture(scope="module")
+def pack(run, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("packs") / "pack"
+    files = "--examples_per_file=500"
+    assert relabel.main([f"--teacher={run}", f"--out={path}", files]) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def taught(pack, tmp_path_factory) -> Path:
+    workdir = tmp_path_factory.mktemp("taught") / "run"
+    runs.train(*TAUGHT, f"--config.teacher.pack={pack}", workdir=workdir)
+    return workdir
+
+
+def contents(folder: Path) -> set[str]:
+    """Hashes of all files, and of the targets of links."""
+    return set(runs.snapshot(folder).values()) - {"folder"}
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_a_run_that_goes_on(seed, taught, pack, tmp_path, outcome):
+    workdir = runs.copied(taught, tmp_path)
+    what = damage(workdir, f"main {seed}")
+    before, kept = runs.snapshot(workdir), contents(workdir)
+    sound = (taught / "metrics.jsonl").read_bytes()
+    path = workdir / "metrics.jsonl"
+    damaged = path.read_bytes() if path.is_file() else b""
+    args = (*TAUGHT, f"--config.teacher.pack={pack}")
+    result = runs.command(*args, workdir=workdir)
+    if refused(result, what):
+        assert runs.snapshot(workdir) == before, what
+        return outcome("refused")
+    rewritable = {
+        before[name]
+        for name in before
+        if name in {f"{stem}.json" for stem in WRITTEN}
+        or name == "metrics.jsonl"
+        or name.startswith("report/")
+    }
+    assert kept - rewritable <= contents(workdir), what
+    assert runs.leaves(workdir, 12) == runs.leaves(taught, 12), what
+    metrics = (workdir / "metrics.jsonl").read_bytes()
+    if damaged.startswith(sound):
+        assert runs.metrics(workdir) == runs.metrics(taught), what
+    else:
+        assert metrics == damaged[: len(sound)], what
+    for stem in WRITTEN:
+        name = f"{stem}.json"
+        assert (workdir / name).read_bytes() == (taught / name).read_bytes(), what
+    return outcome("equal" if "is finished" in result[1] else "went on to the same")
+
+
+# Packs of labels.
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_pack(seed, taught, pack, run, tmp_path, capsys, outcome):
+    """Damaged where it is: a run is taught by the pack of one place."""
+    sound = runs.copied(pack, tmp_path)
+    before = contents(pack)
+    try:
+        what = damage(pack, f"pack {seed}")
+        damaged = runs.snapshot(pack)
+        if seed % 3:
+            workdir = runs.copied(taught, tmp_path / "run")
+            args = (*TAUGHT, f"--config.teacher.pack={pack}")
+            result = runs.command(*args, workdir=workdir)
+            assert runs.snapshot(workdir) == runs.snapshot(taught), what
+            assert "is finished" in result[1] or result[0], what
+        else:
+            files = "--examples_per_file=500"
+            args = (f"--teacher={run}", f"--out={pack}", files)
+            result = runs.call(capsys, relabel.main, *args)
+        assert damaged.items() <= runs.snapshot(pack).items(), what
+        if not refused(result, what):
+            assert before <= contents(pack), what
+            return outcome("equal")
+        return outcome("refused")
+    finally:
+        for path in (pack, *pack.parent.glob("moved_*")):
+            remove(path)
+        shutil.move(sound, pack)
+
+
+def remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    elif os.path.lexists(path):
+        path.unlink()
+
+
+# Folders of pictures.
+
+PICTURES = (
+    "--config.data.image_size=16",
+    "--config.data.train_crop=whole",
+    "--config.batch_size=16",
+    "--config.steps=2",
+    "--config.checkpoint.steps=none",
+    "--config.model.patch_size=8",
+)
+ENDINGS = (".jpg", ".png", ".webp", ".bmp", ".gif", ".JPEG")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    """Two splits of three classes, in several formats."""
+    root = tmp_path_factory.mktemp("data") / "pictures"
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 6), ("val", 2)):
+        for name in "abc":
+            (root / part / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+                path = root / part / name / f"{i}{ENDINGS[i]}"
+                PIL.Image.fromarray(pixels).save(path)
+    return root
+
+
+@pytest.fixture(scope="module")
+def seen(home, pictures, tmp_path_factory) -> Path:
+    """A run on the pictures."""
+    workdir = tmp_path_factory.mktemp("seen") / "run"
+    runs.train(*PICTURES, f"--config.data.name=folder:{pictures}", workdir=workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def losses(seen, tmp_path_factory):
+    """The loss of a picture, as Pillow reads it, by label; None if it does not."""
+    flags = command.Arguments({"workdir": str(seen)}, {"model": []}, [])
+    trained = model_flags.load(flags, resize="area")
+    png = tmp_path_factory.mktemp("pillow") / "a.png"
+    known: dict[str, np.ndarray | None] = {}
+
+    def loss(path: Path, label: int) -> float | None:
+        content = path.read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
+        if digest not in known:
+            try:
+                with PIL.Image.open(path) as image:
+                    image.convert("RGB").save(png)
+            except (OSError, ValueError, SyntaxError):
+                return known.setdefault(digest, None)
+            ((_, _, known[digest]),) = predict.predictions(trained, [png])
+        found = known[digest]
+        return None if found is None else -float(np.log(found[label]))
+
+    return loss
+
+
+def listed(root: Path) -> list[tuple[Path, int]]:
+    """The pictures of both splits with their labels, each file once."""
+    found = {}
+    for part in ("train", "val"):
+        for label, name in enumerate("abc"):
+            for path in sorted((root / part / name).rglob("*"), key=Path.is_symlink):
+                if path.is_file() and path.name.lower().endswith(ENDINGS_READ):
+                    found.setdefault(path.resolve(), (path, label))
+    return list(found.values())
+
+
+ENDINGS_READ = tuple({ending.lower() for ending in ENDINGS})
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_pictures(seed, pictures, seen, losses, tmp_path, capsys, outcome):
+    """Damaged where they are: evaluated with and without broken ones, or gone on."""
+    sound = runs.copied(pictures, tmp_path)
+    workdir = runs.copied(seen, tmp_path / "run")
+    before = {path.read_bytes() for path, _ in listed(pictures)}
+    try:
+        what = damage(pictures, f"pictures {seed}")
+        damaged = runs.snapshot(pictures)
+        if seed % 3 == 0:
+            data = f"--config.data.name=folder:{pictures}"
+            result = runs.command(*PICTURES, data, workdir=workdir)
+            assert runs.snapshot(workdir) == runs.snapshot(seen), what
+            if not refused(result, what):
+                assert "is finished" in result[1], what
+                assert {p.read_bytes() for p, _ in listed(pictures)} == before, what
+        else:
+            skip = [] if seed % 3 == 1 else ["--data.skip_broken=true"]
+            args = [f"--workdir={workdir}", "--split=all", "--json", *skip]
+            result = runs.call(capsys, evaluate.main, *args)
+            assert runs.snapshot(workdir) == runs.snapshot(seen), what
+            if not refused(result, what):
+                each = [losses(path, label) for path, label in listed(pictures)]
+                read = [loss for loss in each if loss is not None]
+                assert skip or len(read) == len(each), what
+                line = json.loads(result[1])
+                assert line["count"] == len(read), what
+                np.testing.assert_allclose(
+                    line["loss_ema"], np.mean(read), rtol=1e-5, err_msg=what
+                )
+        assert runs.snapshot(pictures) == damaged, what
+        return outcome("refused" if result[0] else "equal")
+    finally:
+        for path in (pictures, *pictures.parent.glob("moved_*")):
+            remove(path)
+        shutil.move(sound, pictures)
+
+
+# Weight files.
+
+MODEL = ["--model=vit_tiny_patch16_224"]
+MODEL += [f"--model.{key}={value}" for key, value in weight_files.SMALL.items()]
+
+
+def weights(path: Path) -> None:
+    if path.suffix == ".npz":
+        np.savez(path, **weight_files.augreg())
+        return
+    state = weight_files.timm_vit(d=16, depth=1, image=16, patch=4, classes=5)
+    if path.suffix == ".pth":
+        import torch
+
+        torch.save({k: torch.from_numpy(v) for k, v in state.items()}, path)
+    else:
+        save_file(state, path)
+
+
+def check_weights(name, seed, cache, picture, tmp_path, capsys) -> str:
+    """Predicts by a damaged weight file; returns how it ended."""
+
+    def call():
+        args = (*MODEL, f"--weights={path}", picture)
+        return runs.call(capsys, predict.main, *args)
+
+    path = tmp_path / name
+    weights(path)
+    if name not in cache:
+        cache[name] = ranked(call()[1])
+    what = damage_file(path, f"{name} {seed}")
+    before = runs.snapshot(tmp_path)
+    result = call()
+    assert runs.snapshot(tmp_path) == before, what
+    if refused(result, what):
+        return "refused"
+    found = ranked(result[1])
+    assert len(found) == len(cache[name]) == 5, what
+    if found == cache[name]:
+        return "equal"
+    # The format has no checksum, and what was changed is the numbers of one array.
+    assert name.endswith(".safetensors"), what
+    assert what in ("flip", "zeros"), what
+    return "other numbers"
+
+
+@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("name", ["w.safetensors", "w.npz"])
+def test_weights(name, seed, cache, picture, tmp_path, capsys, outcome):
+    outcome(check_weights(name, seed, cache, picture, tmp_path, capsys))
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_weights_of_torch(seed, cache, picture, tmp_path, capsys, outcome, torch):
+    outcome(check_weights("w.pth", seed, cache, picture, tmp_path, capsys))
+
+
+# Exported models.
+
+
+@pytest.fixture(scope="module")
+def exported(home):
+    """A file, and what its function makes of some images."""
+    model = create_model("vit_tiny_patch16_224", 3, **weight_files.SMALL)
+    images = np.random.default_rng(0).random((2, 16, 16, 3), np.float32)
+    variables = jax.jit(model.init)(jax.random.key(0), images)
+    content = to_stablehlo(model, variables, model.image_shape)
+    return content, images, np.asarray(load(content)(images))
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_an_export(seed, exported, tmp_path, outcome):
+    content, images, expected = exported
+    path = tmp_path / "model.stablehlo"
+    path.write_bytes(content)
+    what = damage_file(path, f"export {seed}")
+    damaged = path.read_bytes()
+    if damaged != content:
+        with pytest.raises(UserError, match=r"\A[^\n]+\Z"):
+            load(damaged)
+        return outcome("refused")
+    function = load(damaged)
+    np.testing.assert_array_equal(function(images), expected, err_msg=what)
+    return outcome("equal")
