@@ -152,6 +152,8 @@ def _read(data, workers: int) -> Iterator[Batch]:
     iterator = iter(batches)
     try:
         yield from iterator
+    except UserError as error:
+        raise UserError(str(error)) from error  # without the notes that Grain adds
     except RuntimeError as error:
         if DIED not in str(error):
             raise

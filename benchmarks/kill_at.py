@@ -1,0 +1,179 @@
+"""A training process that something happens to at one exact moment.
+
+    python benchmarks/kill_at.py EVENT MOMENT NOTES ARGUMENTS_OF_MAIN ...
+
+`kill_matrix.py` starts it. It runs `vit_jax_tricks.main` with one function wrapped, so
+that the event comes as that function begins, and writes to the file NOTES when it came,
+after which step, and which checkpoints were complete then.
+"""
+
+import json
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vit_jax_tricks import checkpoint, main, report, train
+from vit_jax_tricks.experiment import Experiment
+from vit_jax_tricks.runs.manifest import MANIFEST, step_folders
+from vit_jax_tricks.stop import leave
+
+
+# The function whose call of this number is the moment, for the run of kill_matrix.py:
+# saved at 4, 8, 12 ..., evaluated in 3 batches at 5, 10, 15 ...
+MOMENTS: dict[str, tuple[Any, str, int]] = {
+    "compile": (Experiment, "compile_train_step", 1),
+    "step": (Experiment, "put", 10),  # step 7, after 6 steps and one evaluation
+    "evaluation": (Experiment, "put", 15),  # in the middle of that at step 10
+    "save": (checkpoint, "write_manifest", 3),  # of step 8, before it has its name
+    "report": (report, "write", 1),
+}
+# The picture that is missing: of this batch of the epoch, or of the test.
+BATCHES = {"compile": 1, "step": 7, "save": 5, "evaluation": None}
+BALLAST = "ballast"
+
+
+def batch_pictures(x: Experiment, number: int | None) -> Path:
+    """The first picture of a training batch, counted from 1; of the test if None."""
+    if number is None:
+        return Path(x.data.test.name(x.eval_batch_size))  # in its second batch
+    with x.train_batches(number - 1) as batches:
+        return Path(x.data.train.name(int(next(batches)["index"][0])))
+
+
+class Happening:
+    """One event at one moment."""
+
+    def __init__(self, event: str, moment: str, notes: Path, workdir: Path):
+        self.event, self.moment, self.notes = event, moment, notes
+        self.workdir, self.step, self.calls = workdir, 0, 0
+        self.lock = threading.Lock()
+
+    def install(self) -> None:
+        """Wraps the function of the moment; a picture goes before the first read."""
+        self._count_steps()
+        if self.event in ("unreadable picture", "SIGTERM in a stalled read"):
+            original = Experiment.compile_train_step
+
+            def compile_train_step(x: Experiment):
+                self._lose(batch_pictures(x, BATCHES[self.moment]))
+                return original(x)
+
+            Experiment.compile_train_step = compile_train_step
+            return
+        owner, name, number = MOMENTS[self.moment]
+        original = getattr(owner, name)
+
+        def wrapped(*args, **kwargs):
+            with self.lock:
+                self.calls += 1
+                now = self.calls == number
+            if now:
+                if self.moment == "evaluation":
+                    self._wait_for_save()
+                self._note()
+                EVENTS[self.event](self)
+            return original(*args, **kwargs)
+
+        setattr(owner, name, wrapped)
+
+    def _count_steps(self) -> None:
+        original = train.Loop._drain
+
+        def drain(loop: train.Loop, lag: int, **options):
+            if lag:
+                self.step = loop.pending[-1][0]
+            return original(loop, lag, **options)
+
+        train.Loop._drain = drain
+
+    def _wait_for_save(self) -> None:
+        """The save of the same step may or may not be over; here it is."""
+        folder = self.workdir / "checkpoints"
+        while any(folder.glob(".*.part")):
+            time.sleep(0.01)
+
+    def _note(self) -> None:
+        folders = step_folders(self.workdir / "checkpoints")
+        sealed = [s for s, folder in folders.items() if (folder / MANIFEST).exists()]
+        values = {"step": self.step, "sealed": sealed, "time": time.monotonic()}
+        self.notes.write_text(json.dumps(values))
+
+    def _lose(self, picture: Path) -> None:
+        self.notes.with_suffix(".picture").write_bytes(picture.read_bytes())
+        self.notes.with_suffix(".path").write_text(str(picture))
+        self._note()
+        picture.unlink()
+        if self.event == "unreadable picture":
+            picture.write_bytes(b"no picture")
+            return
+        os.mkfifo(picture)  # whoever opens it waits for ever
+        threading.Thread(target=self._stop_stalled, daemon=True).start()
+
+    def _stop_stalled(self) -> None:
+        batch = BATCHES[self.moment]
+        expected = 5 if batch is None else batch - 1
+        while self.step < expected:
+            time.sleep(0.01)
+        time.sleep(1.0)
+        self._note()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def signals(self, *numbers: int) -> None:
+        for number in numbers:
+            os.kill(os.getpid(), number)
+            time.sleep(0.02)
+
+    def kill_worker(self) -> None:
+        workers = multiprocessing.active_children()
+        if not workers:
+            raise SystemExit("there are no workers to be killed")
+        os.kill(workers[0].pid or 0, signal.SIGKILL)
+
+    def close_stdout(self) -> None:
+        read, write = os.pipe()
+        os.dup2(write, 1)
+        os.close(write)
+        os.close(read)
+
+    def fill_disk(self) -> None:
+        """Fills a small disk; any other is full for this process only."""
+        place = self.workdir.parent
+        room = os.statvfs(place)
+        if room.f_bavail * room.f_frsize > 2**26:
+            hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+            return
+        with (place / BALLAST).open("wb", buffering=0) as file:
+            for size in (2**16, 1):
+                try:
+                    while file.write(bytes(size)):
+                        pass
+                except OSError:
+                    continue
+
+
+EVENTS: dict[str, Callable[[Happening], None]] = {
+    "SIGKILL": lambda self: self.signals(signal.SIGKILL),
+    "SIGTERM": lambda self: self.signals(signal.SIGTERM),
+    "SIGHUP": lambda self: self.signals(signal.SIGHUP),
+    "Ctrl-C": lambda self: self.signals(signal.SIGINT),
+    "Ctrl-C twice": lambda self: self.signals(signal.SIGINT, signal.SIGINT),
+    "SIGTERM, Ctrl-C": lambda self: self.signals(signal.SIGTERM, signal.SIGINT),
+    "killed worker": Happening.kill_worker,
+    "closed stdout": Happening.close_stdout,
+    "full disk": Happening.fill_disk,
+}
+
+
+if __name__ == "__main__":
+    event, moment, notes, *rest = sys.argv[1:]
+    [workdir] = [a.partition("=")[2] for a in rest if a.startswith("--workdir=")]
+    Happening(event, moment, Path(notes), Path(workdir)).install()
+    leave(main.main(rest))
