@@ -41,10 +41,11 @@ BALLAST = "ballast"
 
 def batch_pictures(x: Experiment, number: int | None) -> Path:
     """The first picture of a training batch, counted from 1; of the test if None."""
+    data: Any = x.data
     if number is None:
-        return Path(x.data.test.name(x.eval_batch_size))  # in its second batch
+        return Path(data.test.name(x.eval_batch_size))  # in its second batch
     with x.train_batches(number - 1) as batches:
-        return Path(x.data.train.name(int(next(batches)["index"][0])))
+        return Path(data.train.name(int(next(batches)["index"][0])))
 
 
 class Happening:
@@ -55,9 +56,9 @@ class Happening:
         self.workdir, self.step, self.calls = workdir, 0, 0
         self.lock = threading.Lock()
 
-    def install(self) -> None:
+    def install(self, replace: Callable[[Any, str, Any], None] = setattr) -> None:
         """Wraps the function of the moment; a picture goes before the first read."""
-        self._count_steps()
+        self._count_steps(replace)
         if self.event in ("unreadable picture", "SIGTERM in a stalled read"):
             original = Experiment.compile_train_step
 
@@ -65,7 +66,7 @@ class Happening:
                 self._lose(batch_pictures(x, BATCHES[self.moment]))
                 return original(x)
 
-            Experiment.compile_train_step = compile_train_step
+            replace(Experiment, "compile_train_step", compile_train_step)
             return
         owner, name, number = MOMENTS[self.moment]
         original = getattr(owner, name)
@@ -81,9 +82,9 @@ class Happening:
                 EVENTS[self.event](self)
             return original(*args, **kwargs)
 
-        setattr(owner, name, wrapped)
+        replace(owner, name, wrapped)
 
-    def _count_steps(self) -> None:
+    def _count_steps(self, replace: Callable[[Any, str, Any], None]) -> None:
         original = train.Loop._drain
 
         def drain(loop: train.Loop, lag: int, **options):
@@ -91,7 +92,7 @@ class Happening:
                 self.step = loop.pending[-1][0]
             return original(loop, lag, **options)
 
-        train.Loop._drain = drain
+        replace(train.Loop, "_drain", drain)
 
     def _wait_for_save(self) -> None:
         """The save of the same step may or may not be over; here it is."""
@@ -130,6 +131,10 @@ class Happening:
             os.kill(os.getpid(), number)
             time.sleep(0.02)
 
+    def of_terminal(self, number: int) -> None:
+        """To this process and its workers at once, as from a terminal."""
+        os.killpg(os.getpid(), number)
+
     def kill_worker(self) -> None:
         workers = multiprocessing.active_children()
         if not workers:
@@ -138,7 +143,7 @@ class Happening:
 
     def close_stdout(self) -> None:
         read, write = os.pipe()
-        os.dup2(write, 1)
+        os.dup2(write, sys.stdout.fileno())
         os.close(write)
         os.close(read)
 
@@ -162,8 +167,8 @@ class Happening:
 EVENTS: dict[str, Callable[[Happening], None]] = {
     "SIGKILL": lambda self: self.signals(signal.SIGKILL),
     "SIGTERM": lambda self: self.signals(signal.SIGTERM),
-    "SIGHUP": lambda self: self.signals(signal.SIGHUP),
-    "Ctrl-C": lambda self: self.signals(signal.SIGINT),
+    "SIGHUP": lambda self: self.of_terminal(signal.SIGHUP),
+    "Ctrl-C": lambda self: self.of_terminal(signal.SIGINT),
     "Ctrl-C twice": lambda self: self.signals(signal.SIGINT, signal.SIGINT),
     "SIGTERM, Ctrl-C": lambda self: self.signals(signal.SIGTERM, signal.SIGINT),
     "killed worker": Happening.kill_worker,
@@ -173,6 +178,7 @@ EVENTS: dict[str, Callable[[Happening], None]] = {
 
 
 if __name__ == "__main__":
+    os.setpgid(0, 0)
     event, moment, notes, *rest = sys.argv[1:]
     [workdir] = [a.partition("=")[2] for a in rest if a.startswith("--workdir=")]
     Happening(event, moment, Path(notes), Path(workdir)).install()

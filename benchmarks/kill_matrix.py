@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +69,9 @@ NEVER = {  # nothing is read then, or no worker is there
     "SIGTERM in a stalled read": ("report",),
     "killed worker": ("compile", "report"),
 }
+WORKERS = ("SIGKILL", "SIGHUP", "Ctrl-C", "killed worker")  # there are two with these
 UNSAVED = ("SIGKILL", "full disk")  # what is in memory is lost with these
+OURS = re.compile(r"saving; Ctrl-C \d more time")  # on standard error, of signals
 SLOWEST_S = 10.0
 
 
@@ -137,7 +139,7 @@ class Matrix:
         shutil.copytree(self.root / "data", data)
         with small_disk(place / "disk", event == "full disk") as disk:
             workdir = disk / "run"
-            workers = 2 if event == "killed worker" else 0
+            workers = 2 if event in WORKERS else 0
             driver = event, moment, str(notes)
             first = self.train(workdir, data, *driver, workers=workers)
             ended = time.monotonic()
@@ -162,11 +164,16 @@ class Matrix:
         noted: dict,
     ) -> list[str]:
         """What is wrong with how the first process ended and with what it left."""
-        wrong = []
-        if done.returncode != STATUS[event]:
-            wrong.append(f"status {done.returncode} for {STATUS[event]}")
-        if STATUS[event] == 1 and not re.fullmatch(r"error: .*\n", done.stderr):
+        wrong, status = [], STATUS[event]
+        if moment == "report" and status > 1:
+            status = 0  # a signal then comes too late to stop anything
+        if done.returncode != status:
+            wrong.append(f"status {done.returncode} for {status}")
+        if status == 1 and not re.fullmatch(r"error: .*\n", done.stderr):
             wrong.append(f"stderr {done.stderr!r}")
+        odd = [line for line in done.stderr.splitlines() if not OURS.match(line)]
+        if status != 1 and odd:
+            wrong.append(f"stderr {odd[-1]!r}")
         folders = step_folders(workdir / "checkpoints")
         for folder in folders.values():
             with contextlib.suppress(DamagedError):
@@ -261,7 +268,7 @@ def table(cells: dict[tuple[str, str], Cell | None]) -> str:
     return "\n".join(rows)
 
 
-def run(events: list[str], moments: list[str], jobs: int, root: Path) -> bool:
+def run(events: Iterable[str], moments: Iterable[str], jobs: int, root: Path) -> bool:
     """Prints the table; returns whether nothing is wrong."""
     matrix, began = Matrix(root), time.monotonic()
     pairs = [(event, moment) for event in events for moment in moments]
@@ -290,8 +297,8 @@ if __name__ == "__main__":
     parser.add_argument("--moments", help="some of them, separated by commas")
     parser.add_argument("--jobs", type=int, default=2)
     given = parser.parse_args()
-    chosen = given.events.split(";") if given.events else list(STATUS)
-    at = given.moments.split(",") if given.moments else list(MOMENTS)
+    chosen = given.events.split(";") if given.events else STATUS
+    at = given.moments.split(",") if given.moments else MOMENTS
     with tempfile.TemporaryDirectory() as folder:
         done = run(chosen, at, given.jobs, Path(folder))
     sys.exit(0 if done else 1)

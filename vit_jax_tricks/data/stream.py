@@ -8,7 +8,7 @@ import numpy as np
 from vit_jax_tricks.data.repeated import epoch_length
 from vit_jax_tricks.data.source import Records, reading
 from vit_jax_tricks.data.views import Seen
-from vit_jax_tricks.data.worker import end_with_parent
+from vit_jax_tricks.data.worker import end_with_parent, shelter
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.typing import Int, UInt8
 
@@ -146,6 +146,7 @@ def _read(data, workers: int) -> Iterator[Batch]:
     if workers:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # outside absl's app.run Grain cannot start
+        shelter()  # this is Prefetch's thread
         batches = batches.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers), end_with_parent
         )
