@@ -14,6 +14,7 @@ VALUES = (
     *([], {}, [[]], ["x"], {"x": 1}),
 )
 STOP = 0.2  # how often a folder itself is the target
+DEEP_FILES = 0.4  # how often it is any file, most of which lie deep
 
 
 def damage(root: Path, seed: str) -> str:
@@ -35,7 +36,9 @@ def damage_file(path: Path, seed: str) -> str:
 
 
 def _below(rng: random.Random, root: Path) -> Path:
-    """A file or folder, each folder's entries equally likely."""
+    """A file or folder: of all files, or each folder's entries equally likely."""
+    if rng.random() < DEEP_FILES:
+        return rng.choice([path for path in sorted(root.rglob("*")) if path.is_file()])
     target = rng.choice(sorted(root.iterdir()))
     while target.is_dir() and rng.random() > STOP and any(target.iterdir()):
         target = rng.choice(sorted(target.iterdir()))
