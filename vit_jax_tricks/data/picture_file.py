@@ -40,7 +40,7 @@ REDUCTIONS = (2, 4, 8)  # what a JPEG can be read at
 DEEP_COLOUR = ("RGB;16", "RGBX;16", "RGBA;16", "LA;16")  # Pillow cuts these to 8 bits
 SIGNED = ("I;16S", "I;16BS", "I;16NS")
 TIFF_KIND = 262  # PhotometricInterpretation: 0 where the greatest value is black
-CORRUPT = "Corrupt EXIF data"
+PILLOW = r"PIL\."  # modules that warn of broken EXIF, cut TIFFs and the like
 ROUNDING = 1e-6  # of floats that were computed to be 0 or 1
 
 
@@ -79,12 +79,12 @@ def _identified(data: bytes) -> ImageFile.ImageFile:
 
 
 def _hush() -> None:
-    """Broken EXIF is ignored without Pillow's warning, in every thread."""
-    known = any(
-        getattr(given[1], "pattern", "") == CORRUPT for given in warnings.filters
-    )
-    if not known:
-        warnings.filterwarnings("ignore", CORRUPT, UserWarning)
+    """Flaws that are read over or refused are not warned of besides, in any thread."""
+    if not any(
+        getattr(given[3], "pattern", "") == PILLOW for given in warnings.filters
+    ):
+        warnings.filterwarnings("ignore", category=UserWarning, module=PILLOW)
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def orientation(image: ImageFile.ImageFile) -> int:
