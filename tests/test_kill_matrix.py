@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import signal
 
 import kill_at
 import kill_matrix
@@ -84,10 +85,29 @@ def test_an_exception_into_the_function(run):
     assert not (workdir / ".lock").exists()
 
 
+def test_a_second_start_is_refused_and_a_signal_lets_go(run):
+    options, workdir = run
+    second = []
+
+    def start_again(_):
+        second.append(command(options, workdir, io.StringIO()))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(kill_at.EVENTS, "second start", start_again)
+        happen(patch, "second start", "step", workdir)
+        assert command(options, workdir, io.StringIO()) == (143, "")
+    [(status, err)] = second
+    assert status == 1
+    assert f"in use by process {os.getpid()} on" in err
+    assert err.count("\n") == 1
+    assert saved(workdir) == 7
+    assert not (workdir / ".lock").exists()
+
+
 # The rest of the table is the benchmark's.
 CELLS = (
     ("SIGKILL", "save"),
-    ("SIGTERM", "compile"),
     ("SIGHUP", "step"),
     ("Ctrl-C", "evaluation"),
     ("Ctrl-C twice", "save"),
