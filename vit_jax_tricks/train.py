@@ -215,7 +215,7 @@ class Loop:
                 with contextlib.suppress(OSError, UserError):  # nobody may listen
                     say(words)
             elif words is not None:
-                ended.add_note(f"{words[0].upper()}{words[1:]}.")
+                ended.add_note(f"{words[0].upper()}{words[1:].rstrip('.')}.")
             if ended is error:
                 raise
             raise ended from error
