@@ -179,6 +179,8 @@ EVENTS: dict[str, Callable[[Happening], None]] = {
 
 if __name__ == "__main__":
     os.setpgid(0, 0)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has it ignored, and shells in
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the background this one
     event, moment, notes, *rest = sys.argv[1:]
     [workdir] = [a.partition("=")[2] for a in rest if a.startswith("--workdir=")]
     Happening(event, moment, Path(notes), Path(workdir)).install()

@@ -3,6 +3,7 @@
 import importlib
 import os
 import shutil
+import signal
 from pathlib import Path
 
 
@@ -36,10 +37,19 @@ OPTIMISE_NOTHING = [
 
 
 def pytest_configure(config):
-    """Both suites compile soon; LLVM optimises for the slow one alone."""
+    """Both suites compile soon; LLVM optimises for the slow one alone.
+
+    Tests send signals, which nohup and shells in the background have ignored.
+    """
+    for signum, handler in SIGNALS.items():
+        if signal.getsignal(signum) is signal.SIG_IGN:
+            signal.signal(signum, handler)
     quick = "not slow" in config.option.markexpr
     flags = COMPILE_SOON + (OPTIMISE_NOTHING if quick else [])
     os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags])
+
+
+SIGNALS = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
 
 
 @pytest.fixture(scope="module")

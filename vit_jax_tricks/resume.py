@@ -87,13 +87,14 @@ def check_run(
     """
     if not step_folders(workdir / "checkpoints"):
         return
-    same_taught = taught and _checksums(workdir) == [t["checksum"] for t in taught]
+    same_taught = [t["checksum"] for t in taught] == _checksums(workdir)
     known = {"teacher.sources", "teacher.pack"} if same_taught else set()
     if (workdir / "data.json").exists():
         same_data = not changes(_read(workdir / "data.json", dict), data)
         known |= {"data.name"} if same_data else set()
     _check_same_run(workdir, config, class_names, known)
     if taught and not same_taught:
+        _read(workdir / "teachers.json", list)
         raise UserError(
             f"{workdir} was trained with other weights of its teacher, or another "
             "label pack, in the same place; put it back, or give another "
@@ -199,8 +200,12 @@ def _check_writable(workdir: Path) -> None:
         ) from error
 
 
-def _checksums(workdir: Path) -> list[str]:
-    return [t.get("checksum", "") for t in _read(workdir / "teachers.json", list)]
+def _checksums(workdir: Path) -> list[str] | None:
+    """Those of the teachers and packs, None where the file cannot be read."""
+    try:
+        return [one["checksum"] for one in _read(workdir / "teachers.json", list)]
+    except (UserError, LookupError, TypeError):
+        return None
 
 
 def _check_same_run(
