@@ -177,9 +177,7 @@ def test_a_pack_that_lacks_what_its_header_says(tmp_path, changes):
         LabelPack.open(tmp_path / "pack", in_memory=True)
 
 
-def test_a_label_map_that_grows_in_memory(tmp_path):
-    import torch
-
+def test_a_label_map_that_grows_in_memory(torch, tmp_path):
     huge = torch.zeros(1).expand(2, 10**6, 100, 100)
     torch.save(huge, tmp_path / "map.pt")
     assert (tmp_path / "map.pt").stat().st_size < 10_000
