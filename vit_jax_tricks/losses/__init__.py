@@ -1,4 +1,4 @@
-"""Losses: unreduced per example, keyword-only, float32 or better inside."""
+"""Losses: unreduced per example, keyword-only, computed in float32 or better."""
 
 from vit_jax_tricks.losses.classification import (
     sigmoid_binary_cross_entropy,

@@ -1,4 +1,4 @@
-"""Losses on soft class labels [b, k]."""
+"""Classification losses for soft labels [b, k]."""
 
 from typing import Any
 
@@ -15,13 +15,13 @@ from vit_jax_tricks.typing import Array, Bool, Float, Label
 def smooth_labels(
     labels: Label[Array, "*b k"], *, smoothing: Number
 ) -> Float[Array, "*b k"]:
-    """Spreads a share of the label over all k classes: (1 - s) labels + s / k.
+    """Spreads a share s of each label evenly over k classes: (1 - s) labels + s / k.
 
-    The true class keeps 1 - s + s/k. Whole numbers become float32. Equivalent to
+    The true class keeps 1 - s + s/k. Integer labels become float32. Equivalent to
     timm's mixup targets (tested).
 
     Raises: UserError for s outside [0, 1).
-    Source: Szegedy et al. 2015, arXiv 1512.00567.
+    Source: Szegedy et al., 2015, arXiv:1512.00567.
     """
     if not 0 <= smoothing < 1:
         raise UserError(f"smoothing={smoothing}: expected 0 <= smoothing < 1.")
@@ -44,10 +44,10 @@ def softmax_cross_entropy(
 ) -> Float[Array, "*b"]:
     """Cross-entropy with soft labels: -sum_k q_k log softmax(z)_k, q smoothed.
 
-    A class with logit -inf and label 0 is absent: it adds nothing, and smoothing
-    spreads over the others alone. Examples outside `where` give 0. Equivalent to timm's
-    SoftTargetCrossEntropy and, with one-hot labels, LabelSmoothingCrossEntropy, before
-    their mean (tested).
+    A class with logit -inf and label 0 counts as absent: it adds nothing, and smoothing
+    spreads over the remaining classes only. Examples outside `where` give 0.
+    Equivalent, before the mean over the batch, to timm's SoftTargetCrossEntropy and,
+    for one-hot labels, to its LabelSmoothingCrossEntropy (tested).
 
     Raises: UserError for smoothing outside [0, 1).
     """
@@ -58,7 +58,7 @@ def softmax_cross_entropy(
 
 
 def _smoothed(logits: Array, labels: Array, smoothing: Number) -> Array:
-    """Labels smoothed over the classes that are not absent."""
+    """Smooths the labels over the classes that are present."""
     smooth = smooth_labels(labels, smoothing=smoothing)
     if not smoothing:
         return labels
@@ -81,28 +81,28 @@ def sigmoid_binary_cross_entropy(
     sum_classes: bool = False,
     where: Bool[Array, "*b"] | None = None,
 ) -> Float[Array, "*b"]:
-    """One binary cross-entropy a class, averaged (or summed) over the k classes.
+    """Binary cross-entropy for each class, averaged (or summed) over the k classes.
 
-    w_k (-v_k q_k log sigmoid(z_k) - (1 - q_k) log sigmoid(-z_k)). A class with logit
-    -inf and label 0 has the loss 0 and is left out of smoothing. Examples outside
-    `where` give 0. Equivalent to timm's BinaryCrossEntropy before its mean over the
-    batch (tested); timm smooths class ids by `smoothing`, and by `binary_smoothing`,
-    with `smooth_dense`, labels of several independent classes.
+    The loss of class k is w_k (-v_k q_k log sigmoid(z_k) - (1 - q_k) log
+    sigmoid(-z_k)). A class with logit -inf and label 0 has loss 0 and takes no part in
+    smoothing. Examples outside `where` give 0. Equivalent to timm's BinaryCrossEntropy
+    before its mean over the batch (tested). timm smooths class ids as `smoothing` does;
+    with `smooth_dense` it smooths multi-label targets as `binary_smoothing` does.
 
     Args:
       logits: z.
-      labels: q, of each class in [0, 1].
-      smoothing: s of (1 - s) q + s / k.
-      binary_smoothing: s of (1 - s) q + s / 2.
-      target_threshold: then replaces q by q > threshold. 0 makes both classes of a
-        mixed image positive, as DeiT III does.
+      labels: q, in [0, 1] for each class.
+      smoothing: s in (1 - s) q + s / k.
+      binary_smoothing: s in (1 - s) q + s / 2.
+      target_threshold: if given, q is replaced by q > threshold. 0 makes both classes
+        of a mixed image positive, as in DeiT III.
       weight: w, 1 if None.
       pos_weight: v, 1 if None.
-      sum_classes: sums over classes, as big_vision does.
+      sum_classes: sums over the classes, as big_vision does.
       where: examples that count.
 
-    Raises: UserError when smoothing is outside [0, 1) or would alone lift every class
-      over the threshold.
+    Raises: UserError when smoothing is outside [0, 1), or would by itself lift every
+      class above the threshold.
     """
     logits, labels = prepared(where, logits, labels)
     if not 0 <= binary_smoothing < 1:

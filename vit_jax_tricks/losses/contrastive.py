@@ -1,8 +1,8 @@
-"""Losses for b matching pairs of images and texts, the others being mismatches.
+"""Contrastive losses for b matching image-text pairs; all other pairs are negatives.
 
-They compare each image with each text of the batch. Under jit a batch that is split
-over devices gives what one device would: there is nothing to gather by hand. Features
-have unit length, and scales are the exponential of what is learned.
+Each image is compared with each text of the batch. Under jit, a batch that is split
+over devices gives the same loss as on one device; no manual gather is needed. Features
+have unit length. Scales are passed after the exponential: exp(t) for a learned t.
 """
 
 import jax
@@ -23,10 +23,11 @@ def clip_contrastive(
     bias: Float[Array, ""] | Number = 0.0,
     smoothing: Number = 0.0,
 ) -> Float[Array, "b"]:
-    """(CE(row i, i) + CE(column i, i)) / 2 of z = scale images texts^T + bias.
+    """Symmetric softmax loss (CE(row i, i) + CE(column i, i)) / 2 of the pair logits.
 
-    Equivalent to open_clip's ClipLoss before its mean (tested). ALIGN's loss (Jia et
-    al., 2021, arXiv:2102.05918) is twice that with smoothing 0.1.
+    The logits are z = scale images texts^T + bias. Equivalent to open_clip's ClipLoss
+    before its mean (tested). ALIGN's loss (Jia et al., 2021, arXiv:2102.05918) is twice
+    this one, with smoothing 0.1.
 
     Raises: UserError for smoothing outside [0, 1).
     Source: Radford et al., 2021, arXiv:2103.00020.
@@ -51,10 +52,12 @@ def siglip_contrastive(
     scale: Float[Array, ""] | Number,
     bias: Float[Array, ""] | Number,
 ) -> Float[Array, "b"]:
-    """-sum_j log sigmoid(y_ij z_ij), y = 1 for a pair and -1 elsewhere, z as in CLIP.
+    """Sigmoid loss -sum_j log sigmoid(y_ij z_ij), with z as in `clip_contrastive`.
 
-    Summed over the texts of an image. Equivalent to open_clip's SigLipLoss before its
-    mean over the batch (tested). Source: Zhai et al., 2023, arXiv:2303.15343.
+    y is 1 for a matching pair and -1 elsewhere; the sum is over the texts, for each
+    image. Equivalent to open_clip's SigLipLoss before its mean over the batch (tested).
+
+    Source: Zhai et al., 2023, arXiv:2303.15343.
     """
     z = _pair_logits(image_features, text_features, scale, bias)
     pair = jnp.eye(len(z), dtype=bool)

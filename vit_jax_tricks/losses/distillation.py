@@ -1,4 +1,4 @@
-"""What a student learns from a teacher. No gradient reaches the teacher."""
+"""Distillation losses: soft, hard and on features. No gradient reaches the teacher."""
 
 import jax
 import jax.numpy as jnp
@@ -24,14 +24,14 @@ def soft_distillation(
 ) -> Float[Array, "*b"]:
     """tau^2 KL(softmax(teacher / tau) | softmax(student / tau)), summed over classes.
 
-    Classes of probability 0 for the teacher add nothing, whatever their logits. With
-    scaling "deit" the sum is divided by k, as DeiT's program does: for 1000
-    classes a thousandth of the textbook's loss. Examples outside `where` give 0.
+    Classes to which the teacher gives probability 0 add nothing, whatever their logits.
+    With scaling "deit" the sum is divided by k, as in DeiT's code: for 1000 classes, a
+    thousandth of the textbook loss. Examples outside `where` give 0.
 
     Equivalent, before the mean over the batch, to DeiT's DistillationLoss "soft" for
     "deit" and to timm's LogitDistillationTask for "textbook" (tested).
 
-    Raises: UserError for tau <= 0 or another scaling.
+    Raises: UserError for tau <= 0 or an unknown scaling.
     Source: Hinton et al., 2015, arXiv:1503.02531.
     """
     if not tau > 0:
@@ -55,10 +55,10 @@ def hard_distillation(
     smoothing: Number = 0.0,
     where: Bool[Array, "*b"] | None = None,
 ) -> Float[Array, "*b"]:
-    """Cross-entropy with the teacher's most likely class, smoothed.
+    """Cross-entropy with the teacher's most likely class as the label, smoothed.
 
-    Examples outside `where` give 0. Equivalent to DeiT's DistillationLoss "hard" before
-    its mean, whose labels are not smoothed (tested).
+    Examples outside `where` give 0. Without smoothing, equivalent to DeiT's
+    DistillationLoss "hard" before its mean (tested).
 
     Raises: UserError for smoothing outside [0, 1).
     Source: Touvron et al., 2021, arXiv:2012.12877.
@@ -77,11 +77,11 @@ def feature_distillation(
     teacher_features: Float[Array, "*b d"],
     where: Bool[Array, "*b"] | None = None,
 ) -> Float[Array, "*b"]:
-    """Mean square distance of features: mean_d (student - teacher)^2.
+    """Mean squared distance between features: mean_d (student - teacher)^2.
 
-    For tokens `[b, n, d]` and `where` the kept ones, its `mean_where` is the token
-    term of DynamicViT's loss with `mse_token` (tested); without that option the token
-    term is `soft_distillation` with tau 1. Places outside `where` give 0.
+    With tokens `[b, n, d]` and the kept tokens as `where`, its `mean_where` is the
+    token term of DynamicViT's loss with `mse_token` (tested); without that option, the
+    token term is `soft_distillation` with tau 1. Positions outside `where` give 0.
     """
     student, teacher = prepared(where, features, teacher_features)
     distance = student - jax.lax.stop_gradient(teacher)

@@ -1,9 +1,9 @@
 """Focal losses for k classes and soft labels: well-classified examples count less.
 
-Four generalisations of -alpha (1 - p_y)^gamma log p_y to labels q that are not one-hot;
-all are the same for one-hot labels. `alpha` has no class to balance here: it scales the
-loss. Give labels unsmoothed; `smoothed_focal` smooths its other part alone. Rows of
-labels that are all zero give 0. Source: Lin et al., 2017, arXiv:1708.02002.
+Four generalisations of -alpha (1 - p_y)^gamma log p_y to soft labels q. All four are
+equal for one-hot labels. Here `alpha` balances no class against another; it scales the
+loss. Pass unsmoothed labels: `smoothed_focal` smooths only its cross-entropy part. Rows
+of labels that are all zero give 0. Source: Lin et al., 2017, arXiv:1708.02002.
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ def focal(
     gamma: Number = 2.0,
     where: Bool[Array, "*b"] | None = None,
 ) -> Float[Array, "*b"]:
-    """Per class: -alpha sum_k q_k (1 - p_k)^gamma log p_k, p = softmax(z).
+    """Focal loss per class: -alpha sum_k q_k (1 - p_k)^gamma log p_k, p = softmax(z).
 
     Linear in q, so the loss of a mixed label is the mix of its classes' losses.
     Examples outside `where` give 0.
@@ -48,7 +48,9 @@ def focal_pt(
     gamma: Number = 2.0,
     where: Bool[Array, "*b"] | None = None,
 ) -> Float[Array, "*b"]:
-    """Of the expected probability: -alpha (1 - t)^gamma log t, t = sum_k q_k p_k.
+    """Focal loss of the expected probability: -alpha (1 - t)^gamma log t.
+
+    t = sum_k q_k p_k.
 
     Arguments and errors as in `focal`.
     """
@@ -66,7 +68,7 @@ def focal_modulated(
     gamma: Number = 2.0,
     where: Bool[Array, "*b"] | None = None,
 ) -> Float[Array, "*b"]:
-    """Modulated cross-entropy: alpha (1 - sum_k q_k p_k)^gamma CE(q, p).
+    """Cross-entropy with a focal factor: alpha (1 - sum_k q_k p_k)^gamma CE(q, p).
 
     Arguments and errors as in `focal`.
     """
@@ -85,9 +87,9 @@ def focal_of_cross_entropy(
     gamma: Number = 2.0,
     where: Bool[Array, "*b"] | None = None,
 ) -> Float[Array, "*b"]:
-    """A function of the cross-entropy c alone: alpha (1 - exp(-c))^gamma c.
+    """Focal loss as a function of the cross-entropy c: alpha (1 - exp(-c))^gamma c.
 
-    Its best prediction is the cross-entropy's. Arguments and errors as in `focal`.
+    It has the same minimiser as the cross-entropy. Arguments and errors as in `focal`.
     """
     log_p, labels = _log_p(where, logits, labels, alpha, gamma)
     negative = jnp.sum(labels * log_p, axis=-1)
@@ -105,18 +107,21 @@ def smoothed_focal(
     gamma: Number = 2.0,
     where: Bool[Array, "*b"] | None = None,
 ) -> Float[Array, "*b"]:
-    """(1 - w) CE(smoothed q, p) + w focal(q, p), the focal part on q as it is.
+    """Adds a focal loss to cross-entropy: (1 - w) CE(smoothed q, p) + w focal(q, p).
+
+    The focal part uses the labels q unsmoothed.
 
     Args:
       logits: z, p = softmax(z).
       labels: q, unsmoothed: one-hot or mixed.
-      smoothing: of the cross-entropy's labels.
-      focal_weight: w; as alpha scales the focal part, its share at 0.3 is 0.075.
+      smoothing: label smoothing of the cross-entropy.
+      focal_weight: w. As alpha scales the focal part, its effective weight at w = 0.3
+        is 0.075.
       alpha, gamma: as in `focal`.
       where: examples that count; the others give 0.
 
-    Raises: UserError for a smoothing outside [0, 1), a weight outside [0, 1], or
-      negative alpha or gamma.
+    Raises: UserError for smoothing outside [0, 1), a weight outside [0, 1], or negative
+      alpha or gamma.
     """
     if not 0 <= focal_weight <= 1:
         raise UserError(
@@ -139,7 +144,7 @@ def _log_p(
 
 
 def _log_expected(log_p: Array, labels: Array) -> jax.Array:
-    """log sum_k q_k p_k; 0 for labels without mass."""
+    """log sum_k q_k p_k; 0 where all labels are zero."""
     some = jnp.any(labels > 0, axis=-1)
     labels = jnp.where(some[..., None], labels, 1 / labels.shape[-1])
     log_t = jax.nn.logsumexp(log_p, b=labels, axis=-1)

@@ -1,4 +1,4 @@
-"""What every loss does to its arrays: float32 or better, and masks that silence."""
+"""Shared preparation of loss inputs: float32 or better, and masking."""
 
 from typing import TypeAlias
 
@@ -13,10 +13,10 @@ Number: TypeAlias = float | int
 
 
 def prepared(where: Bool[Array, "*b"] | None, *arrays: Num[Array, "..."]) -> list:
-    """The arrays in float32, or in float64 where the first is, zero outside `where`.
+    """Casts the arrays to float32 (float64 if the first is) and masks them by `where`.
 
-    `where` covers their leading axes. What it leaves out may be anything, even NaN: it
-    reaches neither the loss nor a gradient.
+    `where` covers the leading axes; entries outside become 0. They may hold anything,
+    even NaN: they reach neither the loss nor a gradient.
     """
     dtype = jnp.float64 if arrays[0].dtype == jnp.float64 else jnp.float32
 
@@ -31,16 +31,16 @@ def prepared(where: Bool[Array, "*b"] | None, *arrays: Num[Array, "..."]) -> lis
 
 
 def masked(loss: Num[Array, "*b"], where: Bool[Array, "*b"] | None) -> jax.Array:
-    """The loss, and 0 outside `where`."""
+    """The loss, with 0 outside `where`."""
     return jnp.asarray(loss) if where is None else jnp.where(where, loss, 0)
 
 
 def over_labelled(
     log: Float[Array, "*b k"], labels: Float[Array, "*b k"]
 ) -> Float[Array, "*b k"]:
-    """The logarithms, 0 where one is infinite and its label 0: 0 log 0 is 0.
+    """The logarithms, with 0 where one is infinite and its label is 0: 0 log 0 = 0.
 
-    A class whose logit is -inf then adds neither to a loss nor to a gradient.
+    A class whose logit is -inf then adds nothing to the loss or to a gradient.
     """
     return jnp.where(jnp.isinf(log) & (labels == 0), 0, log)
 
@@ -52,9 +52,9 @@ def mean_where(
     *,
     axis: int | None = None,
 ) -> jax.Array:
-    """The mean of the values in `where`, along an axis or over all; 0 where none is.
+    """Mean of the values in `where`, along one axis or over all; 0 if none is selected.
 
-    The batch mean of a loss with padding: sum(values where) / max(count, 1).
+    This is the batch mean of a loss with padding: sum(values where) / max(count, 1).
     """
     if where is None:
         return jnp.mean(values, axis=axis)

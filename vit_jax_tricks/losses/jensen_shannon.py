@@ -1,4 +1,4 @@
-"""The consistency of predictions for several views of an image."""
+"""Consistency loss for predictions on several views of an image."""
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,12 @@ def jensen_shannon(
     logits: Float[Array, "v *b k"],
     where: Bool[Array, "*b"] | None = None,
 ) -> Float[Array, "*b"]:
-    """Jensen-Shannon divergence of the predictions for v views of each image.
+    """Jensen-Shannon divergence between the predictions for v views of each image.
 
-    1/v sum_i KL(p_i | m), p_i = softmax(z_i), m = mean of the p_i, kept above 1e-7.
-    AugMix adds 12 of it to the cross-entropy of the clean view, for the clean image and
-    two of `augment.aug_mix`. Examples outside `where` give 0.
+    1/v sum_i KL(p_i | m), with p_i = softmax(z_i) and m the mean of the p_i, clipped to
+    at least 1e-7. AugMix adds this loss with weight 12 to the cross-entropy of the
+    clean view; the views are the clean image and two images from `augment.aug_mix`.
+    Examples outside `where` give 0.
 
     Equivalent to that part of timm's JsdCrossEntropy before its mean (tested).
     Source: Hendrycks et al., 2020, arXiv:1912.02781.

@@ -1,4 +1,4 @@
-"""The loss that holds the share of kept tokens at its target."""
+"""Loss that holds the share of kept tokens at a target ratio."""
 
 from collections.abc import Sequence
 
@@ -20,15 +20,15 @@ def keep_ratio(
     """Mean over s stages of (mean_n keep - ratio)^2.
 
     Args:
-      keep: 1 for kept tokens and 0 for dropped ones, of all n tokens of the image.
+      keep: 1 for kept and 0 for dropped tokens, over all n tokens of the image.
       ratios: the share to keep in each stage, such as 0.7, 0.49, 0.343.
-      per_batch: means over the batch too before squaring, so that images may keep
-        different shares; each example then gets the same loss.
+      per_batch: also averages over the batch before squaring, so that images may keep
+        different shares; every example then gets the same loss.
 
-    Equivalent, before its weight, to the ratio term of DynamicViT's
-    DistillDiffPruningLoss_dynamic, `per_batch` being its `dynamic` (tested).
+    Equivalent, before weighting, to the ratio term of DynamicViT's
+    DistillDiffPruningLoss_dynamic; `per_batch` is its `dynamic` (tested).
 
-    Raises: UserError unless there is a ratio for each stage, in [0, 1].
+    Raises: UserError unless there is one ratio in [0, 1] for each stage.
     Source: Rao et al., 2021, arXiv:2106.02034.
     """
     if len(ratios) != len(keep) or not all(0 <= r <= 1 for r in ratios):

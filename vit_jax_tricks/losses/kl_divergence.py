@@ -1,4 +1,4 @@
-"""How far predictions are from soft labels."""
+"""Kullback-Leibler divergence of predictions from soft labels."""
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +17,9 @@ def kl_divergence(
 ) -> Float[Array, "*b"]:
     """KL(q | p) = sum_k q_k (log q_k - log p_k), p = softmax(z), with 0 log 0 = 0.
 
-    The cross-entropy of `softmax_cross_entropy` less the entropy of the labels q: the
-    same gradient for the logits (tested), and 0 for a perfect prediction. With
-    `[b, n, k]` it is the loss of token labels. Examples outside `where` give 0.
+    This is `softmax_cross_entropy` minus the entropy of the labels q: it has the same
+    gradient with respect to the logits (tested), and is 0 for a perfect prediction.
+    With logits `[b, n, k]` it is the token-label loss. Examples outside `where` give 0.
     """
     logits, labels = prepared(where, logits, labels)
     log_q = jnp.log(jnp.where(labels > 0, labels, 1))

@@ -1,4 +1,4 @@
-"""Average pooling of a box with fractional edges."""
+"""Region-of-interest pooling: averages over a box with fractional edges."""
 
 import jax.numpy as jnp
 
@@ -20,16 +20,16 @@ def roi_align(
     """Pools one box of each map to `size` cells, each the mean of bilinear samples.
 
     Args:
-      maps: the value of cell (y, x) is that of the point (y, x) or, when aligned, of
-        its middle (y + 1/2, x + 1/2).
+      maps: cell (y, x) holds the value at the point (y, x) or, if `aligned`, at its
+        centre (y + 1/2, x + 1/2).
       boxes: (top, left, bottom, right) in cells.
       size: rows and columns of the output.
-      samples: of a cell, along each side; None takes as many as the cell is long,
-        rounded up.
-      aligned: see maps; boxes shorter than 1 are enlarged to 1 unless aligned.
+      samples: samples per output cell along each side; None takes the cell's length in
+        map cells, rounded up.
+      aligned: see `maps`; unless aligned, boxes shorter than 1 are enlarged to 1.
 
     Raises: UserError for a size or number of samples below 1.
-    Equivalent to torchvision's roi_align for one box a map (tested).
+    Equivalent to torchvision's roi_align with one box for each map (tested).
     Source: He et al., 2017, arXiv:1703.06870.
     """
     if min(size) < 1 or (samples is not None and samples < 1):
@@ -50,7 +50,7 @@ def _weights(
     samples: int | None,
     aligned: bool,
 ) -> Float[Array, "b p h"]:
-    """The share of each cell of a side in each cell of the output."""
+    """Weight of each cell along one side in each output cell."""
     if aligned:
         start, end = start - 0.5, end - 0.5
     length = end - start if aligned else jnp.maximum(end - start, 1)

@@ -1,4 +1,4 @@
-"""From stored label maps to the labels of a crop and of its tokens."""
+"""Converts stored label maps into the labels of a crop and of its tokens."""
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +14,9 @@ from vit_jax_tricks.typing import Array, Float, Int
 def dense_scores(
     scores: Float[Array, "b p q t"], classes: Int[Array, "b p q t"], *, num_classes: int
 ) -> Float[Array, "b p q k"]:
-    """The scores of the t best classes of each cell among all k, and 0 elsewhere.
+    """Scatters the scores of each cell's t best classes into k classes, 0 elsewhere.
 
-    Class ids outside 0..k-1 are left out.
+    Class ids outside 0..k-1 are dropped.
     """
     (scores,) = prepared(None, scores)
     shape = (*scores.shape[:-1], num_classes)
@@ -38,22 +38,22 @@ def token_label_targets(
     smoothing: Number = 0.0,
     as_released: bool = False,
 ) -> tuple[Float[Array, "b k"], Float[Array, "b h w k"]]:
-    """Soft labels of a crop, as a whole and for each of its h x w tokens.
+    """Soft labels of a crop: one for the whole, and one for each of its h x w tokens.
 
-    The box is pooled (`roi_align`) from the map of scores, to one cell and to tokens;
-    then softmax over classes, those not stored having the score 0; then each label t
-    becomes t (1 - s + s/k) + s/k, which sums to 1 + s/k. `augment.mix_with` mixes both
-    with the images, given as a dict.
+    The score map is pooled over the box (`roi_align`), once to one cell and once to the
+    token grid. A softmax over the classes follows; classes that were not stored have
+    score 0. Each probability t then becomes t (1 - s + s/k) + s/k, so a label sums to 1
+    + s/k. `augment.mix_with` mixes both, passed as a dict, together with the images.
 
     Args:
-      scores: the teacher's logits of its t best classes, over the whole image.
-      classes: which classes these are.
-      boxes: the crop, (top, left, height, width), as shares of the image's sides.
+      scores: the teacher's logits for its t best classes, over the whole image.
+      classes: the ids of these classes.
+      boxes: the crop (top, left, height, width), as fractions of the image's sides.
       num_classes: k.
       size: rows and columns of tokens.
       smoothing: s.
-      as_released: takes rows for columns in the box, as the program did that trained
-        LV-ViT; only to reproduce its numbers.
+      as_released: swaps rows and columns of the box, as the released LV-ViT training
+        code does; use it only to reproduce its numbers.
 
     Raises: UserError for smoothing outside [0, 1).
     Equivalent to TokenLabeling's get_labelmaps_with_coords (tested, as released).

@@ -1,4 +1,4 @@
-"""A label for the image and one for every token, as LV-ViT and VOLO learn them."""
+"""Token-labelling losses of LV-ViT and VOLO, with labels for the image and tokens."""
 
 import jax.numpy as jnp
 
@@ -12,10 +12,11 @@ from vit_jax_tricks.typing import Array, Bool, Float, Label
 def mix_class_labels(
     labels: Label[Array, "b k"], lam: Float[Array, ""] | Number
 ) -> Float[Array, "b k"]:
-    """lam labels + (1 - lam) labels of the reversed batch: the image's after MixToken.
+    """Class labels after MixToken: lam labels + (1 - lam) labels of the reversed batch.
 
-    `lam` is the share of tokens that are the image's own. Labels of tokens stay as they
-    are: the model puts their outputs back in place. Whole numbers become float32.
+    `lam` is the share of tokens that belong to the image itself. Token labels stay
+    unmixed, because the model moves its token outputs back into place. Integer labels
+    become float32.
     """
     labels = smooth_labels(labels, smoothing=0.0)
     lam = jnp.asarray(lam).astype(labels.dtype)
@@ -26,14 +27,15 @@ def mix_class_labels(
 def corrected_class_labels(
     *, class_labels: Label[Array, "b k"], true_labels: Label[Array, "b k"]
 ) -> Float[Array, "b k"]:
-    """r teacher + (1 - r) truth; r is 0.5 where their best classes agree, else 0.9.
+    """Blends teacher and true labels: r teacher + (1 - r) truth.
 
-    Equivalent to the option ground_truth of TokenLabeling's TokenLabelCrossEntropy and
-    to VOLO's TokenLabelGTCrossEntropy (tested).
+    r is 0.5 where both have the same best class, and 0.9 elsewhere. Equivalent to the
+    option ground_truth of TokenLabeling's TokenLabelCrossEntropy and to VOLO's
+    TokenLabelGTCrossEntropy (tested).
     """
     class_labels, true_labels = prepared(None, class_labels, true_labels)
     agree = jnp.argmax(class_labels, axis=-1) == jnp.argmax(true_labels, axis=-1)
-    # The shares are float32 numbers there, whatever the labels are.
+    # The references compute these shares in float32, whatever the labels' dtype.
     ratio = 0.9 - 0.4 * agree.astype(jnp.float32)[:, None]
     ratio, rest = (
         ratio.astype(class_labels.dtype),
@@ -53,13 +55,13 @@ def token_label_cross_entropy(
     dense_weight: Number = 1.0,
     where: Bool[Array, "b n"] | None = None,
 ) -> Float[Array, "b"]:
-    """class_weight CE(image) + dense_weight mean_n CE(token), with soft labels.
+    """Token-labelling loss: class_weight CE(image) + dense_weight mean_n CE(token).
 
-    The mean is over the tokens in `where`; without any it is 0. The paper's
-    dense_weight is 0.5, the released program's 1.
+    Labels are soft. The mean is over the tokens in `where`, and 0 if none is selected.
+    dense_weight is 0.5 in the paper and 1 in the released code.
 
     Equivalent to TokenLabeling's TokenLabelCrossEntropy before its mean, for labels
-    from `mix_class_labels` and `corrected_class_labels` (tested). Its other two,
+    from `mix_class_labels` and `corrected_class_labels` (tested). Its other two losses,
     SoftTargetCrossEntropy and TokenLabelSoftTargetCrossEntropy, are
     `softmax_cross_entropy` with the class labels (tested).
     Source: Jiang et al., 2021, arXiv:2104.10858.
