@@ -1,9 +1,9 @@
-"""What a step optimises: weighted terms, each a function of outputs and labels.
+"""Training objectives: a weighted sum of terms, each a function of outputs and labels.
 
 A term maps `(logits [b, k], aux, labels [b, k], targets)` to losses [b]; `targets`
-holds by name what some terms need besides labels, such as a teacher's logits. A new
-trick is a new file here and a key under `config.loss`; the step and the loop do not
-change.
+holds, by name, whatever a term needs beyond the labels, such as a teacher's logits. A
+new trick is a new file here and a key under `config.loss`; the step and the loop stay
+unchanged.
 """
 
 import inspect
@@ -29,12 +29,12 @@ TERMS: dict[str, Callable[..., Term]] = {
     "token_distillation": token_distillation,
     "token_labels": token_labels,
 }
-HEADS = {  # terms that take a head over from classification, by its weight there
+HEADS = {  # terms that take over a head -> that head's weight in classification
     "distillation": "dist_weight",
     "token_labels": "dense_weight",
 }
 
-NEEDS = {  # what terms take from a teacher
+NEEDS = {  # term -> the teacher output it needs
     "distillation": "teacher_logits",
     "token_distillation": "teacher_tokens",
     "token_labels": "token_labels",
@@ -42,14 +42,14 @@ NEEDS = {  # what terms take from a teacher
 
 
 class Objective:
-    """The weighted sum of the terms of `config.loss`.
+    """Weighted sum of the terms of `config.loss`.
 
-    `needs` holds the names of what its terms take from a teacher. Calling it returns
-    the total loss [b] and each term's unweighted loss [b] by name.
+    `needs` is the set of teacher outputs, by name, that the terms require. A call
+    returns the total loss [b] and a dict with each term's unweighted loss [b].
 
     Raises:
       UserError: an unknown term or option, a negative weight, or two terms that would
-        both train one head.
+        both train the same head.
     """
 
     def __init__(self, sections: Mapping[str, Mapping[str, Any]]):

@@ -1,4 +1,4 @@
-"""Cross-entropy with (mixed, smoothed) labels on the classifier's logits."""
+"""Cross-entropy of the classifier's logits with (mixed, smoothed) labels."""
 
 import functools
 from typing import Any
@@ -22,7 +22,7 @@ LOSSES = {
     "smoothed_focal": losses.smoothed_focal,
 }
 FOCAL = {name: ("alpha", "gamma") for name in LOSSES if name.startswith("focal")}
-OPTIONS = {  # which loss reads which option
+OPTIONS = {  # the options that each loss reads
     "softmax": ("smoothing",),
     "sigmoid": ("smoothing", "target_threshold", "sum_classes"),
     **FOCAL,
@@ -42,32 +42,34 @@ def classification(
     alpha: Number | None = None,
     gamma: Number | None = None,
 ):
-    """A term: the loss `name` of every head that the model has.
+    """A term: applies the loss `name` to every head of the model.
 
-    A model with a second, distillation head trains both heads on the label, and the
-    term is (1 - dist_weight) of the first and dist_weight of the second. Their mean is
-    what hard distillation (Touvron et al., 2021, arXiv:2012.12877) does under a teacher
-    that is always right; 0 leaves the second head to the term `distillation`.
+    A model with a second, distillation head trains both heads on the label; the term is
+    (1 - dist_weight) times the first loss plus dist_weight times the second. With equal
+    weights this equals hard distillation (Touvron et al., 2021, arXiv:2012.12877) under
+    a teacher that is always right. dist_weight 0 leaves the second head to the term
+    `distillation`.
 
-    A model with a dense head adds `dense_weight` times the mean loss of its tokens,
-    each with the label of its image. Under MixToken the class head's label is that of
-    the image and of its partner in the reversed batch, lam y + (1 - lam) y_reversed
-    with lam the share of tokens of its own; dense outputs are un-mixed by the model.
-    Equivalent to TokenLabelCrossEntropy of TokenLabeling for labels [b, k] (tested).
+    For a model with a dense head, `dense_weight` times the mean loss of its tokens is
+    added; each token gets the label of its image. Under MixToken the label of the class
+    head is lam y + (1 - lam) y_reversed, where lam is the share of the image's own
+    tokens; the model un-mixes the dense outputs. Equivalent to TokenLabelCrossEntropy
+    of TokenLabeling for labels [b, k] (tested).
 
     Args:
-      name: softmax, sigmoid, smoothed_focal, or one of `losses.focal`'s forms: focal,
+      name: softmax, sigmoid, smoothed_focal, or a variant from `losses.focal`: focal,
         focal_pt, focal_modulated, focal_of_cross_entropy.
-      smoothing: of the labels, for softmax, sigmoid and smoothed_focal's cross-entropy.
-      dense_weight: of the tokens' loss.
-      dist_weight: the second head's share.
+      smoothing: label smoothing, for softmax, sigmoid and the cross-entropy of
+        smoothed_focal.
+      dense_weight: weight of the token loss.
+      dist_weight: weight of the second head.
       target_threshold, sum_classes: as in `losses.sigmoid_binary_cross_entropy`.
       focal_weight: as in `losses.smoothed_focal`, 0.3 if None.
       alpha, gamma: as in `losses.focal`, 0.25 and 2 if None.
 
     Raises:
-      UserError: an unknown loss, an option that it does not read, or a value outside
-        its range.
+      UserError: an unknown loss, an option that the loss does not read, or a value out
+        of range.
     """
     path = "config.loss.classification"
     one_of(path, "name", name, LOSSES)

@@ -1,4 +1,4 @@
-"""Terms that learn from a teacher's outputs for the same augmented, mixed images."""
+"""Distillation terms: learn from a teacher's outputs for the same augmented images."""
 
 from typing import Any
 
@@ -14,12 +14,13 @@ from vit_jax_tricks.typing import Array, Float
 def distillation(
     *, name: str = "soft", tau: Number | None = None, scaling: str | None = None
 ):
-    """A term: the teacher's logits, targets["teacher_logits"] [b, k].
+    """A term: distils the teacher's logits, targets["teacher_logits"] [b, k].
 
-    Several teachers, [t, b, k], give the mean of the losses by each.
+    Several teachers, [t, b, k], give the mean of their losses.
 
-    The student's are those of its distillation head, aux["logits_dist"], or the logits
-    of a model without one. DeiT weighs the label 1 - a and this term a, 0.5 for both.
+    The student's logits are those of its distillation head, aux["logits_dist"]; a model
+    without that head uses its ordinary logits. DeiT weights the label loss 1 - a and
+    this term a, with a = 0.5.
 
     Args:
       name: soft or hard.
@@ -27,7 +28,7 @@ def distillation(
 
     Raises:
       UserError: an unknown name or scaling, tau <= 0, an option that "hard" does not
-        read, or no such target.
+        read, or a missing target.
     """
     path = "config.loss.distillation"
     one_of(path, "name", name, ("soft", "hard"))
@@ -70,18 +71,18 @@ def distillation(
 
 
 def token_distillation(*, name: str = "mse"):
-    """A term: the teacher's patch tokens, targets["teacher_tokens"] [b, n, d].
+    """A term: distils the teacher's patch tokens, targets["teacher_tokens"] [b, n, d].
 
-    Compared with aux["patch_tokens"] where aux["keep"] [s, b, n], of a model that drops
-    tokens, still has them after the last stage: the mean over all kept tokens of the
-    batch, each example's share of it. Equivalent to the token term of DynamicViT's
-    DistillDiffPruningLoss_dynamic (tested).
+    They are compared with aux["patch_tokens"] of a model that drops tokens, at the
+    tokens that aux["keep"] [s, b, n] still keeps after the last stage. The loss of an
+    example is its share of the mean over all kept tokens of the batch. Equivalent to
+    the token term of DynamicViT's DistillDiffPruningLoss_dynamic (tested).
 
     Args:
-      name: mse, or kl: the divergence of the softmax over channels.
+      name: mse, or kl for the divergence between softmaxes over the channels.
 
     Raises:
-      UserError: another name, or no such output or target.
+      UserError: an unknown name, or a missing output or target.
     """
     one_of("config.loss.token_distillation", "name", name, ("mse", "kl"))
 

@@ -1,4 +1,4 @@
-"""A term that holds the share of kept tokens of a model that drops tokens."""
+"""A term that holds the share of tokens that a token-dropping model keeps."""
 
 from collections.abc import Sequence
 
@@ -9,9 +9,11 @@ from vit_jax_tricks.typing import Array, Float
 
 
 def keep_ratio(*, ratios: Sequence[Number], per_batch: bool = False):
-    """A term: `losses.keep_ratio` of aux["keep"] [s, b, n]; DynamicViT weighs it 2.
+    """A term: `losses.keep_ratio` of aux["keep"] [s, b, n].
 
-    Raises: UserError for wrong ratios, or a model without such an output.
+    DynamicViT gives it weight 2.
+
+    Raises: UserError for invalid ratios, or a model without this output.
     """
 
     def term(

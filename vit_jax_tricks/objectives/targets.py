@@ -1,4 +1,4 @@
-"""What a teacher's labels become as the images of a batch are cropped and mixed."""
+"""Converts a teacher's labels into targets for cropped and mixed images."""
 
 from collections.abc import Mapping
 
@@ -24,24 +24,25 @@ def stored_labels(
     smoothing: Number = 0.0,
     as_released: bool = False,
 ) -> dict[str, Array]:
-    """Labels of a pack for images that were cropped and warped, before they are mixed.
+    """Labels from a label pack for images that are cropped and warped, not yet mixed.
 
-    The map of scores is pooled over the crop (`token_label_targets`); the tokens are
-    then mirrored and warped as the image, those from outside of it being uniform.
+    The score map is pooled over the crop (`token_label_targets`). The token labels are
+    then flipped and warped like the image; tokens from outside the image get a uniform
+    label.
 
     Args:
-      batch: `token_scores`, `token_classes` [b, p, q, t] over the whole picture,
-        `class_scores`, `class_classes` [b, t] of the picture, and `box` [b, 4], the
-        part of the picture that `geometry` starts from, (top, left, height, width) as
-        shares of its sides.
-      geometry: of the images on the device.
+      batch: `token_scores`, `token_classes` [b, p, q, t] over the whole source image,
+        `class_scores`, `class_classes` [b, t] for that image, and `box` [b, 4]: the
+        part of it that `geometry` starts from, as (top, left, height, width) in
+        fractions of its sides.
+      geometry: the moves of the images on the device.
       num_classes: k.
       grid: rows and columns of tokens.
       smoothing, as_released: as in `token_label_targets`.
 
     Returns:
-      class_labels [b, k] and token_labels [b, rows, columns, k] of the crop,
-      teacher_labels [b, k] of the whole picture.
+      class_labels [b, k] and token_labels [b, rows, columns, k] of the crop, and
+        teacher_labels [b, k] of the whole source image.
     """
     class_labels, tokens = token_label_targets(
         scores=batch["token_scores"],
@@ -67,12 +68,15 @@ def stored_labels(
 
 
 def crop_boxes(outer: Float[Array, "b 4"], geometry: Geometry) -> Float[Array, "b 4"]:
-    """Which part of the picture an image shows before it is mirrored and warped.
+    """The part of the source image that each image shows, before flip and warp.
 
     Args:
-      outer: (top, left, height, width) that the source of `geometry` is, as shares of
-        the picture's sides.
-      geometry: of the image.
+      outer: (top, left, height, width) of the region that `geometry` starts from, as
+        fractions of the source image's sides.
+      geometry: the moves of the image.
+
+    Returns:
+      (top, left, height, width), as fractions of the source image's sides.
     """
     outer = jnp.asarray(outer)
     box, resized, offset = (
@@ -92,11 +96,11 @@ def crop_boxes(outer: Float[Array, "b 4"], geometry: Geometry) -> Float[Array, "
 
 
 def as_targets(labels: Mapping[str, Array]) -> dict[str, Array]:
-    """Mixed labels under the names that terms know: tokens in a row, log p as logits.
+    """Renames mixed labels to the terms' names; teacher probabilities become log p.
 
-    The images and the true labels are left out.
+    Tokens are flattened to [b, n, k]. The images and the true labels are dropped.
 
-    Softened by tau, log p gives softmax(logits / tau) again, for images not mixed.
+    With a temperature tau, log p gives softmax(logits / tau) again for unmixed images.
     """
     out = {k: v for k, v in labels.items() if k not in ("image", "label")}
     if "token_labels" in out:
@@ -115,7 +119,7 @@ def dense_labels(
     grid: tuple[int, int],
     smoothing: Number = 0.0,
 ) -> Float[Array, "b n k"]:
-    """A teacher's token logits as labels of another grid: resized, then softmax.
+    """Resizes a teacher's token logits to another grid and takes their softmax.
 
     As in `token_label_targets`, each label t becomes t (1 - s + s/k) + s/k.
     """

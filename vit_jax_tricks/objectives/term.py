@@ -1,4 +1,4 @@
-"""What terms of an objective have in common."""
+"""Helpers shared by the terms of an objective: lookups and option checks."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -12,7 +12,7 @@ Targets = Mapping[str, Array] | None
 
 
 def target(targets: Targets, name: str, term: str) -> Array:
-    """What a term needs besides the labels; UserError where the batch has none."""
+    """Looks up a target that a term needs; raises UserError if it is missing."""
     if targets is None or name not in targets:
         have = ", ".join(sorted(targets or {})) or "none"
         raise UserError(
@@ -22,7 +22,7 @@ def target(targets: Targets, name: str, term: str) -> Array:
 
 
 def output(aux: Mapping[str, Any], name: str, term: str) -> Array:
-    """What a term needs besides the logits; UserError where the model has none."""
+    """Looks up a model output that a term needs; raises UserError if it is missing."""
     if name not in aux:
         have = ", ".join(sorted(aux)) or "none"
         raise UserError(
@@ -32,7 +32,7 @@ def output(aux: Mapping[str, Any], name: str, term: str) -> Array:
 
 
 def one_of(path: str, key: str, value: str, known: Iterable[str]) -> None:
-    """UserError for a name that is not among the known."""
+    """Raises UserError unless `value` is one of the `known` names."""
     if value not in (known := tuple(known)):
         raise UserError(f'{path}.{key}="{value}": unknown.{nearest(value, known)}')
 
@@ -45,7 +45,7 @@ def within(
     most: Number | None = None,
     below: Number | None = None,
 ) -> None:
-    """UserError for a number under 0, over `most`, or not under `below`."""
+    """Raises UserError for a number below 0, above `most`, or not below `below`."""
     limit = f" <= {most}" if most is not None else f" < {below}" if below else ""
     if value is None:
         return

@@ -1,4 +1,4 @@
-"""A term that trains a dense head on the labels of tokens."""
+"""A term that trains a dense head on token labels."""
 
 from vit_jax_tricks import losses
 from vit_jax_tricks.errors import UserError
@@ -14,23 +14,25 @@ def token_labels(
     dense_weight: Number = 1.0,
     correct: bool = False,
 ):
-    """A term: soft labels for the image and each of its tokens.
+    """A term: soft labels for the image and for each of its tokens.
 
     class_weight loss(image) + dense_weight mean_n loss(token), with the targets
     "class_labels" [b, k] and "token_labels" [b, n, k], the logits and aux["logits_aux"]
-    [b, n, k]. MixToken mixes the class labels. With class_weight 0 the term
-    `classification` trains the class head, and no class labels are needed.
+    [b, n, k]. MixToken mixes the class labels. With class_weight 0, the term
+    `classification` trains the class head and no class labels are needed.
 
     Equivalent to TokenLabelCrossEntropy of TokenLabeling (tested).
 
     Args:
-      name: softmax, or kl: less the entropy of the labels, with the same gradient.
-      class_weight: of the image's loss.
-      dense_weight: of the tokens'; 0.5 in the paper, 1 in the released program.
-      correct: mixes the class labels with the true ones, as its option ground_truth.
+      name: softmax, or kl: minus the entropy of the labels, with the same gradient.
+      class_weight: weight of the image's loss.
+      dense_weight: weight of the tokens' loss; 0.5 in the paper, 1 in the released
+        code.
+      correct: mixes the class labels with the true ones, as the reference's option
+        ground_truth does.
 
     Raises:
-      UserError: an unknown name, a negative weight, or no such output or target.
+      UserError: an unknown name, a negative weight, or a missing output or target.
     """
     path = "config.loss.token_labels"
     one_of(path, "name", name, ("softmax", "kl"))
