@@ -1,4 +1,4 @@
-"""Image augmentation on the device: batched, pure, one draw an image."""
+"""Image augmentation on the device: batched and pure, with one draw for each image."""
 
 from vit_jax_tricks.augment.affine import (
     bilinear_sample,

@@ -1,4 +1,4 @@
-"""Random rotation, shift, zoom and shear, resampled bilinearly."""
+"""Random rotation, translation, zoom and shear, with bilinear resampling."""
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,9 @@ def bilinear_sample(
     y: Float[Array, "b h2 w2"],
     x: Float[Array, "b h2 w2"],
 ) -> Num[Array, "b h2 w2 c"]:
-    """Values at real pixel positions (0 is the centre of the first pixel); 0 outside.
+    """Samples at real pixel positions (0 is the centre of the first pixel); 0 outside.
 
-    sum_ij image[i, j] max(0, 1 - |y - i|) max(0, 1 - |x - j|)
+        sum_ij image[i, j] max(0, 1 - |y - i|) max(0, 1 - |x - j|)
 
     Unlike `affine_warp`, which ends at the edge, this fades to 0 over half a pixel, as
     torch's grid_sample does.
@@ -43,7 +43,7 @@ def _about_centre(
     scale: tuple[float, float],
     shear: float,
 ) -> Float[Array, "b 6"]:
-    """Draws matrices that act on places relative to the centre."""
+    """Draws matrices that act on positions relative to the centre."""
     h, w = size
     low = jnp.array([-degrees, -translate * h, -translate * w, scale[0], -shear])
     high = jnp.array([degrees, translate * h, translate * w, scale[1], shear])
@@ -75,7 +75,7 @@ def random_affine_matrix(
 ) -> Float[Array, "b 6"]:
     """The matrices of `random_affine` for images of `size` (h, w), as in `affine_warp`.
 
-    The linear part is R(-a) / s, sheared; it leads from the output to the input.
+    The linear part is R(-a) / s, sheared; it maps output positions to input positions.
     """
     matrix = _about_centre(key, index, size, degrees, translate, scale, shear)
     (a, b, c), (d, e, f) = matrix.reshape(-1, 2, 3).transpose(1, 2, 0)
@@ -94,13 +94,16 @@ def random_affine(
     scale: tuple[float, float] = (1.0, 1.0),
     shear: float = 0.0,
 ) -> Num[Array, "b h w c"]:
-    """One random affine map an image, about its centre; outside is black.
+    """Applies a random affine map to each image about its centre; outside is black.
 
-    out = s R(a) [[1, -tan t], [0, 1]] (in - centre) + centre + shift, with a and the
-    shear angle t uniform in -degrees..degrees and -shear..shear (degrees), s uniform in
-    `scale`, the shift uniform in -translate..translate (fractions of the side), rounded
-    to whole pixels. An image's draw depends on (key, its index) alone.
-    Equivalent in law to torchvision's RandomAffine with bilinear interpolation.
+    out = s R(a) [[1, -tan t], [0, 1]] (in - centre) + centre + shift
+
+    The angle a and the shear angle t are uniform in -degrees..degrees and -shear..shear
+    (degrees), s is uniform in `scale`, and the shift is uniform in
+    -translate..translate (fractions of the side), rounded to whole pixels. Each image's
+    draw depends only on (key, its index).
+
+    Equal in distribution to torchvision's RandomAffine with bilinear interpolation.
     """
     h, w = images.shape[1:3]
     matrix = _about_centre(key, index, (h, w), degrees, translate, scale, shear)

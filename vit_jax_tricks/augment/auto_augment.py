@@ -1,8 +1,9 @@
 """AutoAugment, RandAugment, TrivialAugment, AugMix and 3-Augment.
 
-All work on grey levels: floats in [0, 1] are rounded to 255 of them, and no gradient
-passes. What lies outside a warped image becomes `fill` (grey levels). Warps use the
-`interpolation` nearest, bilinear, bicubic, or random: one of the last two by chance.
+All of them work on grey levels: floats in [0, 1] are rounded to 256 levels, and no
+gradient passes. `fill` (in grey levels) is the colour outside a warped image. The
+`interpolation` of warps is nearest, bilinear, bicubic, or random, which picks bilinear
+or bicubic at random.
 """
 
 import jax
@@ -36,10 +37,10 @@ def auto_augment(
     fill: Fill = IMAGENET_MEAN,
     interpolation: str = "bicubic",
 ) -> Num[Array, "b h w c"]:
-    """One of the policy's pairs of operations, each with its probability and level.
+    """Applies one of the policy's pairs of operations, by their probability and level.
 
     `policy` is original, originalr, v0 or v0r (timm's), or imagenet, cifar10 or svhn
-    (torchvision's levels). An image's draw depends on (key, its index) alone.
+    (torchvision's levels). Each image's draw depends only on (key, its index).
 
     Raises: UserError for an unknown policy.
     Source: Cubuk et al., 2019, arXiv:1805.09501.
@@ -59,16 +60,17 @@ def rand_augment(
     fill: Fill = IMAGENET_MEAN,
     interpolation: str = "bicubic",
 ) -> Num[Array, "b h w c"]:
-    """n operations drawn with replacement, at the level m.
+    """Applies n operations, drawn with replacement, at level m.
 
-    `policy` is timm's string: m level (10), n operations (2), p probability to apply
-    each (0.5), mstd standard deviation of the level (0; over 100: uniform from 0 to m),
-    mmax highest level (10), inc1 operations that grow with the level, t3a, t3aw or
-    tweights another set of them; or torchvision-n2-m9-bins31. The default is DeiT's.
-    An image's draw depends on (key, its index) alone.
+    `policy` is timm's string. Its parts, with defaults: m level (10), n number of
+    operations (2), p probability of applying each (0.5), mstd standard deviation of the
+    level (0; above 100: uniform from 0 to m), mmax highest level (10), inc1 operations
+    whose strength grows with the level, and t3a, t3aw or tweights for another set of
+    operations. torchvision-n2-m9-bins31 is torchvision's form. The default is DeiT's.
+    Each image's draw depends only on (key, its index).
 
     Raises: UserError for a string that does not parse.
-    Source: Cubuk et al., 2020, arXiv:1909.13719, as timm has it.
+    Source: Cubuk et al., 2020, arXiv:1909.13719, as implemented in timm.
     """
     return apply_policy(
         key, images, index, parse_policy(policy), fill=fill, interpolation=interpolation
@@ -85,10 +87,11 @@ def trivial_augment(
     fill: Fill = 0.0,
     interpolation: str = "nearest",
 ) -> Num[Array, "b h w c"]:
-    """One operation of 14 at one of `bins` levels, both uniform.
+    """Applies one of 14 operations at one of `bins` levels, both drawn uniformly.
 
-    An image's draw depends on (key, its index) alone. Equivalent in law to
-    torchvision's TrivialAugmentWide, defaults included.
+    Each image's draw depends only on (key, its index). Equal in distribution to
+    torchvision's TrivialAugmentWide, including the defaults.
+
     Source: Müller & Hutter, 2021, arXiv:2103.10158.
     """
     return apply_policy(
@@ -104,9 +107,11 @@ def three_augment(
     *,
     jitter: float = 0.3,
 ) -> Num[Array, "b h w c"]:
-    """Grey, solarized or blurred (sigma 0.1 to 2), then brightness, contrast, colour.
+    """Turns each image grey, solarizes or blurs it (sigma 0.1 to 2); jitters colours.
 
-    An image's draw depends on (key, its index) alone.
+    The jitter changes brightness, contrast and saturation. Each image's draw depends
+    only on (key, its index).
+
     Source: 3-Augment of DeiT III, Touvron et al., 2022, arXiv:2204.07118.
     """
     policy_key, jitter_key = fold_in_str(key, "policy"), fold_in_str(key, "jitter")
@@ -135,13 +140,14 @@ def aug_mix(
 ) -> Num[Array, "b h w c"]:
     """(1 - m) x + m sum_i w_i chain_i(x), m ~ Beta(a, a), w ~ Dirichlet(a, ..., a).
 
-    `policy` is timm's string: m highest level (3), w chains (3), d operations in each
-    (1 to 3 by chance), a alpha (1), mstd standard deviation of the level m (without
-    it: uniform from 0 to m). An image's draw depends on (key, its index) alone. For
-    the consistency loss `losses.jensen_shannon` make two of an image, with two keys.
+    `policy` is timm's string. Its parts, with defaults: m highest level (3), w number
+    of chains (3), d operations in each chain (1 to 3, at random), a alpha (1), mstd
+    standard deviation of the level m (if absent: uniform from 0 to m). Each image's
+    draw depends only on (key, its index). For the consistency loss
+    `losses.jensen_shannon`, make two versions of each image with two keys.
 
     Raises: UserError for a string that does not parse.
-    Source: Hendrycks et al., 2020, arXiv:1912.02781, as timm has it.
+    Source: Hendrycks et al., 2020, arXiv:1912.02781, as implemented in timm.
     """
     mix = parse_aug_mix(policy)
     _, h, w, c = images.shape
@@ -181,6 +187,6 @@ def aug_mix(
 
 
 def _any_depth(keys: Array) -> Int[Array, "b"]:
-    """1, 2 or 3."""
+    """Draws 1, 2 or 3 for each key."""
     depth = jax.vmap(lambda k: jax.random.randint(jax.random.fold_in(k, 1), (), 1, 4))
     return depth(keys)

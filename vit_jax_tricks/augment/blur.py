@@ -1,4 +1,4 @@
-"""Gaussian blur as three box blurs, the approximation that Pillow computes."""
+"""Gaussian blur by three box blurs, the approximation that Pillow uses."""
 
 from typing import Any
 
@@ -15,11 +15,12 @@ PASSES = 3
 
 
 def box_radius(sigma: float | Float[Array, "b"]) -> Any:
-    """Radius of the box whose three passes have the variance of the Gaussian.
+    """Radius of the box blur whose three passes have the variance of the Gaussian.
 
-    l + (2 l + 1) (l (l + 1) - 3 v) / (6 (v - (l + 1)^2)) with v = sigma^2 / 3 and
-    l = floor((sqrt(12 v + 1) - 1) / 2). Source: Gwosdek et al., 2011, equations 11
-    and 14.
+    l + (2 l + 1) (l (l + 1) - 3 v) / (6 (v - (l + 1)^2)) with v = sigma^2 / 3 and l =
+    floor((sqrt(12 v + 1) - 1) / 2).
+
+    Source: Gwosdek et al., 2011, equations 11 and 14.
     """
     v = sigma * sigma / PASSES
     whole = ((12 * v + 1) ** 0.5 - 1) / 2 // 1
@@ -30,11 +31,11 @@ def box_radius(sigma: float | Float[Array, "b"]) -> Any:
 def _box_pass(
     levels: UInt8[Array, "b h w c"], weights: UInt32[Array, "b r"], axis: int
 ) -> UInt8[Array, "b h w c"]:
-    """One box along an axis, its weights in 1/2^24; the edge is repeated beyond it."""
+    """Box blur along one axis, with weights in units of 1/2^24; edges are repeated."""
     size, taps = levels.shape[axis], weights.shape[1]
     pad = [(0, 0)] * 4
     pad[axis] = (taps // 2, taps // 2)
-    # Without a barrier each tap would compute the passes before this one again.
+    # Without a barrier, each tap would recompute the passes before this one.
     padded = jax.lax.optimization_barrier(jnp.pad(levels, pad, mode="edge"))
     total = jnp.full(levels.shape, 2**23, jnp.uint32)
     for i in range(taps):
@@ -49,8 +50,8 @@ def gaussian_blur(
 ) -> Num[Array, "b h w c"]:
     """Blurs each image with its own standard deviation, in pixels, up to `largest`.
 
-    The work grows with `largest`; a larger sigma is cut down to it. Floats in [0, 1]
-    are rounded to 255 grey levels. Equivalent to Pillow's GaussianBlur (tested).
+    The cost grows with `largest`, and a larger sigma is reduced to it. Floats in [0, 1]
+    are rounded to 256 grey levels. Equivalent to Pillow's GaussianBlur (tested).
 
     Raises: UserError for a negative `largest`.
     """

@@ -19,7 +19,7 @@ def draw_color_jitter(
     strengths: Mapping[str, float],
     prob: float,
 ) -> tuple[Int[Array, "b n"], Float[Array, "b n"]]:
-    """The operations (see OPERATIONS) and amounts of `color_jitter`, in their order."""
+    """Draws the operations (see OPERATIONS) and amounts of `color_jitter`, in order."""
     codes = jnp.asarray([code(name) for name in strengths], jnp.int32)
     low, high = (
         jnp.asarray(
@@ -54,15 +54,16 @@ def color_jitter(
     hue: float = 0.1,
     prob: float = 0.8,
 ) -> Num[Array, "b h w c"]:
-    """With probability `prob`, four adjustments in an order drawn for each image.
+    """With probability `prob`, applies four colour adjustments in a random order.
 
-    Brightness, contrast and saturation by factors uniform in max(0, 1 - x)..1 + x, the
-    hue by a share of its circle uniform in -hue..hue; 0 leaves one out. An image's draw
-    depends on (key, its index) alone. Floats in [0, 1] are rounded to 255 grey levels,
-    and no gradient passes.
+    Brightness, contrast and saturation are scaled by factors uniform in max(0, 1 -
+    x)..1 + x; the hue is turned by a fraction of the circle uniform in -hue..hue. A
+    strength of 0 leaves an adjustment out. Each image's draw depends only on (key, its
+    index). Floats in [0, 1] are rounded to 256 grey levels, and no gradient passes.
 
-    Raises: UserError for a negative strength, a hue over 1/2 or a bad probability.
-    Equivalent in law to torchvision's ColorJitter on Pillow images, in RandomApply.
+    Raises: UserError for a negative strength, a hue above 1/2 or an invalid
+      probability.
+    Equal in distribution to torchvision's ColorJitter on Pillow images, in RandomApply.
     """
     strengths = {
         "brightness": brightness,

@@ -1,4 +1,4 @@
-"""Random crop of a padded image, back to its own size."""
+"""Random crop of a padded image, back to the image's own size."""
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +18,14 @@ def random_pad_crop(
     pad: int,
     mode: str = "constant",
 ) -> Num[Array, "b h w c"]:
-    """Shifts each image by -pad..pad pixels on each axis, uniformly.
+    """Shifts each image by -pad..pad pixels along each axis, uniformly.
 
-    The border is black (`mode="constant"`) or mirrored without repeating the edge
-    (`mode="reflect"`). An image's draw depends on (key, its index) alone.
+    The border is black (`mode="constant"`) or a mirror image without the edge pixel
+    (`mode="reflect"`). Each image's draw depends only on (key, its index).
 
-    Raises: UserError for another mode, a negative pad, or a mirror over the image.
-    Equivalent in law to torchvision's RandomCrop(size, padding=pad).
+    Raises: UserError for an unknown mode, a negative pad, or a mirror border wider than
+      the image allows.
+    Equal in distribution to torchvision's RandomCrop(size, padding=pad).
     """
     if mode not in ("constant", "reflect"):
         raise UserError(f'crop mode "{mode}" is unknown: "constant" or "reflect".')
@@ -42,7 +43,7 @@ def random_pad_crop(
 def random_shifts(
     key: PRNGKeyArray, index: Integer[Array, "b"], *, pad: int
 ) -> Int[Array, "b 2"]:
-    """(y, x) in the source of the first pixel of each `random_pad_crop`."""
+    """Source position (y, x) of the first pixel of each `random_pad_crop`."""
 
     def one(k: PRNGKeyArray) -> Array:
         return jax.random.randint(k, (2,), 0, 2 * pad + 1) - pad

@@ -1,9 +1,9 @@
-"""Blends with a degenerate image: black, the mean grey, the grey or a smoothed image.
+"""Enhancements: blends with a degenerate image (black, mean grey, grey or smoothed).
 
-degenerate + factor (image - degenerate), kept in range: factor 0 is the degenerate
-image, 1 the image, more exaggerates. uint8 images follow Pillow bit for bit: float32,
-cut off to whole levels. Floats in [0, 1] follow torchvision's formulas for tensors,
-without rounding, and pass gradients.
+degenerate + factor (image - degenerate), clipped to the valid range: factor 0 gives the
+degenerate image, 1 the image itself, and more exaggerates. uint8 images match Pillow
+bit for bit: float32, truncated to integers. Floats in [0, 1] follow torchvision's
+formulas for tensors, without rounding, and pass gradients.
 """
 
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ def blend_with(
     images: Num[Array, "b h w c"],
     factor: Float[Array, "b"],
 ) -> Num[Array, "b h w c"]:
-    """degenerate + factor (images - degenerate), both of one type; see the module."""
+    """degenerate + factor (images - degenerate), both of one dtype; see above."""
     factor = factor[:, None, None, None]
     if images.dtype == jnp.uint8:
         levels, under = (x.astype(jnp.int32) for x in (images, degenerate))
@@ -45,7 +45,7 @@ def _grey(images: Num[Array, "b h w c"]) -> Num[Array, "b h w 1"]:
 
 
 def smooth(images: Num[Array, "b h w c"]) -> Num[Array, "b h w c"]:
-    """The mean of each pixel (weight 5) and its eight neighbours; the edge stays.
+    """Weighted mean of each pixel (weight 5) and its eight neighbours; edges stay.
 
     Equivalent to Pillow's SMOOTH filter (tested).
     """
@@ -65,7 +65,7 @@ def smooth(images: Num[Array, "b h w c"]) -> Num[Array, "b h w c"]:
 
 @checked
 def grayscale(images: Pixels[Array, "b h w c"]) -> Num[Array, "b h w c"]:
-    """The grey image in every channel.
+    """Copies the grey image to every channel.
 
     Equivalent to Pillow's convert("L") (tested).
     """
@@ -76,7 +76,10 @@ def grayscale(images: Pixels[Array, "b h w c"]) -> Num[Array, "b h w c"]:
 def adjust_brightness(
     images: Pixels[Array, "b h w c"], factor: PerImage
 ) -> Num[Array, "b h w c"]:
-    """factor x. Equivalent to Pillow's ImageEnhance.Brightness (tested)."""
+    """Multiplies the pixels by `factor`.
+
+    Equivalent to Pillow's ImageEnhance.Brightness (tested).
+    """
     black = jnp.zeros((images.shape[0], 1, 1, 1), images.dtype)
     return blend_with(black, images, per_image(factor, images))
 
@@ -85,14 +88,14 @@ def adjust_brightness(
 def adjust_contrast(
     images: Pixels[Array, "b h w c"], factor: PerImage
 ) -> Num[Array, "b h w c"]:
-    """Away from the mean of the grey image, or towards it.
+    """Moves pixels away from the mean of the grey image, or towards it.
 
     Equivalent to Pillow's ImageEnhance.Contrast (tested).
     """
     if images.dtype == jnp.uint8:
         mean = mean_luma(images)[:, None, None, None].astype(jnp.uint8)
     else:
-        # Row by row: one sum over megapixels would lose its last digits.
+        # Row by row: a single sum over megapixels would lose precision.
         rows = _grey(images).astype(compute_dtype(images)).mean(axis=2, keepdims=True)
         mean = rows.mean(axis=1, keepdims=True).astype(images.dtype)
     return blend_with(mean, images, per_image(factor, images))
@@ -102,7 +105,7 @@ def adjust_contrast(
 def adjust_saturation(
     images: Pixels[Array, "b h w c"], factor: PerImage
 ) -> Num[Array, "b h w c"]:
-    """Away from the grey image, or towards it.
+    """Moves pixels away from the grey image, or towards it.
 
     Equivalent to Pillow's ImageEnhance.Color (tested).
     """
@@ -113,7 +116,7 @@ def adjust_saturation(
 def adjust_sharpness(
     images: Pixels[Array, "b h w c"], factor: PerImage
 ) -> Num[Array, "b h w c"]:
-    """Away from the smoothed image, or towards it.
+    """Moves pixels away from the smoothed image, or towards it.
 
     Equivalent to Pillow's ImageEnhance.Sharpness (tested).
     """

@@ -1,6 +1,7 @@
-"""Random erasing: boxes of an image are filled with noise or a constant.
+"""Random erasing: fills boxes of an image with noise or a constant.
 
-Source: Zhong et al. 2017, arXiv 1708.04896; timm's RandomErasing, whose law it has.
+Source: Zhong et al., 2017, arXiv:1708.04896; equal in distribution to timm's
+RandomErasing.
 """
 
 import functools
@@ -27,9 +28,9 @@ def erase_boxes(
     boxes: Int[Array, "b m 4"],
     noise: Num[Array, "#b #m #h #w #c"],
 ) -> Num[Array, "b h w c"]:
-    """Fills boxes (y0, y1, x0, x1), one after another, with their noise.
+    """Fills boxes (y0, y1, x0, x1) with their noise, one after another.
 
-    Equivalent to timm's RandomErasing once boxes and noise are drawn (tested).
+    Equivalent to timm's RandomErasing for given boxes and noise (tested).
     """
     _, h, w, _ = images.shape
     noise = jnp.broadcast_to(
@@ -52,13 +53,14 @@ def random_erasing_boxes(
     scale: tuple[float, float] = (0.02, 1 / 3),
     ratio: tuple[float, float] = (0.3, 1 / 0.3),
 ) -> Int[Array, "m 4"]:
-    """Draws boxes (y0, y1, x0, x1) in an image of `size`; those left out are empty.
+    """Draws boxes (y0, y1, x0, x1) in an image of `size`; unused boxes are empty.
 
-    There are `count[0]` to `count[1]`, uniformly. Each has ten tries of area ~ U(scale)
-    h w / count and h/w = exp(U(log ratio)); the first that is smaller than the image in
-    both directions goes to a uniform place. Sides round half to even.
+    The number of boxes is uniform in `count[0]` to `count[1]`. Each box has ten
+    attempts with area ~ U(scale) h w / count and h/w = exp(U(log ratio)); the first one
+    smaller than the image in both directions is placed uniformly. Sides are rounded
+    half to even.
     """
-    # One draw of all numbers compiles far faster than one for each.
+    # A single draw of all numbers compiles far faster than separate draws.
     first, *rest = jnp.split(
         jax.random.uniform(key, (1 + count[1] * (2 * ATTEMPTS + 2),)),
         [1 + m * (2 * ATTEMPTS + 2) for m in range(count[1])],
@@ -99,13 +101,13 @@ def random_erasing(
 ) -> Num[Array, "b h w c"]:
     """Erases boxes of each image with probability `prob`; see `random_erasing_boxes`.
 
-    `mode` "pixel" writes normal noise, "rand" one normal colour for each box,
-    "const" 0, times `std` plus `mean`: the defaults are for normalised images, those
-    of the data set for images before that. uint8 is rounded and kept within 0..255.
+    `mode` "pixel" fills with normal noise, "rand" with one normal colour for each box,
+    and "const" with 0; the value is then multiplied by `std` and shifted by `mean`. The
+    defaults suit normalised images; before normalisation, pass the data set's mean and
+    std. uint8 values are rounded and clipped to 0..255. Each image's draw depends only
+    on (key, its index).
 
-    An image's draw depends on (key, its index) alone.
-
-    Raises: UserError for an unknown mode or a value outside its range.
+    Raises: UserError for an unknown mode or a value out of range.
     """
     _check(prob, mode, count, scale, ratio)
     _, h, w, c = images.shape
@@ -119,14 +121,14 @@ def random_erasing(
     applied = jax.vmap(lambda k: jax.random.bernoulli(k, prob))(apply_keys)
     boxes = jnp.where(applied[:, None, None], boxes, 0)
     if mode == "pixel":
-        # Rounded sides add at most half of height + width to a box.
+        # Rounding the sides adds at most half of height + width to a box.
         room = math.ceil(scale[1] * h * w) + count[1] * (h + w)
 
         def pixels() -> Array:
             fill = jax.vmap(lambda k, box: _fill(k, box, (h, w), (room, c)))
             return fill(noise_keys, boxes)
 
-        # The branch also keeps later fusions from drawing noise again.
+        # The branch also keeps later fusions from drawing the noise twice.
         black = functools.partial(jnp.zeros, images.shape, jnp.result_type(float))
         noise = jax.lax.cond(jnp.any(applied), pixels, black)[:, None]
     elif mode == "rand":
@@ -150,9 +152,9 @@ def _fill(
     size: tuple[int, int],
     shape: tuple[int, int],
 ) -> Float[Array, "h w c"]:
-    """Normal noise of `shape` (pixels, channels), laid into the boxes row by row.
+    """Normal noise of `shape` (pixels, channels), written into the boxes row by row.
 
-    Boxes are smaller than images: noise for a third of the image is cheaper.
+    Boxes are smaller than images, so noise for a third of the image suffices.
     """
     y = jnp.arange(size[0], dtype=jnp.int32)[:, None]
     x = jnp.arange(size[1], dtype=jnp.int32)[None]

@@ -12,7 +12,7 @@ from vit_jax_tricks.typing import Array, Bool, Integer, Num, PRNGKeyArray
 def random_flips(
     key: PRNGKeyArray, index: Integer[Array, "b"], *, prob: float = 0.5
 ) -> Bool[Array, "b"]:
-    """Draws which images `random_flip` mirrors."""
+    """Draws which images `random_flip` flips."""
     keys = example_keys(key, index)
     return jax.vmap(lambda k: jax.random.bernoulli(k, prob))(keys)
 
@@ -25,9 +25,9 @@ def random_flip(
     *,
     prob: float = 0.5,
 ) -> Num[Array, "b h w c"]:
-    """Mirrors each image left-right with probability `prob`.
+    """Flips each image left-right with probability `prob`.
 
-    An image's draw depends on (key, its index) alone.
+    Each image's draw depends only on (key, its index).
     """
     flipped = random_flips(key, index, prob=prob)
     return jnp.where(flipped[:, None, None, None], images[:, :, ::-1], images)

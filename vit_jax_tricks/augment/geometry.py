@@ -1,6 +1,6 @@
-"""Where the pixels of an augmented image come from, as data: labels move along.
+"""The geometry of an augmented image: where its pixels come from, so labels can follow.
 
-Places are (y, x) in pixels from the top left corner, so the middle of the first pixel
+Positions are (y, x) in pixels from the top left corner; the centre of the first pixel
 is (1/2, 1/2).
 """
 
@@ -19,18 +19,18 @@ from vit_jax_tricks.typing import Array, Bool, Float, Int, Num
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """The moves of a batch, in the order in which they happen.
+    """The moves of a batch of images, in the order in which they are applied.
 
     Attributes:
-      box: int32 [b, 4], (top, left, height, width) that is cut out of the source.
+      box: int32 [b, 4], the (top, left, height, width) cut out of the source.
       resized: int32 [b, 2], the (height, width) that the box is resized to.
-      offset: int32 [b, 2], the (y, x) in the resized box where the image starts; what
-        lies beyond its edges is its mirror image.
-      flip: bool [b], mirrored left-right then.
+      offset: int32 [b, 2], the (y, x) in the resized box where the image starts; beyond
+        its edges the box is mirrored.
+      flip: bool [b], whether the image is then flipped left-right.
       affine: float [b, 6], from the warped image to this one, as in `affine_warp`.
-      cut: int32 [b, 4], the box (y0, y1, x0, x1) of CutMix that shows image b-1-i.
-      source: (height, width) of the images before.
-      size: (height, width) of the images after.
+      cut: int32 [b, 4], the CutMix box (y0, y1, x0, x1) that shows image b-1-i.
+      source: (height, width) of the images before augmentation.
+      size: (height, width) of the images after augmentation.
     """
 
     array_fields: ClassVar[dict[str, Any]] = {
@@ -51,14 +51,14 @@ class Geometry:
     size: tuple[int, int] = dataclasses.field(metadata={"static": True})
 
     def replace(self, **changes: Any) -> "Geometry":
-        """The same with other draws, such as `replace(flip=random_flips(...))`."""
+        """A copy with other draws, such as `replace(flip=random_flips(...))`."""
         return dataclasses.replace(self, **changes)
 
 
 def identity_geometry(
     batch: int, source: tuple[int, int], size: tuple[int, int] | None = None
 ) -> Geometry:
-    """Whole images, resized to `size`, and nothing else."""
+    """Whole images, resized to `size` and otherwise unchanged."""
     size = source if size is None else size
 
     def rows(*values: int, dtype: Any = jnp.int32) -> jax.Array:
@@ -79,9 +79,10 @@ def identity_geometry(
 def source_positions(
     geometry: Geometry, size: tuple[int, int]
 ) -> tuple[Float[Array, "b h w"], Float[Array, "b h w"], Bool[Array, "b h w"]]:
-    """Where in the source the cells of a grid over the image are: y, x, and whether.
+    """Source positions y and x of a grid over the image, and whether each exists.
 
-    Cells that a warp brought in from outside have no place; CutMix is left out.
+    Cells that a warp brought in from outside have no source position. CutMix is
+    ignored.
     """
     a, b, c, d, e, f = (geometry.affine[:, i, None, None] for i in range(6))
     height, width = geometry.size
@@ -102,7 +103,7 @@ def source_positions(
 
 
 def _along(geometry: Geometry, axis: int, dtype: DTypeLike) -> list[jax.Array]:
-    """Start and length of the box, its resized length and the offset, on one axis."""
+    """Start and length of the box, its resized length and offset, along one axis."""
     values = (
         geometry.box[:, axis],
         geometry.box[:, 2 + axis],
@@ -121,20 +122,21 @@ def apply_to_dense(
     interpolation: Interpolation = "bilinear",
     fill: Fill = 0.0,
 ) -> Num[Array, "b h w k"]:
-    """Moves label maps or masks over the source images as the images moved.
+    """Moves label maps or masks over the source images the way the images moved.
 
-    Each cell of the output reads the maps at one place: it does not average where the
-    output is much coarser.
+    Each output cell reads the maps at a single position; a much coarser output is not
+    averaged.
 
     Args:
-      geometry: What moved the images.
-      maps: They cover the source images, at any resolution; class ids, of any number
-        type, need `interpolation="nearest"`.
-      size: Of the output, which covers the new images; their own by default.
-      fill: For cells that show nothing of the source.
+      geometry: the moves of the images.
+      maps: cover the source images, at any resolution; class ids, of any number type,
+        need `interpolation="nearest"`.
+      size: (h, w) of the output, which covers the new images; their own size by
+        default.
+      fill: value of cells that show nothing of the source.
 
     Raises:
-      UserError: Class ids without `interpolation="nearest"`.
+      UserError: class ids without `interpolation="nearest"`.
     """
     check_whole("apply_to_dense: maps", maps, interpolation)
     size = geometry.size if size is None else size
@@ -146,7 +148,7 @@ def apply_to_dense(
 
 
 def _cut_out(geometry: Geometry, size: tuple[int, int]) -> Bool[Array, "b h w"]:
-    """The cells whose middle CutMix covers."""
+    """The cells whose centre CutMix covers."""
     y0, y1, x0, x1 = (geometry.cut[:, i, None, None] for i in range(4))
     y = jnp.arange(size[0], dtype=jnp.int32)[None, :, None]
     x = jnp.arange(size[1], dtype=jnp.int32)[None, None]
@@ -161,8 +163,9 @@ def apply_to_boxes(
 ) -> Float[Array, "b m 4"]:
     """Moves boxes (top, left, bottom, right), in pixels, from the source to the image.
 
-    Each becomes the upright box about its four moved corners, clipped to the image, and
-    has no area where nothing of it is left. Mirrored borders and CutMix add no boxes.
+    Each becomes the upright bounding box of its four moved corners, clipped to the
+    image; its area is 0 if nothing of it is left. Mirrored borders and CutMix add no
+    boxes.
     """
     y, x = boxes[..., jnp.array([0, 0, 2, 2])], boxes[..., jnp.array([1, 3, 1, 3])]
 

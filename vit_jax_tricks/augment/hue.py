@@ -1,4 +1,4 @@
-"""Turning the hue: RGB to hue, saturation and value, a turn, and back."""
+"""Hue rotation: RGB to hue, saturation and value, a shift of the hue, and back."""
 
 import functools
 
@@ -14,10 +14,10 @@ from vit_jax_tricks.typing import Array, Float, Int, Num, Pixels, UInt8
 def adjust_hue(
     images: Pixels[Array, "b h w c"], turn: PerImage
 ) -> Num[Array, "b h w c"]:
-    """Turns the hue by `turn` (-1/2..1/2 of the circle); grey images stay.
+    """Rotates the hue by `turn` (-1/2..1/2 of the circle); grey images are unchanged.
 
-    Equivalent for uint8 to torchvision's adjust_hue on a Pillow image (tested), whose
-    hue, saturation and value are whole levels; for floats to that on a tensor.
+    For uint8, equivalent to torchvision's adjust_hue on a Pillow image (tested), where
+    hue, saturation and value are integers; for floats, to the version for tensors.
     """
     check_channels(images)
     if images.shape[-1] == 1:
@@ -31,10 +31,10 @@ def adjust_hue(
 def _spread(
     images: Num[Array, "b h w 3"],
 ) -> tuple[Array, Array, Array, Array]:
-    """Brightest; brightest - darkest; which is brightest; and the hue within it.
+    """Largest channel, spread to the smallest, index of the largest, hue within it.
 
-    The hue is 2 which + within / spread sixths of a turn, with `within` the difference
-    of the other two channels.
+    The hue is 2 which + within / spread sixths of a turn; `within` is the difference
+    between the other two channels.
     """
     red, green, blue = jnp.split(images, 3, axis=-1)
     top = jnp.maximum(jnp.maximum(red, green), blue)
@@ -46,7 +46,7 @@ def _spread(
 
 
 def _away(hue: Array, turn: int) -> Array:
-    """How far each channel is from the brightest, 0..turn / 6, at hue 0..turn.
+    """Distance of each channel from the largest, 0..turn / 6, at hue 0..turn.
 
     clip(min(k, 4 - k), 0, 1) with k = (5, 3, 1) + the hue in sixths of a turn, mod 6.
     """
@@ -64,10 +64,11 @@ def _turn_floats(images: Float[Array, "b h w 3"], turn: Array) -> Array:
 
 @functools.cache
 def _one_too_low() -> np.ndarray:
-    """Where Pillow's hue, through float32, falls just under a whole level.
+    """Bit table of the inputs where Pillow's float32 hue falls just below an integer.
 
-    It is whole at within = k spread / gcd(85, spread) at most. Bit ((2 which + (within
-    < 0)) 256 + spread) 86 + |k| tells whether it is one too low; 32 are in a word.
+    The exact hue is an integer only at within = k spread / gcd(85, spread). Bit ((2
+    which + (within < 0)) 256 + spread) 86 + |k| is set if Pillow's is one too low; each
+    word holds 32 bits.
     """
     bits = np.zeros((3, 2, 256, 86), bool)
     for which, sign in np.ndindex(3, 2):
@@ -88,13 +89,13 @@ def _one_too_low() -> np.ndarray:
 
 
 def _quotient(a: Int[Array, "..."], b: Int[Array, "..."]) -> Int[Array, "..."]:
-    """a // b of 0 <= a < 2^18, 0 < b < 2^10; the half outweighs all rounding."""
+    """a // b for 0 <= a < 2^18, 0 < b < 2^10; the added half outweighs any rounding."""
     ratio = (a.astype(jnp.float32) + 0.5) / b.astype(jnp.float32)
     return jnp.floor(ratio).astype(jnp.int32)
 
 
 def _turn_levels(images: UInt8[Array, "b h w 3"], turn: Array) -> Array:
-    """Whole numbers throughout, so that every device finds the same."""
+    """Integer arithmetic throughout, so that every device gives the same result."""
     top, spread, which, within = _spread(images.astype(jnp.int32))
     safe = jnp.maximum(spread, 1)
     over = 85 * (2 * which * spread + within)

@@ -1,10 +1,10 @@
-"""From a policy's level to an operation's amount: the families, which do not agree.
+"""Converts a policy's level to an operation's amount, on timm's or torchvision's scale.
 
-`timm` takes levels from 0 to 10, `torchvision` numbers of evenly spaced bins. An
-operation of a family has a function of a `Draw`; it uses only what NumPy numbers and
-JAX arrays have in common, so that fixed levels are converted in float64. Sources: the
-tables of timm (whose plain names are those of TensorFlow's EfficientNet code) and of
-torchvision.
+`timm` takes levels from 0 to 10, `torchvision` the index of an evenly spaced bin. In a
+family, each operation has a function of a `Draw`. It uses only methods that NumPy
+numbers and JAX arrays share, so that fixed levels are converted in float64. Sources:
+the tables of timm (whose plain names are those of TensorFlow's EfficientNet code) and
+of torchvision.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,13 +14,13 @@ from vit_jax_tricks.typing import Array, Float
 
 
 class Draw(NamedTuple):
-    """What an amount is made of.
+    """The inputs from which an amount is computed.
 
     Attributes:
-      level: of the policy: a NumPy number, or one for each draw [n].
+      level: the policy's level: a NumPy number, or one for each draw [n].
       sign: -1 or 1.
       uniform: a number in 0..1 for each draw.
-      size: of the images (h, w).
+      size: (h, w) of the images.
     """
 
     level: Any
@@ -71,11 +71,11 @@ def _any_blur(draw: Draw) -> Any:
 
 
 def timm(*, translate_share: float = 0.45) -> Family:
-    """timm's operations; shifts are up to this share of the side, at level 10.
+    """timm's operations; at level 10, shifts reach this share of the side.
 
-    Posterize down to 0 bits, which some levels ask for, is black (and an error in timm
-    with Pillow 13). The absolute TranslateX and TranslateY go by the shorter side,
-    rounded down, as in timm's transforms for training.
+    Posterize to 0 bits, which some levels ask for, gives black (it is an error in timm
+    with Pillow 13). The absolute TranslateX and TranslateY use the shorter side,
+    rounded down, as in timm's training transforms.
     """
 
     def signed(most: float) -> Amount:
@@ -130,10 +130,11 @@ def torchvision(
     enhance: float = 0.9,
     bits: tuple[int, int] = (8, 4),
 ) -> Family:
-    """torchvision's operations; a level is a bin, from none at 0 to most at bins - 1.
+    """torchvision's operations; levels are bins, no effect at 0, most at bins - 1.
 
-    Shifts are whole pixels (to the right and down where others count left and up), at
-    most a share `shift` of the side, or `pixels`. `bits` are kept at the two ends.
+    Shifts are whole pixels, at most a share `shift` of the side or `pixels`, and have
+    the opposite sign to timm's: right and down where timm counts left and up. `bits`
+    are the bits kept at the first and the last bin.
     """
     last = bins - 1
 

@@ -1,12 +1,12 @@
-"""Mixup and CutMix: each image is blended with its partner, and so is its label.
+"""Mixup and CutMix: blend each image, and its label, with those of its partner.
 
 The partner of image i is image b-1-i (the reversed batch). Both methods are one
 formula, W x + (1 - W) x_reversed, with a weight map W [b, h, w] that is constant for
 mixup and 0/1 for CutMix; the label's weight is the mean of W.
 
-Labels are one-hot or soft, [b, k], or a dict of arrays: those of shape [b, p, q, k] are
-dense, cover the image as a grid of p x q cells and are mixed cell by cell. One-hot
-labels of whole numbers are mixed as float32.
+Labels are one-hot or soft, [b, k], or a dict of arrays. Those of shape [b, p, q, k] are
+dense: they cover the image as a grid of p x q cells and are mixed cell by cell. One-hot
+integer labels are mixed as float32.
 """
 
 import jax
@@ -37,7 +37,7 @@ def blend(
 
 
 def _blend(x: Num[Array, "b ..."], weights: Float[Array, "#b ..."]) -> jax.Array:
-    """uint8 is blended as numbers and rounded, half to even."""
+    """Blends x with its reversed batch; uint8 results are rounded half to even."""
     dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32
     weights = weights.reshape(*weights.shape, *[1] * (x.ndim - weights.ndim))
     weights, values = weights.astype(dtype), jnp.asarray(x, dtype)
@@ -52,7 +52,7 @@ def _floats(label: Label[Array, "b ..."]) -> Float[Array, "b ..."]:
 
 @checked
 def mix_with(draw: MixDraw, images: Pixels[Array, "b h w c"], labels: Labels) -> Mixed:
-    """Mixes images and labels by a given draw; see the module for dense labels."""
+    """Mixes images and labels by a given draw; for dense labels, see the module."""
     size = images.shape[1], images.shape[2]
 
     def mixed(label: Array) -> jax.Array:
@@ -70,9 +70,9 @@ def mixup_with(
     labels: Labels,
     lam: Float[Array, ""] | Float[Array, "#b"] | float,
 ) -> Mixed:
-    """Mixup with a given share of the first image, one for all or one each.
+    """Mixup with a given share of the first image, one for all or one for each.
 
-    Equivalent to timm's Mixup once lambda is drawn (tested).
+    Equivalent to timm's Mixup for a given lambda (tested).
     """
     lam = jnp.atleast_1d(lam)
     return mix_with(
@@ -87,10 +87,10 @@ def cutmix_with(
     box: Int[Array, "4"] | Int[Array, "#b 4"],
     lam: Float[Array, ""] | Float[Array, "#b"] | float | None = None,
 ) -> Mixed:
-    """CutMix with a given box (y0, y1, x0, x1), one for all or one each.
+    """CutMix with a given box (y0, y1, x0, x1), one for all or one for each.
 
-    The label's share is that of the pixels, unless `lam` overrides it (timm's
-    `correct_lam=False`). Equivalent to timm's Mixup once the box is drawn (tested).
+    The label's share is the share of the pixels, unless `lam` overrides it (timm's
+    `correct_lam=False`). Equivalent to timm's Mixup for a given box (tested).
     """
     box = jnp.atleast_2d(box)
     share = outside_box(box, (images.shape[1], images.shape[2]))[1]
@@ -108,7 +108,7 @@ def mix_weights(
     prob: float = 1.0,
     switch_prob: float = 0.5,
 ) -> tuple[Float[Array, "1 h w"], Float[Array, "1"]]:
-    """One weight map and label share for a batch, by `draw_mix`."""
+    """Draws one weight map and one label share for a batch, by `draw_mix`."""
     draw = draw_mix(
         key,
         1,
@@ -135,11 +135,13 @@ def mixup_or_cutmix(
     cutmix_minmax: tuple[float, float] | None = None,
     correct_lam: bool = True,
 ) -> Mixed:
-    """Mixup, CutMix or nothing for the batch, for pairs or for each image.
+    """Applies mixup, CutMix or neither, drawn for the batch, each pair or each image.
 
-    See `draw_mix` for the options and the law, the module for dense labels. The
-    defaults are DeiT's. Sources: Zhang et al. 2017, arXiv 1710.09412; Yun et al. 2019,
-    arXiv 1905.04899; timm's Mixup.
+    See `draw_mix` for the options and the distribution, and the module docstring for
+    dense labels. The defaults are DeiT's.
+
+    Sources: Zhang et al., 2017, arXiv:1710.09412; Yun et al., 2019, arXiv:1905.04899;
+    timm's Mixup.
     """
     draw = draw_mix(
         key,
@@ -165,7 +167,7 @@ def mixup(
     alpha: float = 0.8,
     prob: float = 1.0,
 ) -> Mixed:
-    """x lam + x_reversed (1 - lam) with lam ~ Beta(alpha, alpha), one for the batch."""
+    """lam x + (1 - lam) x_reversed with lam ~ Beta(alpha, alpha), one for the batch."""
     return mixup_or_cutmix(
         key, images, labels, mixup_alpha=alpha, cutmix_alpha=0.0, prob=prob
     )
@@ -180,7 +182,7 @@ def cutmix(
     alpha: float = 1.0,
     prob: float = 1.0,
 ) -> Mixed:
-    """Pastes a box of the reversed batch, area 1 - lam, lam ~ Beta(alpha, alpha)."""
+    """Pastes a box of area 1 - lam of the reversed batch, lam ~ Beta(alpha, alpha)."""
     return mixup_or_cutmix(
         key, images, labels, mixup_alpha=0.0, cutmix_alpha=alpha, prob=prob
     )

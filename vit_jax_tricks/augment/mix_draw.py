@@ -1,6 +1,6 @@
-"""The draws of mixup and CutMix: how much of each image, and of which pixels, is kept.
+"""Random draws of mixup and CutMix: how much of each image, and which pixels, to keep.
 
-One draw serves the whole batch ("batch"), an image ("elem"), or an image and its
+One draw serves the whole batch ("batch"), each image ("elem"), or each image and its
 partner b-1-i ("pair").
 """
 
@@ -19,10 +19,10 @@ MODES = ("batch", "pair", "elem")
 
 
 class MixDraw(NamedTuple):
-    """What was drawn; n is 1 (all alike) or the batch.
+    """The draw; n is 1 (shared by all) or the batch size.
 
     An image keeps `weight` [n] of each pixel outside `box` [n, 4] (y0, y1, x0, x1) and
-    nothing inside; its label keeps `share` [n]. The partner gives the rest.
+    nothing inside; its label keeps `share` [n]. The partner supplies the rest.
     """
 
     weight: Float[Array, "#b"]
@@ -35,9 +35,9 @@ def outside_box(
     size: tuple[int, int],
     grid: tuple[int, int] | None = None,
 ) -> tuple[Float[Array, "*b h w"], Float[Array, "*b"]]:
-    """The share of each cell outside the box, and that of the whole image.
+    """Share of each cell that lies outside the box, and that of the whole image.
 
-    The cells are the pixels of an image of `size`, 1 or 0, or a `grid` over it.
+    The cells are the pixels of an image of `size` (so 1 or 0), or a `grid` over it.
     """
     grid = size if grid is None else grid
     dtype = jnp.result_type(float)
@@ -58,7 +58,7 @@ def outside_box(
 def kept(
     draw: MixDraw, size: tuple[int, int], grid: tuple[int, int] | None = None
 ) -> Float[Array, "n h w"]:
-    """How much of each pixel, or cell of a `grid`, is the image's own."""
+    """Share of each pixel, or of each cell of a `grid`, that the image keeps."""
     return draw.weight[:, None, None] * outside_box(draw.box, size, grid)[0]
 
 
@@ -66,7 +66,7 @@ def kept(
 def cutmix_box(
     lam: Float[Array, ""], centre: Int[Array, "2"], size: tuple[int, int]
 ) -> Int[Array, "4"]:
-    """A box (y0, y1, x0, x1), side floor(size sqrt(1 - lam)), about a pixel, clipped.
+    """Box (y0, y1, x0, x1) about a pixel, sides floor(size sqrt(1 - lam)), clipped.
 
     Equivalent to timm 1.0.31's rand_bbox for a given centre (tested).
     """
@@ -91,22 +91,22 @@ def draw_mix(
     cutmix_minmax: tuple[float, float] | None = None,
     correct_lam: bool = True,
 ) -> MixDraw:
-    """Draws for a batch of images of `size` (h, w); equal in law to timm's Mixup.
+    """Draws for images of `size` (h, w); equal in distribution to timm's Mixup.
 
-    With probability `prob`: CutMix (with probability `switch_prob` where both are on)
-    or mixup, lambda ~ Beta(alpha, alpha) of the chosen one. A CutMix box has area
-    1 - lambda about a uniform pixel, clipped; with `cutmix_minmax` its sides are
-    uniform between these fractions of the image's and it lies inside, whatever
-    `cutmix_alpha`.
+    With probability `prob`, CutMix (with probability `switch_prob` if both are on) or
+    mixup is applied, with lambda ~ Beta(alpha, alpha) for the chosen one. A CutMix box
+    has area 1 - lambda about a uniform pixel and is clipped. With `cutmix_minmax`, its
+    sides are instead uniform between these fractions of the image's sides and it lies
+    inside the image, whatever `cutmix_alpha`.
 
     Args:
-      mixup_alpha, cutmix_alpha: 0 switches one off.
-      mode: "batch", "pair" or "elem": what shares a draw.
-      correct_lam: A label's share is that of the clipped box's pixels; otherwise, for
-        boxes by lambda, lambda itself.
+      mixup_alpha, cutmix_alpha: 0 switches the method off.
+      mode: "batch", "pair" or "elem": the images that share a draw.
+      correct_lam: if true, a label's share is the share of pixels after clipping;
+        otherwise, for boxes drawn by lambda, lambda itself.
 
     Raises:
-      UserError: A value outside its range.
+      UserError: a value out of range.
     """
     _check(mixup_alpha, cutmix_alpha, prob, switch_prob, mode)
     _check_minmax(cutmix_minmax, size)
@@ -149,7 +149,7 @@ def draw_mix(
 def _box_between(
     key: PRNGKeyArray, size: tuple[int, int], minmax: tuple[float, float]
 ) -> Int[Array, "4"]:
-    """Sides uniform in [int(side low), int(side high)), at a uniform place inside."""
+    """Box with sides uniform in [int(side low), int(side high)), placed uniformly."""
     side_key, place_key = jax.random.split(key)
     low, high = (jnp.array([int(side * part) for side in size]) for part in minmax)
     cut = jax.random.randint(side_key, (2,), low, high)

@@ -1,7 +1,9 @@
 """MixToken: CutMix on the map of patch tokens, inside the model.
 
 The partner of image i is image b-1-i (the reversed batch), and one box serves the whole
-batch. Source: Jiang et al. 2021 (LV-ViT), arXiv 2104.10858.
+batch.
+
+Source: Jiang et al., 2021 (LV-ViT), arXiv:2104.10858.
 """
 
 import jax
@@ -16,11 +18,11 @@ from vit_jax_tricks.typing import Array, Float, Int, PRNGKeyArray
 def mix_token_box(
     lam: Float[Array, ""], centre: Int[Array, "2"], size: tuple[int, int]
 ) -> Int[Array, "4"]:
-    """A box (y0, y1, x0, x1) of tokens about a centre, clipped to the map.
+    """Box (y0, y1, x0, x1) of tokens about a centre, clipped to the map.
 
-    It reaches floor(side sqrt(1 - lam)) // 2 tokens in each direction, so its sides are
-    even where nothing is clipped, and a small one is empty. Equivalent to the
-    `rand_bbox` of TokenLabeling for a given centre (tested).
+    It reaches floor(side sqrt(1 - lam)) // 2 tokens in each direction. Unclipped sides
+    are therefore even, and a small box is empty. Equivalent to TokenLabeling's
+    `rand_bbox` for a given centre (tested).
     """
     side = jnp.asarray(size)
     cut = jnp.floor(side.astype(lam.dtype) * jnp.sqrt(1.0 - lam)).astype(side.dtype)
@@ -44,10 +46,10 @@ def random_box(
 def mix_tokens(
     x: Float[Array, "b h w d"], box: Int[Array, "4"]
 ) -> tuple[Float[Array, "b h w d"], Float[Array, ""]]:
-    """Puts the box of the reversed batch into each map.
+    """Pastes the box of the reversed batch into each map.
 
-    Returns the maps and the share of a map that is its own. Twice the same box gives
-    the maps back, which un-mixes dense outputs.
+    Returns the maps, and the share of a map that is its own. Applying the same box
+    twice restores the maps, which is how dense outputs are un-mixed.
     """
     _, h, w, _ = x.shape
     outside, share = outside_box(box, (h, w))

@@ -1,4 +1,4 @@
-"""Multi-scale training: which image size a step has."""
+"""Multi-scale training: the image size of each training step."""
 
 from collections.abc import Sequence
 
@@ -10,14 +10,14 @@ from vit_jax_tricks.errors import UserError
 def training_size(
     step: int, sizes: Sequence[int], *, every: int = 1, seed: int = 0
 ) -> int:
-    """The size of `step`: random, kept for `every` steps, each equally often.
+    """Image size of `step`: random, held for `every` steps, each equally often.
 
-    Sizes come in one random order after the other, so `len(sizes) * every` steps hold
-    each size `every` times; a function of (seed, step) alone. Each size is one compiled
-    program.
+    Sizes are drawn in one random permutation after another, so `len(sizes) * every`
+    steps use each size `every` times. The result depends only on (seed, step). Each
+    size is compiled separately.
 
     Raises:
-      UserError: No sizes, or `every` below 1.
+      UserError: no sizes, or `every` below 1.
     """
     if not sizes or every < 1:
         raise UserError(

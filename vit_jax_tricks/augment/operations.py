@@ -1,8 +1,8 @@
-"""The operations of the policies: for each image its own, with its own amount.
+"""Operations of the augmentation policies, with a separate choice and amount per image.
 
-Each is an affine warp, a table of what every grey level becomes, a blend with a
-degenerate image (or that image itself), or a turn of the hue. A slot runs each of these
-kinds once, on those images that drew such an operation.
+Each is an affine warp, a lookup table over the grey levels, a blend with a degenerate
+image (or that image itself), or a rotation of the hue. A slot runs each of these kinds
+once, on the images that drew such an operation.
 """
 
 import functools
@@ -26,17 +26,17 @@ from vit_jax_tricks.typing import Array, Bool, Float, Int, UInt8
 ALONG = {"x": ("shear_x", "translate_x"), "y": ("shear_y", "translate_y")}
 WARPS = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
 TABLES = ("invert", "solarize", "solarize_add", "posterize", "brightness")
-HISTOGRAM = ("auto_contrast", "equalize")  # tables that need the image, as does
-MEASURED = ("contrast", *HISTOGRAM)  # this one its mean
+HISTOGRAM = ("auto_contrast", "equalize")  # tables that need the image's histogram
+MEASURED = ("contrast", *HISTOGRAM)  # contrast needs its mean
 BLENDS = ("saturation", "sharpness")
-# What `op` counts; the first changes nothing.
+# `op` is an index into this list; 0 changes nothing.
 OPERATIONS = ("identity", *WARPS, *TABLES, *MEASURED, *BLENDS, "gaussian_blur", "hue")
 
 
 def code(name: str) -> int:
-    """The place of an operation in OPERATIONS.
+    """Index of an operation in OPERATIONS.
 
-    Raises: UserError for an unknown one.
+    Raises: UserError for an unknown operation.
     """
     if name not in OPERATIONS:
         hint = nearest(name, OPERATIONS)
@@ -45,7 +45,7 @@ def code(name: str) -> int:
 
 
 def is_one_of(op: Int[Array, "b"], names: Sequence[str]) -> Bool[Array, "b"]:
-    """Which of the operations are among `names`."""
+    """Whether each operation is one of `names`."""
     chosen = jnp.asarray([code(name) for name in names], op.dtype)
     return jnp.any(op[:, None] == chosen[None], axis=1)
 
@@ -54,9 +54,9 @@ def is_one_of(op: Int[Array, "b"], names: Sequence[str]) -> Bool[Array, "b"]:
 def operation_matrix(
     op: Int[Array, "b"], amount: Float[Array, "b"], size: tuple[int, int]
 ) -> Float[Array, "b 6"]:
-    """The affine matrix of each image's operation (see `affine_warp`), else identity.
+    """Affine matrix of each image's operation (see `affine_warp`), else the identity.
 
-    With it the same draw moves dense labels, boxes and masks.
+    With it, the same draw moves dense labels, boxes and masks.
     """
 
     def only(name: str) -> Array:
@@ -74,7 +74,7 @@ def operation_matrix(
 
 
 def _tables(op: Int[Array, "b"], amount: Float[Array, "b"]) -> UInt8[Array, "b 1 256"]:
-    """The curves that need no image, one after another; only one changes anything."""
+    """Composes the tables that need no image; at most one of them changes anything."""
 
     def given(name: str, neutral: float) -> Array:
         return jnp.where(op == code(name), amount, neutral)[:, None, None]
@@ -93,7 +93,7 @@ def _tables(op: Int[Array, "b"], amount: Float[Array, "b"]) -> UInt8[Array, "b 1
 def _contrast_tables(
     images: UInt8[Array, "b h w c"], amount: Float[Array, "b"]
 ) -> UInt8[Array, "b 1 256"]:
-    """Away from the mean grey, or towards it."""
+    """Tables that move levels away from the mean grey, or towards it."""
     levels = jnp.arange(256, dtype=jnp.int32)[None, None]
     mean = tone.mean_luma(images)[:, None, None]
     return tone.fade_levels(levels, amount[:, None, None], mean).astype(jnp.uint8)
@@ -102,7 +102,7 @@ def _contrast_tables(
 def _histogram_tables(
     images: UInt8[Array, "b h w c"], op: Int[Array, "b"]
 ) -> UInt8[Array, "b c 256"]:
-    """The curves of auto_contrast and equalize."""
+    """Tables of auto_contrast and equalize."""
     counts = tone.histogram(images)
     stretches = (op == code("auto_contrast"))[:, None, None]
     stretched, spread = tone.auto_contrast_table(counts), tone.equalize_table(counts)
@@ -128,17 +128,19 @@ def apply_operation(
     interpolation: str | Int[Array, "b"] = "bicubic",
     largest_blur: float = 2.0,
 ) -> UInt8[Array, "b h w c"]:
-    """One operation for each image, bit for bit as Pillow does it (but see the warps).
+    """Applies one operation to each image, bit for bit as Pillow does.
+
+    The warps are the exception; see `affine_warp`.
 
     Args:
       images: grey or RGB.
-      op: which, a place in OPERATIONS.
-      amount: shear (pixels a pixel), shift left or up (pixels), degrees
+      op: the operation, as an index into OPERATIONS.
+      amount: shear (pixels per pixel), shift left or up (pixels), degrees
         counter-clockwise, threshold, levels to add, bits to keep, blending factor,
-        sigma of the blur (pixels), or share of a turn of the hue.
-      among: the only operations that occur in `op`; the others cost nothing then.
-      fill, interpolation: of the warps, see `affine_warp`.
-      largest_blur: a larger sigma is cut down to it.
+        sigma of the blur (pixels), or fraction of a turn of the hue.
+      among: the operations that can occur in `op`; others then cost nothing.
+      fill, interpolation: for warps, see `affine_warp`.
+      largest_blur: a larger sigma is reduced to it.
 
     Raises: UserError for an unknown operation in `among`.
     """
@@ -192,7 +194,7 @@ def apply_operations(
     interpolation: str | Int[Array, "b n"] = "bicubic",
     **options: Any,
 ) -> UInt8[Array, "b h w c"]:
-    """n operations for each image, one after another; see `apply_operation`."""
+    """Applies n operations to each image, one after another; see `apply_operation`."""
     each_its_own = {} if isinstance(interpolation, str) else {"how": interpolation.T}
 
     def body(images: Array, slot: dict[str, Array]) -> tuple[Array, None]:

@@ -1,11 +1,11 @@
-"""Policies from their names: timm's strings, and the published tables.
+"""Parses policy names: timm's strings and the published tables.
 
-rand-m9-mstd0.5-inc1        RandAugment as timm has it (DeiT and its followers)
-original, originalr, v0, v0r (with -mstd0.5)   AutoAugment as timm has it
+rand-m9-mstd0.5-inc1        RandAugment as in timm (DeiT and its followers)
+original, originalr, v0, v0r (with -mstd0.5)   AutoAugment as in timm
 3a                          the three operations of DeiT III
-imagenet, cifar10, svhn     AutoAugment as torchvision has it
+imagenet, cifar10, svhn     AutoAugment as in torchvision
 trivial                     TrivialAugment, wide
-torchvision-n2-m9-bins31    RandAugment as torchvision has it
+torchvision-n2-m9-bins31    RandAugment as in torchvision
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ NAMES = ("rand", "augmix", "trivial", "torchvision", *TABLES, *TORCHVISION_TABLE
 
 @dataclasses.dataclass(frozen=True)
 class AugMix:
-    """timm's AugMix: `width` chains of `depth` operations (None: 1 to 3, by chance)."""
+    """timm's AugMix: `width` chains of `depth` operations (None: 1 to 3, at random)."""
 
     policy: Policy
     width: int
@@ -63,7 +63,7 @@ def _single(names: Sequence[str], prob: float, level: float):
 
 
 def _options(text: str, allowed: Mapping[str, type]) -> tuple[str, dict[str, float]]:
-    """`rand-m9-mstd0.5` as its first word and {"m": 9, "mstd": 0.5}."""
+    """Splits `rand-m9-mstd0.5` into its first word and {"m": 9, "mstd": 0.5}."""
     first, *sections = text.split("-")
     given: dict[str, float] = {}
     for section in sections:
@@ -147,9 +147,9 @@ def _torchvision_rand(text: str) -> Policy:
 
 
 def trivial(bins: int = 31) -> Policy:
-    """TrivialAugment (wide): one operation, its level one of `bins`.
+    """TrivialAugment (wide): one operation, at one of `bins` levels.
 
-    Source: Müller & Hutter, 2021, arXiv:2103.10158, as torchvision has it.
+    Source: Müller & Hutter, 2021, arXiv:2103.10158, as implemented in torchvision.
     """
     family = levels.torchvision(
         bins=bins,
@@ -165,7 +165,7 @@ def trivial(bins: int = 31) -> Policy:
 
 
 def parse_aug_mix(text: str) -> AugMix:
-    """Reads timm's `augmix-m3-w3-d2-a1-mstd0.5`; depth 1 to 3 by chance without d.
+    """Parses timm's `augmix-m3-w3-d2-a1-mstd0.5`; without d, depth is 1 to 3 at random.
 
     Raises: UserError for anything else.
     """
@@ -188,9 +188,9 @@ def parse_aug_mix(text: str) -> AugMix:
 
 
 def parse_policy(text: str) -> Policy:
-    """Reads a policy that is no AugMix; see the module for the forms.
+    """Parses any policy except AugMix; see the module docstring for the forms.
 
-    Raises: UserError for anything else, with what is known.
+    Raises: UserError for anything else; the message suggests a known policy.
     """
     first = text.split("-")[0]
     if first == "rand":

@@ -1,4 +1,4 @@
-"""Grey levels: uint8 as Pillow has them, and what float images in [0, 1] become."""
+"""Grey levels: Pillow's uint8, and their conversion to and from floats in [0, 1]."""
 
 from typing import Any
 
@@ -13,19 +13,19 @@ PerImage = float | int | Num[Array, ""] | Num[Array, "b"]
 
 
 def to_uint8(images: Num[Array, "..."]) -> UInt8[Array, "..."]:
-    """Grey levels 0..255; floats in [0, 1] are rounded to the nearest of them."""
+    """Converts floats in [0, 1] to grey levels 0..255, rounding to the nearest."""
     if images.dtype == jnp.uint8:
         return jnp.asarray(images)
     return jnp.round(jnp.clip(images, 0, 1) * 255).astype(jnp.uint8)
 
 
 def from_uint8(images: UInt8[Array, "..."], like: Num[Array, "..."]) -> Array:
-    """Grey levels in the type of `like`: themselves, or floats in [0, 1]."""
+    """Converts grey levels to the dtype of `like`: uint8, or floats in [0, 1]."""
     return images if like.dtype == jnp.uint8 else images.astype(like.dtype) / 255
 
 
 def to_float(images: Num[Array, "..."]) -> Float[Array, "..."]:
-    """Grey levels as float32 in [0, 1]; floats as they are."""
+    """Converts grey levels to float32 in [0, 1]; floats are returned unchanged."""
     return images.astype(jnp.float32) / 255.0 if images.dtype == jnp.uint8 else images
 
 
@@ -35,7 +35,7 @@ def compute_dtype(images: Num[Array, "..."]) -> Any:
 
 
 def per_image(amount: PerImage, images: Num[Array, "b ..."]) -> Float[Array, "b"]:
-    """One amount for each image from one for all, or as many, of any number type."""
+    """Broadcasts one amount, or one for each image, to floats [b]."""
     amount = jnp.asarray(amount).astype(compute_dtype(images))
     return jnp.broadcast_to(amount, images.shape[:1])
 
@@ -43,11 +43,11 @@ def per_image(amount: PerImage, images: Num[Array, "b ..."]) -> Float[Array, "b"
 def rounded_product(
     factor: Float[Array, "..."], whole: Float[Array, "..."]
 ) -> Float[Array, "..."]:
-    """factor * whole in float32, for whole numbers under 2^12, rounded before all else.
+    """factor * whole in float32, rounded once, for integers `whole` below 2^12.
 
-    Pillow rounds this product, then a sum, and then cuts off, where it shows if a
-    compiler rounds product and sum at once. Both halves of the factor (12 bits each)
-    give exact products here, so that their sum rounds once, whatever is fused.
+    Pillow rounds this product, then a sum, and then truncates; a compiler that fuses
+    product and sum would give other levels. Here the two halves of the factor (12 bits
+    each) have exact products, so that their sum rounds once, whatever is fused.
     """
     bits = jax.lax.bitcast_convert_type(factor, jnp.int32)
     high = jax.lax.bitcast_convert_type(bits & ~0xFFF, jnp.float32)
@@ -55,7 +55,7 @@ def rounded_product(
 
 
 def luma(images: UInt8[Array, "b h w c"]) -> Int[Array, "b h w 1"]:
-    """Pillow's grey: (19595 R + 38470 G + 7471 B + 32768) >> 16; grey images as are."""
+    """Pillow's grey: (19595 R + 38470 G + 7471 B + 32768) >> 16; grey images stay."""
     check_channels(images)
     levels = images.astype(jnp.int32)
     if images.shape[-1] == 1:

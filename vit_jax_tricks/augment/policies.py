@@ -1,9 +1,9 @@
-"""Policies as data: tables of sub-policies, and which operations RandAugment draws.
+"""Tables of the published AutoAugment policies and RandAugment's sets of operations.
 
-A line is one sub-policy: its operations in order, each with the probability to be
-applied and a level (- where the operation has none). Sources: Cubuk et al., 2019,
-arXiv:1805.09501 (IMAGENET, CIFAR10, SVHN, as in torchvision); TensorFlow's EfficientNet
-code (V0); timm (the choices of RandAugment and AugMix).
+Each line is one sub-policy: its operations in order, each with its probability and its
+level (- if the operation takes none). Sources: Cubuk et al., 2019, arXiv:1805.09501
+(IMAGENET, CIFAR10, SVHN, as in torchvision); TensorFlow's EfficientNet code (V0); timm
+(the sets of RandAugment and AugMix).
 """
 
 IMAGENET = """

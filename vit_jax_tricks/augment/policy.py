@@ -1,4 +1,4 @@
-"""What a policy is, how operations are drawn from it, and how they are applied."""
+"""Augmentation policies: how they are defined, drawn from and applied."""
 
 import dataclasses
 import math
@@ -33,7 +33,7 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "random")
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """An operation of a family, the probability to apply it, and its level."""
+    """An operation of a family, the probability of applying it, and its level."""
 
     name: str
     prob: float
@@ -42,17 +42,17 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """A law of operations.
+    """A distribution over operations.
 
     Attributes:
-      family: what names and levels mean.
-      rows: sub-policies, all of one length; the steps of one are taken in order.
-      rounds: how many rows an image draws.
-      weights: of the rows, which are then drawn without replacement; None is uniform
-        and with replacement.
+      family: the meaning of names and levels.
+      rows: sub-policies, all of the same length; the steps of one are applied in order.
+      rounds: number of rows drawn for each image.
+      weights: weights of the rows, which are then drawn without replacement; None draws
+        uniformly, with replacement.
       std: standard deviation of the level; infinite means uniform from 0 to the level.
-      highest: levels are kept in 0..highest.
-      bins: where given, levels are drawn from the whole numbers below instead.
+      highest: levels are clipped to 0..highest.
+      bins: if given, levels are instead drawn uniformly from 0..bins - 1.
     """
 
     family: Family
@@ -65,24 +65,24 @@ class Policy:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the family that occur."""
+        """The names of the family that this policy uses."""
         return tuple(sorted({step.name for row in self.rows for step in row}))
 
     @property
     def operations(self) -> tuple[str, ...]:
-        """The operations that occur."""
+        """The operations that this policy uses."""
         return tuple(sorted({self.family[name][0] for name in self.names}))
 
     @property
     def slots(self) -> int:
-        """How many operations an image passes."""
+        """Number of operations applied to each image."""
         return self.rounds * len(self.rows[0])
 
 
 def _rows(policy: Policy, key: PRNGKeyArray) -> Int[Array, "r"]:
     if policy.weights is None:
         return jax.random.randint(key, (policy.rounds,), 0, len(policy.rows))
-    # The largest of log weights plus Gumbel noise: drawing without replacement.
+    # Top-k of log weights plus Gumbel noise: sampling without replacement.
     noise = jax.random.gumbel(key, (len(policy.rows),))
     scores = noise + jnp.log(jnp.asarray(policy.weights, noise.dtype))
     return jax.lax.top_k(scores, policy.rounds)[1].astype(jnp.int32)
@@ -92,12 +92,12 @@ def _rows(policy: Policy, key: PRNGKeyArray) -> Int[Array, "r"]:
 def draw(
     policy: Policy, keys: Key[Array, "b"], size: tuple[int, int]
 ) -> tuple[Int[Array, "b n"], Float[Array, "b n"]]:
-    """Draws the operation (see OPERATIONS) and the amount of every slot.
+    """Draws the operation (see OPERATIONS) and the amount for every slot.
 
     Args:
-      policy: the law.
+      policy: the distribution.
       keys: one key for each image, [b].
-      size: of the images (h, w).
+      size: (h, w) of the images.
     """
     shape = (policy.rounds, len(policy.rows[0]))
 
@@ -112,7 +112,7 @@ def draw(
         part.reshape(-1) for part in jnp.moveaxis(uniform, 1, 0)
     )
 
-    # What a draw leads to: a step with a fixed level, or a name and a level drawn.
+    # A draw gives a step with a fixed level, or a name and a random level.
     fixed = policy.bins is None and not policy.std
     kinds = sorted(
         {(s.name, s.level if fixed else 0.0) for r in policy.rows for s in r}
@@ -162,14 +162,15 @@ def apply_policy(
     fill: Fill = IMAGENET_MEAN,
     interpolation: str = "bicubic",
 ) -> Num[Array, "b h w c"]:
-    """Draws from the policy and applies it; a draw depends on (key, index) alone.
+    """Draws from the policy and applies it; a draw depends only on (key, index).
 
     Args:
-      key, images, index: as everywhere; floats in [0, 1] are rounded to 255 levels.
-      policy: the law.
-      fill: grey levels outside a warped image; the mean of three for grey images.
-      interpolation: of warps: nearest, bilinear, bicubic, or random: bilinear or
-        bicubic by chance, for each operation.
+      key, images, index: as in every augmentation; floats in [0, 1] are rounded to 256
+        levels.
+      policy: the distribution.
+      fill: grey levels outside a warped image; for grey images, the mean of the three.
+      interpolation: for warps: nearest, bilinear, bicubic, or random, which picks
+        bilinear or bicubic for each operation.
     """
     keys = example_keys(key, index)
     _, h, w, c = images.shape
@@ -187,7 +188,7 @@ def apply_policy(
 
 
 def fill_for(channels: int, fill: Fill) -> float | tuple[float, ...]:
-    """The fill of grey images is the rounded mean of one for RGB."""
+    """The fill as floats; grey images get the rounded mean of an RGB fill."""
     if not isinstance(fill, Sequence):
         return float(fill)
     if channels == 1:
@@ -198,7 +199,7 @@ def fill_for(channels: int, fill: Fill) -> float | tuple[float, ...]:
 def pick_interpolation(
     interpolation: str, keys: Array, slots: int
 ) -> str | Int[Array, "b n"]:
-    """The name itself, or for "random" a place in affine_warp's list for each slot."""
+    """The name itself or, for "random", an index into affine_warp's list per slot."""
     if interpolation != "random":
         return interpolation
     pick = jax.vmap(

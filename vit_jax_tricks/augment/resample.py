@@ -1,7 +1,7 @@
-"""Crop and resize: along each axis a weighted sum of pixels, each image its own box.
+"""Crop and resize: a weighted sum of pixels along each axis, with a box for each image.
 
-Few pixels count for each sum. CPUs and GPUs gather them; on TPUs the weights are
-matrices, and the sums two small matrix products.
+Only a few pixels contribute to each sum. CPUs and GPUs gather them; on TPUs the weights
+are matrices, and the sums are two small matrix products.
 """
 
 import functools
@@ -26,7 +26,7 @@ from vit_jax_tricks.typing import Array, Float, Int, Num, Pixels, UInt8
 
 
 HIGHEST = jax.lax.Precision.HIGHEST
-MOST_TAPS = 16  # beyond, a matrix product is as fast
+MOST_TAPS = 16  # beyond this, a matrix product is as fast
 MOST_SUMMED = 512  # pixels: 512 * 128 * 255 < 2^24
 PRODUCTS = {1: "boh,bhwc->bowc", 2: "bow,bhwc->bhoc"}  # along an axis
 
@@ -42,26 +42,25 @@ def crop_and_resize(
     least: tuple[int, int] | None = None,
     interpolation: Interpolation = "bicubic",
 ) -> Num[Array, "b h2 w2 c"]:
-    """Cuts out a box of each image and resizes it to `size`.
+    """Cuts a box out of each image and resizes it to `size`.
 
-    With `resized` and `offset` (y, x) the box is resized to `resized` and the output is
-    its part of `size` from `offset` on, mirrored where it reaches beyond the edge.
-
-    Equivalent to Pillow's crop and resize for uint8, in every bit (tested): it sums
-    whole numbers, rounds between the passes, and shrinks heights first where they lose
-    more than twice as many pixels as widths, so uint8 costs both orders unless the
-    batch is one image. Float images, within 0..1, are neither scaled nor rounded; they
-    are kept there.
+    With `resized` and `offset` (y, x), the box is resized to `resized`, and the output
+    is the part of `size` that starts at `offset`, mirrored beyond the edges. For uint8,
+    equivalent to Pillow's crop and resize, bit for bit (tested). Pillow sums integers,
+    rounds between the two passes, and resizes heights first where they shrink by more
+    than twice as many pixels as widths; uint8 therefore computes both orders unless the
+    batch is one image. Float images in 0..1 are neither scaled nor rounded, and are
+    clipped to 0..1.
 
     Args:
       images: uint8, or float in 0..1.
       box: (top, left, height, width) in pixels, inside the image.
-      least: (h, w), which `resized` never goes below; knowing it is faster.
-      interpolation: "nearest", "bilinear", "bicubic" or "lanczos", or for each image
-        0, 1 or 2, its place in this list.
+      least: (h, w), a lower bound for `resized`; with it, the resize is faster.
+      interpolation: "nearest", "bilinear", "bicubic" or "lanczos"; or, for each image,
+        0, 1 or 2 as an index into this list.
 
     Raises:
-      UserError: An unknown interpolation.
+      UserError: an unknown interpolation.
     """
     if isinstance(interpolation, str) and interpolation not in SUPPORT:
         hint = nearest(interpolation, SUPPORT)
@@ -81,7 +80,7 @@ def crop_and_resize(
     gathers = functools.partial(run, taps=taps)
 
     def materialized(images: Array, each: dict[str, Any]) -> jax.Array:
-        """A branch that is always taken keeps later fusions from doing it twice."""
+        """A branch that is always taken keeps later fusions from recomputing this."""
         inside = jnp.all(each["box"] >= 0)
         shape = jax.eval_shape(gathers, images, each)
         black = functools.partial(jnp.zeros, shape.shape, shape.dtype)
@@ -119,7 +118,7 @@ def _crop_and_resize(
         for axis in (0, 1)
     )
     if not grey_levels:
-        # XLA computes the first again for each tap of the second; widths cost less.
+        # XLA recomputes the first pass for each tap of the second; widths cost less.
         x = _scale(_scale(images.astype(dtype), columns, axis=2), rows, axis=1)
         return jnp.clip(x, 0, 1).astype(images.dtype)
     target = jnp.asarray(size)[None] if resized is None else resized
@@ -146,7 +145,7 @@ def _scale(x: Float[Array, "b h w c"], weights: Weights, axis: int) -> jax.Array
 def _scale_levels(
     levels: UInt8[Array, "b h w c"], weights: Weights, axis: int
 ) -> UInt8[Array, "b h2 w2 c"]:
-    """Sums in whole numbers, which fit in 31 bits, rounded half up to grey levels."""
+    """Integer sums, which fit in 31 bits, rounded half up to grey levels."""
     if weights.place is None:
         total = _whole_products(levels, weights.weight, axis)
     else:
@@ -156,7 +155,7 @@ def _scale_levels(
 
 
 def _gathered(x: Num[Array, "b h w c"], weights: Weights, axis: int) -> jax.Array:
-    """Rows or columns, weighed and added; those outside weigh nothing."""
+    """Weighted sum of rows or columns; those outside have weight 0."""
     assert weights.place is not None
     place, weight = weights.place, weights.weight
     take = jax.vmap(lambda x, i: jnp.take(x, i, axis=axis - 1, mode="clip"))
@@ -172,10 +171,11 @@ def _gathered(x: Num[Array, "b h w c"], weights: Weights, axis: int) -> jax.Arra
 def _whole_products(
     levels: UInt8[Array, "b h w c"], weight: Int[Array, "b n t"], axis: int
 ) -> Int[Array, "b h2 w2 c"]:
-    """Exact on every device: products of 8 bits, summed under 2^24, in float32.
+    """Exact on every device: 8-bit products in float32, with sums below 2^24.
 
-    Weights have three digits of 8 bits, and no more than 512 pixels are summed at once.
-    TPUs and GPUs may then round the factors to bfloat16 or TF32, which changes nothing.
+    Weights are split into three 8-bit digits, and at most 512 pixels are summed at
+    once. TPUs and GPUs may then round the factors to bfloat16 or TF32 without changing
+    them.
     """
     low = ((weight + 128) & 255) - 128
     rest = (weight - low) >> 8

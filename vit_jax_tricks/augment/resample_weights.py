@@ -1,13 +1,13 @@
-"""Which pixels make up a pixel of a resized picture, and with what weight.
+"""Resampling weights: which input pixels contribute to a resized pixel, and how much.
 
-Along one axis a box of L pixels that starts at pixel s becomes R pixels; the middle of
-pixel i of these is at s + (2 i + 1) L / (2 R) in the input, and its value is the mean
-of the pixels j of the box, weighted by
+Along one axis, a box of L pixels that starts at pixel s becomes R pixels. The centre of
+output pixel i is at s + (2 i + 1) L / (2 R) in the input, and its value is the mean of
+the pixels j of the box, weighted by
 
     filter((j + 1/2 - s - (2 i + 1) L / (2 R)) / max(1, L / R))
 
-which widens as the picture shrinks (antialiasing). Pixels outside the box count for
-nothing, as if it had been cut out first.
+The filter widens as the image shrinks (antialiasing). Pixels outside the box have
+weight 0, as if the box had been cut out first.
 """
 
 import math
@@ -28,7 +28,7 @@ SUPPORT = {"nearest": 1, "bilinear": 1, "bicubic": 2, "lanczos": 3}  # half widt
 
 
 class Weights(NamedTuple):
-    """Of pixels, along one axis: of `place` [b, n, t], or of all if that is None."""
+    """Pixel weights along one axis: of pixels `place` [b, n, t], or of all if None."""
 
     weight: Num[Array, "b n t"]
     place: Int[Array, "b n t"] | None
@@ -62,13 +62,15 @@ def resampling_weights(
     interpolation: Interpolation = "bicubic",
     dtype: DTypeLike = jnp.float32,
 ) -> Weights:
-    """Weights of the input's pixels in each output pixel, along one axis; see above.
+    """Weights of the input pixels in each output pixel along one axis; see the module.
 
-    The output is `size` of the `resized` pixels from `offset` on, by default all. Where
-    it reaches beyond them it mirrors them without repeating the last (reflect padding).
-    With `taps` only so many pixels around the middle are weighed, see `count_taps`.
+    The output is `size` of the `resized` pixels, starting at `offset`; by default all
+    of them. Beyond the edge they are mirrored without repeating the edge pixel (reflect
+    padding). With `taps`, only that many pixels around the centre are weighted; see
+    `count_taps`.
+
     Equivalent to the tables of Pillow's resize (tested); "nearest" takes the pixel that
-    the position lies in.
+    contains the position.
     """
     plain = resized is None and offset is None
     resized = jnp.full_like(length, size) if resized is None else resized
@@ -79,7 +81,7 @@ def resampling_weights(
     i = jnp.arange(size, dtype=jnp.int32)[None] + offset
     i = jnp.where(i < 0, -i, i)
     i = jnp.where(i >= resized, 2 * (resized - 1) - i, i)
-    # Whole numbers keep the place exact: start + whole + part / (2 resized).
+    # Integers keep the position exact: start + whole + part / (2 resized).
     whole, part = jnp.divmod((2 * i + 1) * length, 2 * resized)
     part = part.astype(dtype) / (2 * resized).astype(dtype)
     stretch = jnp.maximum(length.astype(dtype) / resized.astype(dtype), 1)
@@ -87,8 +89,8 @@ def resampling_weights(
         place, j = None, jnp.arange(source, dtype=jnp.int32)[None, None]
     else:
         wide = _support(interpolation) * (1 if interpolation == "nearest" else stretch)
-        # All multiples of 1 / (2 resized): half a step more leaves the floor as it is,
-        # and no rounding can move it, however often a compiler computes it.
+        # All are multiples of 1 / (2 resized). Adding half a step leaves the floor
+        # unchanged and makes it immune to rounding, however a compiler computes it.
         slack = 0.25 / resized.astype(dtype)
         left = jnp.floor(part + slack + 0.5 - wide).astype(jnp.int32)
         first = start + whole + left
@@ -116,9 +118,9 @@ def resampling_weights(
 
 
 def fixed_point_weights(*places: Any, **options: Any) -> Weights:
-    """`resampling_weights` as whole multiples of 2^-22, int32, as Pillow keeps them.
+    """`resampling_weights` as integer multiples of 2^-22, int32, as Pillow stores them.
 
-    Half a multiple goes away from 0. They take float64: float32 has only two bits more.
+    Halves are rounded away from 0. Needs float64: float32 has only two bits more.
     """
     with jax.enable_x64(True):
         weight, place = resampling_weights(*places, **options, dtype=jnp.float64)
@@ -132,7 +134,7 @@ def _support(interpolation: Interpolation) -> int:
 
 
 def count_taps(interpolation: Interpolation, shrink: float) -> int:
-    """How many pixels can count where a box shrinks by the factor `shrink` at most."""
+    """Upper bound on the pixels that contribute if a box shrinks by up to `shrink`."""
     wide = 1.0 if interpolation == "nearest" else max(1.0, shrink)
     return math.ceil(2 * _support(interpolation) * wide)
 
@@ -140,7 +142,7 @@ def count_taps(interpolation: Interpolation, shrink: float) -> int:
 def _pillow_nearest(size: int, source: int) -> Int[np.ndarray, "source size"]:
     """The pixel that Pillow takes when 1, 2, .. `source` pixels become `size`.
 
-    It adds up steps of length / size in float64, whose rounding decides at edges.
+    Pillow accumulates steps of length / size in float64, and the rounding decides ties.
     """
     step = np.arange(1.0, source + 1)[:, None] / size
     places = np.concatenate(

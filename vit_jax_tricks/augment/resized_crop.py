@@ -1,6 +1,6 @@
-"""Random and central crops, resized: each image with a box of its own.
+"""Random and central crops, resized, with a separate box for each image.
 
-Every function returns the new images and the `Geometry` that made them.
+Every function returns the new images and the `Geometry` that produced them.
 """
 
 import math
@@ -31,13 +31,13 @@ def random_resized_box(
 ) -> Int[Array, "4"]:
     """Draws a crop box (top, left, height, width) in an image of `source` (h, w).
 
-    Ten tries of area ~ U(scale) h w and w/h = exp(U(log ratio)), the first that fits
-    goes to a uniform place; if none does, the central crop with the nearest allowed
-    ratio. Sides round half to even. Equivalent in law to torchvision's
-    RandomResizedCrop.get_params (tested).
+    Of ten attempts with area ~ U(scale) h w and w/h = exp(U(log ratio)), the first that
+    fits is placed uniformly; if none fits, the result is the central crop with the
+    nearest allowed ratio. Sides are rounded half to even. Equal in distribution to
+    torchvision's RandomResizedCrop.get_params (tested).
     """
     height, width = jnp.asarray(source, jnp.int32)
-    # One draw of all numbers compiles far faster than one for each.
+    # A single draw of all numbers compiles far faster than separate draws.
     areas, ratios, place = jnp.split(
         jax.random.uniform(key, (2 * ATTEMPTS + 2,)), [ATTEMPTS, 2 * ATTEMPTS]
     )
@@ -76,13 +76,13 @@ def random_resized_crop(
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
     interpolation: Interpolation = "bicubic",
 ) -> Cropped:
-    """A `random_resized_box` of each image, resized to `size`.
+    """Cuts out a `random_resized_box` of each image and resizes it to `size`.
 
-    `interpolation="random"` draws bilinear or bicubic for each image, as timm does. An
-    image's draw depends on (key, its index) alone.
+    `interpolation="random"` draws bilinear or bicubic for each image, as timm does.
+    Each image's draw depends only on (key, its index).
 
-    Raises: UserError for a scale or ratio that is no range of positive numbers.
-    Source: Szegedy et al. 2014, arXiv 1409.4842; as in torchvision and timm.
+    Raises: UserError for a scale or ratio that is not a range of positive numbers.
+    Source: Szegedy et al., 2014, arXiv:1409.4842; as in torchvision and timm.
     """
     geometry = _random_resized(key, images, index, size, scale, ratio)
     kind = _interpolation(key, index, interpolation)
@@ -120,7 +120,7 @@ def _interpolation(
 
 
 def _resized_whole(images: Num[Array, "b h w c"], short: int) -> tuple[int, int]:
-    """The short side becomes `short`, the long one is cut off to a whole number."""
+    """Scales the short side to `short` and truncates the long side to an integer."""
     h, w = images.shape[1], images.shape[2]
     return (short, int(short * w / h)) if h <= w else (int(short * h / w), short)
 
@@ -139,7 +139,7 @@ def _part(
     size: int,
     offset: Int[Array, "b 2"],
 ) -> Geometry:
-    """A square of the whole image, resized."""
+    """A square part of the whole, resized image."""
     source = images.shape[1], images.shape[2]
     geometry = identity_geometry(len(images), source, resized)
     return geometry.replace(offset=offset, size=(size, size))
@@ -168,7 +168,7 @@ def resize_center_crop(
     crop_pct: float = 0.875,
     interpolation: Interpolation = "bicubic",
 ) -> Cropped:
-    """The short side to floor(size / crop_pct), then the square in the middle.
+    """Resizes the short side to floor(size / crop_pct), then crops the central square.
 
     Raises: UserError for a `crop_pct` outside 0..1.
     Equivalent to torchvision's Resize and CenterCrop on Pillow images (tested).
@@ -189,10 +189,12 @@ def random_or_center_crop(
     crop_pct: float = 0.875,
     interpolation: Interpolation = "bicubic",
 ) -> Cropped:
-    """`random_resized_crop` with probability `prob`, else `resize_center_crop`.
+    """`random_resized_crop` with probability `prob`, otherwise `resize_center_crop`.
 
-    Both are one resampling, so the choice costs nothing. An image's draw depends on
-    (key, its index) alone. Raises: as those two.
+    Either way there is a single resampling, so the choice costs nothing. Each image's
+    draw depends only on (key, its index).
+
+    Raises: as those two functions.
     """
     shape = (size, size)
     drawn = _random_resized(key, images, index, shape, scale, ratio)
@@ -216,12 +218,13 @@ def simple_random_crop(
     pad: int = 4,
     interpolation: Interpolation = "bicubic",
 ) -> Cropped:
-    """The short side to `size`, `pad` mirrored pixels around, then a random square.
+    """Resizes the short side to `size`, pads by `pad` mirrored pixels, crops at random.
 
-    An image's draw depends on (key, its index) alone.
-    Raises: UserError for a `pad` that is negative or no mirror of the image.
-    Source: Touvron et al. 2022 (DeiT III), arXiv 2204.07118, section 4: "simple random
-    crop"; Resize and RandomCrop(size, padding=4, padding_mode="reflect").
+    Each image's draw depends only on (key, its index).
+
+    Raises: UserError for a `pad` that is negative or too wide to mirror.
+    Source: Touvron et al., 2022 (DeiT III), arXiv:2204.07118, section 4, "simple random
+    crop": Resize and RandomCrop(size, padding=4, padding_mode="reflect").
     """
     if not 0 <= pad < size:
         raise UserError(f"pad={pad}: expected 0 to {size - 1}, below the size.")

@@ -1,4 +1,4 @@
-"""The crop that `config.augment` asks for."""
+"""Applies the crop that `config.augment` selects."""
 
 from typing import Any
 
@@ -22,12 +22,12 @@ def crop_as_set(
     images: Num[Array, "b h w c"],
     index: Integer[Array, "b"],
 ) -> Cropped:
-    """Images of the size that they have, and the geometry.
+    """Crops and resizes to the original size; returns the images and the geometry.
 
-    uint8 images are resampled as floats, which costs half, and rounded only for what
-    works on grey levels.
+    uint8 images are resampled as floats, at half the cost, and rounded only if a later
+    stage works on grey levels.
 
-    Raises: UserError for images that are no squares, where the crop needs them.
+    Raises: UserError for images that are not square, if the crop needs squares.
     """
     h, w = images.shape[1], images.shape[2]
     if s.crop != "random_resized" and h != w:

@@ -1,4 +1,4 @@
-"""The keys of `config.augment` and what fits them."""
+"""Keys of `config.augment`, with the checks of their values."""
 
 import dataclasses
 from typing import Any
@@ -12,7 +12,7 @@ CROPS = ("none", "random_resized", "random_or_center", "simple")
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """One value for each key; configs/common.py says what they are."""
+    """One value for each key; configs/common.py documents them."""
 
     crop: str
     crop_scale: tuple[float, float]
@@ -40,17 +40,17 @@ class Settings:
 
     @property
     def jitters(self) -> bool:
-        """Whether colours are jittered."""
+        """Whether colour jitter is on."""
         return bool(self.color_jitter or self.hue)
 
     @property
     def on_levels(self) -> bool:
-        """Whether anything works on grey levels, whole numbers."""
+        """Whether any stage works on integer grey levels."""
         return self.jitters or self.auto_augment != "none"
 
     @property
     def warps(self) -> dict[str, Any]:
-        """Arguments of `random_affine`, or nothing if that would change nothing."""
+        """Arguments of `random_affine`; empty if the warp would change nothing."""
         moves = self.degrees or self.translate or self.shear
         if not moves and tuple(self.scale) == (1.0, 1.0):
             return {}
@@ -58,7 +58,7 @@ class Settings:
         return {key: getattr(self, key) for key in keys}
 
     def check(self) -> None:
-        """Raises UserError for a value outside its range, or an unknown name."""
+        """Raises UserError for a value out of range or an unknown name."""
         ranges = {
             "crop_scale": _range(self.crop_scale) and self.crop_scale[1] <= 1,
             "crop_ratio": _range(self.crop_ratio),

@@ -1,4 +1,4 @@
-"""The augmentation of a config as functions of the training step."""
+"""Builds a config's augmentation as functions of the training step."""
 
 import functools
 from collections.abc import Callable
@@ -29,13 +29,13 @@ Mix = Callable[[PRNGKeyArray, Array, Labels], tuple[Array, Labels]]
 
 
 class Stack(NamedTuple):
-    """What the training step calls, in this order.
+    """Functions that the training step calls, in this order.
 
     Attributes:
       augment: (key, images uint8 [b, h, w, c], index [b]) -> images float in [0, 1].
-      erase: (key, normalised images, index) -> the same with boxes filled.
+      erase: (key, normalised images, index) -> the same images with boxes filled.
       mix: (key, images, labels) -> both, mixed.
-      mix_first: mixes before normalising and erasing, not after.
+      mix_first: whether to mix before normalising and erasing rather than after.
       trace: (key, index, (h, w)) -> the `Geometry` that `augment` with this key gives
         images of h x w pixels.
     """
@@ -48,9 +48,9 @@ class Stack(NamedTuple):
 
 
 def stages(*, mean: tuple[float, ...], **options: Any) -> list[tuple[str, Augment]]:
-    """The parts of `Stack.augment`, by the names of their streams, in order.
+    """The parts of `Stack.augment` in order, with the names of their random streams.
 
-    What is off is left out. Arguments and errors: those of `from_config`.
+    Parts that are off are left out. Arguments and errors as in `from_config`.
     """
     settings = Settings(**options)
     settings.check()
@@ -60,14 +60,14 @@ def stages(*, mean: tuple[float, ...], **options: Any) -> list[tuple[str, Augmen
 def from_config(*, mean: tuple[float, ...], **options: Any) -> Stack:
     """Builds the stack from the keys of `config.augment` (see configs/common.py).
 
-    Images are cropped, flipped, put through the policy, jittered, and then warped and
-    shifted. Each of these has a stream of its own, so switching one on leaves the draws
-    of the others alone. What is off costs nothing. Under `jax.set_mesh` each device
-    works on its own images. `mean` (of the normalisation, in 0..1) fills what a
-    policy's warp leaves empty.
+    Images are cropped, flipped, passed through the policy, jittered, and then warped
+    and shifted. Each part has its own random stream, so switching one on does not
+    change the draws of the others. Parts that are off cost nothing. Under
+    `jax.set_mesh`, each device works on its own images. `mean` (of the normalisation,
+    in 0..1) fills the area that a policy's warp leaves empty.
 
     Raises:
-      UserError: a value outside its range, or an unknown name.
+      UserError: a value out of range, or an unknown name.
     """
     parts = stages(mean=mean, **options)
     settings = Settings(**options)
@@ -121,7 +121,7 @@ def from_config(*, mean: tuple[float, ...], **options: Any) -> Stack:
 
 
 def _on_levels(s: Settings, mean: tuple[float, ...]) -> list[tuple[str, Augment]]:
-    """What works on uint8 images, by the name of its stream."""
+    """The parts that work on uint8 images, with the names of their streams."""
     steps: list[tuple[str, Augment]] = []
     if s.crop != "none":
 
@@ -160,9 +160,10 @@ def _one_by_one(
     images: Num[Array, "b h w c"],
     index: Integer[Array, "b"],
 ) -> Num[Array, "b h w c"]:
-    """fn(key, images, index); on a CPU image by image.
+    """fn(key, images, index); on a CPU, image by image.
 
-    An image then stays in the cache, and only one that is erased has noise drawn.
+    An image then stays in the cache, and noise is drawn only for images that are
+    erased.
     """
 
     def each(key: PRNGKeyArray, images: Array, index: Array) -> Array:
@@ -175,7 +176,7 @@ def _one_by_one(
 
 
 def _on_floats(s: Settings) -> list[tuple[str, Augment]]:
-    """What works on floats in [0, 1], by the name of its stream."""
+    """The parts that work on floats in [0, 1], with the names of their streams."""
     steps: list[tuple[str, Augment]] = []
     if s.warps:
 

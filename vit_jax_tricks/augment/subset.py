@@ -1,4 +1,4 @@
-"""Work on the images of a batch that need it, and on no others."""
+"""Runs a function on only those images of a batch that need it."""
 
 from collections.abc import Callable
 
@@ -17,15 +17,16 @@ def apply_where(
     images: Num[Array, "b ..."],
     *parameters: Num[Array, "b ..."],
 ) -> Num[Array, "b ..."]:
-    """fn(images, *parameters) for the images where `needed`, the others as they are.
+    """fn(images, *parameters) where `needed`; the other images are unchanged.
 
-    `fn` maps a few images and their parameters to as many of the same shape and type,
-    each on its own. It runs on chunks of the images in need until none is left, so the
-    cost follows their number, which no shape has to know. The last chunk may be filled
-    up with results that are thrown away. No gradient passes in reverse.
+    `fn` maps a few images and their parameters to as many images of the same shape and
+    dtype, each independently. It runs on chunks of the needed images until none is
+    left, so the cost follows their number although no shape depends on it. The last
+    chunk may be padded with results that are discarded. There is no reverse-mode
+    gradient.
 
-    On a sharded batch, call it inside `jax.shard_map`: each device then sorts out its
-    own images.
+    On a sharded batch, call it inside `jax.shard_map`, so that each device selects
+    among its own images.
     """
     b = images.shape[0]
     chunk = max(1, min(CHUNK, b // 16))

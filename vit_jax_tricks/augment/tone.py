@@ -1,7 +1,7 @@
-"""Tone curves: what each grey level becomes, by a formula or the image's histogram.
+"""Tone curves: maps each grey level by a formula or by the image's histogram.
 
 Every operation here is a table of 256 entries, one for each image or each channel. On
-floats in [0, 1] it acts on their 255 grey levels, so no gradient passes.
+floats in [0, 1] it acts on their 256 grey levels, so no gradient passes.
 """
 
 import functools
@@ -27,24 +27,24 @@ Amounts = Float[Array, "..."]
 
 
 def solarize_levels(levels: Levels, threshold: Amounts) -> Levels:
-    """i below the threshold, 255 - i from it on."""
+    """i below the threshold, 255 - i at or above it."""
     return jnp.where(levels.astype(threshold.dtype) < threshold, levels, 255 - levels)
 
 
 def solarize_add_levels(levels: Levels, amount: Amounts) -> Levels:
-    """min(255, i + amount) for i below 128, i from there on."""
+    """min(255, i + amount) for i below 128, i otherwise."""
     more = jnp.minimum(levels + amount.astype(jnp.int32), 255)
     return jnp.where(levels < 128, more, levels)
 
 
 def posterize_levels(levels: Levels, bits: Amounts) -> Levels:
-    """i without its lowest 8 - bits bits; none kept is black, all kept is i."""
+    """i with its lowest 8 - bits bits cleared; 0 bits give black, 8 bits give i."""
     dropped = 8 - jnp.clip(bits, 0, 8).astype(jnp.int32)
     return (levels >> dropped) << dropped
 
 
 def fade_levels(levels: Levels, factor: Amounts, constant: Levels) -> Levels:
-    """constant + factor (i - constant), cut off and kept in 0..255."""
+    """constant + factor (i - constant), truncated and clipped to 0..255."""
     constant, away = (x.astype(factor.dtype) for x in (constant, levels - constant))
     out = constant + rounded_product(factor, away)
     return jnp.clip(out, 0, 255).astype(jnp.int32)
@@ -53,7 +53,7 @@ def fade_levels(levels: Levels, factor: Amounts, constant: Levels) -> Levels:
 def apply_table(
     images: UInt8[Array, "b h w c"], table: UInt8[Array, "b #c 256"]
 ) -> UInt8[Array, "b h w c"]:
-    """table[b, c, images[b, y, x, c]]; a table with one channel is for all of them."""
+    """table[b, c, images[b, y, x, c]]; a table with one channel serves all channels."""
     b, c = images.shape[0], images.shape[-1]
     first = 256 * jnp.arange(c) if table.shape[1] == c else jnp.zeros(c, jnp.int32)
     place = images.astype(jnp.int32) + first.astype(jnp.int32)[None, None, None]
@@ -62,7 +62,7 @@ def apply_table(
 
 
 def histogram(images: UInt8[Array, "b h w c"]) -> Int[Array, "b c 256"]:
-    """How many pixels of each channel have each grey level."""
+    """Counts the pixels of each channel at each grey level."""
     b, _, _, c = images.shape
     first = 256 * jnp.arange(c, dtype=jnp.int32)
     place = images.reshape(b, -1, c).astype(jnp.int32) + first[None, None]
@@ -75,9 +75,9 @@ def histogram(images: UInt8[Array, "b h w c"]) -> Int[Array, "b c 256"]:
 
 
 def mean_luma(images: UInt8[Array, "b h w c"]) -> Int[Array, "b"]:
-    """The mean grey, rounded half up, of pictures of any size.
+    """The mean grey, rounded half up, for images of any size.
 
-    32 bits hold the sums along the shorter side, and the sum of all needs 64.
+    32 bits hold the sums along the shorter side; the total needs 64.
     """
     grey = luma(images)[..., 0]
     sums = grey.sum(axis=1 if grey.shape[1] < grey.shape[2] else 2)
@@ -88,9 +88,10 @@ def mean_luma(images: UInt8[Array, "b h w c"]) -> Int[Array, "b"]:
 
 
 def equalize_table(counts: Int[Array, "b c 256"]) -> UInt8[Array, "b c 256"]:
-    """(step // 2 + pixels darker than i) // step, of step = pixels but the last / 255.
+    """(step // 2 + pixels darker than i) // step, with step = (pixels - last) // 255.
 
-    The last are those of the brightest level that occurs. Images with step 0 stay.
+    `last` counts the pixels at the brightest level that occurs. Images with step 0 are
+    unchanged.
     """
     levels = jnp.arange(256, dtype=jnp.int32)[None, None]
     brightest = jnp.max(jnp.where(counts > 0, levels, 0), axis=-1, keepdims=True)
@@ -103,10 +104,11 @@ def equalize_table(counts: Int[Array, "b c 256"]) -> UInt8[Array, "b c 256"]:
 
 @functools.cache
 def _one_too_low() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where Pillow's stretch, in float64, falls just under a whole number.
+    """Bit table of the inputs where Pillow's stretch falls just below an integer.
 
-    Of the levels lo..lo + d, those lo + k d / gcd(255, d) lead to whole numbers. Bit
-    first[d] + lo * parts[d] + k - 1 says that number k is one too low; 32 in a word.
+    Pillow uses float64. Of the levels lo..lo + d, only lo + k d / gcd(255, d) map to
+    integers. Bit first[d] + lo * parts[d] + k - 1 is set if Pillow's value for k is one
+    too low; each word holds 32 bits.
     """
     parts = np.gcd(255, np.arange(256))
     first = np.concatenate([[0], np.cumsum((256 - np.arange(256)) * parts)])
@@ -122,10 +124,10 @@ def _one_too_low() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def auto_contrast_table(counts: Int[Array, "b c 256"]) -> UInt8[Array, "b c 256"]:
-    """Stretches the levels lo..hi that occur to 0..255, cut off to whole numbers.
+    """Stretches the occurring levels lo..hi to 0..255, truncated to integers.
 
-    i 255 / (hi - lo) - lo 255 / (hi - lo) as Pillow rounds it in float64; channels of
-    one level stay.
+    i 255 / (hi - lo) - lo 255 / (hi - lo), as Pillow rounds it in float64; channels
+    with a single level are unchanged.
     """
     levels = jnp.arange(256, dtype=jnp.int32)[None, None]
     hi = jnp.max(jnp.where(counts > 0, levels, 0), axis=-1, keepdims=True)
@@ -148,7 +150,7 @@ def _by_curve(images: Num[Array, "b h w c"], curve, amount: PerImage) -> Array:
 
 @checked
 def invert(images: Pixels[Array, "b h w c"]) -> Num[Array, "b h w c"]:
-    """255 - i; of floats 1 - x. Equivalent to Pillow's ImageOps.invert (tested)."""
+    """255 - i, or 1 - x for floats. Equivalent to Pillow's ImageOps.invert (tested)."""
     return 255 - images if images.dtype == jnp.uint8 else 1 - images
 
 
@@ -156,7 +158,7 @@ def invert(images: Pixels[Array, "b h w c"]) -> Num[Array, "b h w c"]:
 def solarize(
     images: Pixels[Array, "b h w c"], threshold: PerImage = 128.0
 ) -> Num[Array, "b h w c"]:
-    """Inverts the levels from the threshold on; 256 inverts none.
+    """Inverts the levels at or above the threshold; 256 inverts none.
 
     Equivalent to Pillow's ImageOps.solarize (tested).
     """
@@ -167,7 +169,7 @@ def solarize(
 def solarize_add(
     images: Pixels[Array, "b h w c"], amount: PerImage
 ) -> Num[Array, "b h w c"]:
-    """Adds `amount` levels below 128, up to 255. Equivalent to timm's (tested)."""
+    """Adds `amount` to levels below 128, up to 255. Equivalent to timm's (tested)."""
     return _by_curve(images, solarize_add_levels, amount)
 
 
@@ -177,8 +179,8 @@ def posterize(
 ) -> Num[Array, "b h w c"]:
     """Keeps the highest `bits` of 8, from 0 (black) to 8 (all).
 
-    Equivalent to Pillow's ImageOps.posterize for 1..8 (tested); 0, which Pillow 13
-    refuses, is what it was before: black.
+    Equivalent to Pillow's ImageOps.posterize for 1..8 (tested). 0, which Pillow 13
+    rejects, gives black, as in earlier versions.
     """
     return _by_curve(images, posterize_levels, bits)
 

@@ -1,7 +1,7 @@
-"""How the images of a training step moved, so that their labels move along.
+"""Traces how a training step moves its images, so that their labels can follow.
 
-Draws depend on (key, index) alone: they are made again here, which costs next to
-nothing, and equal those of the images (tested).
+Draws depend only on (key, index). They are repeated here at almost no cost, and equal
+the draws of the images (tested).
 """
 
 from collections.abc import Callable, Iterator
@@ -35,14 +35,14 @@ def traced(
 ) -> Geometry:
     """The geometry that `Stack.augment(key, images, index)` gives images of `size`.
 
-    Several warps of one image are one: where the first of them brought in a place from
-    outside the image, that place is not marked as unknown.
+    Several warps of an image are composed into one. A position that the first warp
+    brings in from outside the image is then not marked as unknown.
 
-    Raises: UserError for AugMix, which lays differently warped images over one another.
+    Raises: UserError for AugMix, which overlays differently warped images.
     """
     if settings.auto_augment.startswith("augmix"):
         raise UserError(
-            f"config.augment.auto_augment={settings.auto_augment}: labels of tokens "
+            f"config.augment.auto_augment={settings.auto_augment}: token labels "
             "cannot follow AugMix; use another policy, such as rand-m9-mstd0.5-inc1."
         )
     batch = len(index)
@@ -63,7 +63,7 @@ def traced(
 def _warps(
     s: Settings, key: PRNGKeyArray, index: Integer[Array, "b"], size: tuple[int, int]
 ) -> Iterator[Float[Array, "b 6"]]:
-    """Matrices in the order in which images are warped."""
+    """The matrices, in the order in which images are warped."""
     if s.auto_augment != "none":
         law = parse.parse_policy(s.auto_augment)
         keys = example_keys(fold_in_str(key, "policy"), index)
@@ -82,7 +82,7 @@ def _warps(
 def _after(
     first: Float[Array, "b 6"], second: Float[Array, "b 6"]
 ) -> Float[Array, "b 6"]:
-    """One matrix for two warps; each leads from its output to its input."""
+    """Composes two warps into one matrix; each maps its output to its input."""
 
     def square(matrix: Array) -> Array:
         rows = matrix.reshape(-1, 2, 3)

@@ -1,7 +1,7 @@
-"""Affine warps that sample as Pillow does, each image with a matrix of its own.
+"""Affine warps that sample as Pillow does, with a matrix for each image.
 
-A matrix (a, b, c, d, e, f) leads from an output pixel to the input: the centre of
-column x and row y, (x + 1/2, y + 1/2), is looked up at
+A matrix (a, b, c, d, e, f) maps an output pixel to the input: the pixel in column x and
+row y has its centre at (x + 1/2, y + 1/2), and is read at
 (a (x + 1/2) + b (y + 1/2) + c, d (x + 1/2) + e (y + 1/2) + f).
 """
 
@@ -27,21 +27,21 @@ def _rows(*entries: Array) -> Float[Array, "b 6"]:
 
 @checked
 def shear_x_matrix(amount: Float[Array, "b"]) -> Float[Array, "b 6"]:
-    """Row y is read `amount` (y + 1/2) pixels further right; the top edge stays."""
+    """Reads row y `amount` (y + 1/2) pixels further right; the top edge stays."""
     zero, one = jnp.zeros_like(amount), jnp.ones_like(amount)
     return _rows(one, amount, zero, zero, one, zero)
 
 
 @checked
 def shear_y_matrix(amount: Float[Array, "b"]) -> Float[Array, "b 6"]:
-    """Column x is read `amount` (x + 1/2) pixels further down; the left edge stays."""
+    """Reads column x `amount` (x + 1/2) pixels further down; the left edge stays."""
     zero, one = jnp.zeros_like(amount), jnp.ones_like(amount)
     return _rows(one, zero, zero, amount, one, zero)
 
 
 @checked
 def translate_matrix(x: Float[Array, "b"], y: Float[Array, "b"]) -> Float[Array, "b 6"]:
-    """The picture moves left by `x` pixels and up by `y`, as in Pillow's transform."""
+    """Moves the image left by `x` and up by `y` pixels, as in Pillow's transform."""
     zero, one = jnp.zeros_like(x), jnp.ones_like(x)
     return _rows(one, zero, x, zero, one, y)
 
@@ -50,9 +50,9 @@ def translate_matrix(x: Float[Array, "b"], y: Float[Array, "b"]) -> Float[Array,
 def rotate_matrix(
     degrees: Float[Array, "b"], size: tuple[int, int]
 ) -> Float[Array, "b 6"]:
-    """Counter-clockwise by `degrees` about the centre of an image of size (h, w)."""
+    """Rotates counter-clockwise by `degrees` about the centre of an image (h, w)."""
     angle = -jnp.deg2rad(degrees)
-    rounding = 4 * jnp.finfo(angle.dtype).eps  # a right angle has no residue
+    rounding = 4 * jnp.finfo(angle.dtype).eps  # makes right angles exact
     cos, sin = (
         jnp.where(jnp.abs(v) < rounding, 0, v) for v in (jnp.cos(angle), jnp.sin(angle))
     )
@@ -69,25 +69,25 @@ def affine_warp(
     interpolation: Interpolation = "bicubic",
     along: str | None = None,
 ) -> Num[Array, "b h w c"]:
-    """Warps each image by its matrix; what lies outside becomes `fill`.
+    """Warps each image by its matrix; the area outside the image becomes `fill`.
 
-    Equivalent to Pillow's Image.transform(AFFINE) for uint8 (tested): pixels beyond
-    the edge repeat it, bicubic is the cubic with a = -1, results are cut off to whole
-    numbers, and nearest steps in 1/65536 pixels under shear and rotation. With a
-    float64 matrix every bit agrees; a float32 one moves few values, by 1. Float
-    images, within 0..1, are neither scaled nor rounded; bicubic keeps them there.
+    For uint8, equivalent to Pillow's Image.transform(AFFINE) (tested): edge pixels are
+    repeated, bicubic is the cubic with a = -1, results are truncated to integers, and
+    nearest steps in 1/65536 pixels under shear and rotation. With a float64 matrix
+    every bit agrees; a float32 matrix changes a few values by 1. Float images in 0..1
+    are neither scaled nor rounded; bicubic clips them to 0..1.
 
     Args:
       images: uint8, or float in 0..1; class ids of any number type for "nearest".
-      matrix: (a, b, c, d, e, f) for each image, in pixels; see the module.
-      fill: In the images' units, one number or one for each channel.
-      interpolation: "nearest", "bilinear" or "bicubic", or for each image its place
-        in this list.
-      along: "x" or "y" where no matrix moves anything along the other axis (the same
-        result, sooner), or None.
+      matrix: (a, b, c, d, e, f) for each image, in pixels; see the module docstring.
+      fill: in the images' units, one number or one for each channel.
+      interpolation: "nearest", "bilinear" or "bicubic"; or, for each image, an index
+        into this list.
+      along: "x" or "y" if no matrix moves anything along the other axis (faster, with
+        the same result), or None.
 
     Raises:
-      UserError: An unknown interpolation, or another than "nearest" of class ids.
+      UserError: an unknown interpolation, or one other than "nearest" for class ids.
     """
     check_whole("affine_warp: images", images, interpolation)
     size = images.shape[1], images.shape[2]
@@ -104,7 +104,7 @@ def affine_warp(
 
 
 def check_whole(what: str, x: Array, interpolation: Interpolation) -> None:
-    """Raises UserError where whole numbers other than grey levels would be blended."""
+    """Raises UserError if integers other than grey levels would be blended."""
     blends = not isinstance(interpolation, str) or interpolation != "nearest"
     if blends and x.dtype != jnp.uint8 and not jnp.issubdtype(x.dtype, jnp.floating):
         raise UserError(
@@ -118,9 +118,9 @@ def affine_positions(
     size: tuple[int, int],
     origin: tuple[float, float] = (0.0, 0.0),
 ) -> tuple[Float[Array, "b h w"], Float[Array, "b h w"]]:
-    """Where each output pixel looks, y and x, from the top left corner in pixels.
+    """Input positions y and x of each output pixel, in pixels from the top left corner.
 
-    The matrix acts on places relative to `origin` (y, x).
+    The matrix acts on positions relative to `origin` (y, x).
     """
     oy, ox = origin
     x = (jnp.arange(size[1], dtype=matrix.dtype) + (0.5 - ox))[None, None]
@@ -130,7 +130,7 @@ def affine_positions(
 
 
 def _stepped(row: Float[Array, "b 3"], size: tuple[int, int]) -> Float[Array, "b h w"]:
-    """The middle of the pixel that steps of 1/65536 pixels lead to, on one axis."""
+    """Centre of the pixel reached in steps of 1/65536 pixels, along one axis."""
 
     def fixed(value: Array) -> jax.Array:
         steps = jnp.floor(value * 65536 + 0.5).astype(jnp.int32)
@@ -152,10 +152,10 @@ def sample(
     interpolation: Interpolation,
     along: str | None = None,
 ) -> Num[Array, "b h2 w2 c"]:
-    """Reads images at real positions (1/2 is the middle of the first pixel).
+    """Reads images at real positions (1/2 is the centre of the first pixel).
 
-    See `affine_warp`. Nearest takes numbers of any type, such as class ids. With
-    `along` the positions on the other axis are middles of pixels.
+    See `affine_warp`. Nearest accepts any number type, such as class ids. With `along`,
+    the positions on the other axis are pixel centres.
     """
     b, h, w, c = images.shape
     shift, taps = _stencil(interpolation, x.dtype)
@@ -193,7 +193,7 @@ def sample(
 def _stencil(
     interpolation: Interpolation, dtype: DTypeLike
 ) -> tuple[jax.Array, tuple[int, ...]]:
-    """What to take from a position before rounding it down, and the pixels around."""
+    """The shift to subtract before rounding down, and the neighbour pixels to read."""
     if not isinstance(interpolation, str):
         shift = jnp.where(interpolation == 0, 0.0, 0.5).astype(dtype)
         return shift[:, None, None], (-1, 0, 1, 2)
@@ -210,7 +210,7 @@ def _stencil(
 def _curve(
     values: list[jax.Array], at: jax.Array, interpolation: Interpolation
 ) -> jax.Array:
-    """The polynomial between the two values in the middle, 0 <= at < 1."""
+    """The interpolating polynomial between the two middle values, 0 <= at < 1."""
     if len(values) == 2:
         return values[0] + (values[1] - values[0]) * at
     v1, v2, v3, v4 = values
