@@ -1,4 +1,4 @@
-"""Models by name: every family registers its names when this package is imported."""
+"""Model registry: importing this package registers every family's model names."""
 
 from vit_jax_tricks.models import (
     beit_variants,

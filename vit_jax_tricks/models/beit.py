@@ -1,4 +1,4 @@
-"""BEiT: ViT with relative position biases of patches and class token, timm's fields."""
+"""BEiT: ViT with relative position biases, under timm's field names."""
 
 from typing import Any
 
@@ -13,9 +13,10 @@ from vit_jax_tricks.models.vit_front import VitFront
 class Beit(VitFront):
     """A `VisionTransformer` under the field names of timm's `Beit`.
 
-    q and v have biases, k has none. Additions: `norm_eps` by value, `scan` and `remat`.
-    Source: Bao et al. 2021 (BEiT), arXiv 2106.08254; Peng et al. 2022 (BEiT v2), arXiv
-    2208.06366.
+    q and v have biases; k does not. Additions: `norm_eps` by value, `scan` and `remat`.
+
+    Source: Bao et al., 2021 (BEiT), arXiv:2106.08254; Peng et al., 2022 (BEiT v2),
+    arXiv:2208.06366.
     """
 
     img_size: int | tuple[int, int] = 224
@@ -48,7 +49,7 @@ class Beit(VitFront):
     refuses = regularisers.PAIRS
 
     def vit(self, **more: Any) -> VisionTransformer:
-        """The model that this one is; `more` is its parent."""
+        """The equivalent `VisionTransformer`; `more` holds its parent."""
         encodings = ["learn"] * self.use_abs_pos_emb
         if self.use_rel_pos_bias or self.use_shared_rel_pos_bias:
             encodings.append("rel_bias")
@@ -71,7 +72,7 @@ class Beit(VitFront):
         )
 
     def check(self) -> None:
-        """Raises UserError where the fields contradict one another."""
+        """Raises UserError if the fields contradict one another."""
         if self.use_rel_pos_bias and self.use_shared_rel_pos_bias:
             raise UserError(
                 "use_rel_pos_bias=True and use_shared_rel_pos_bias=True are two "

@@ -1,4 +1,4 @@
-"""The names of BEiT and BEiT v2."""
+"""Model names of BEiT and BEiT v2."""
 
 from vit_jax_tricks.models.beit import Beit
 from vit_jax_tricks.models.registry import (
@@ -11,7 +11,7 @@ from vit_jax_tricks.models.registry import (
 from vit_jax_tricks.models.vit_variants import SIZES
 
 
-# Parameters (timm 1.0.31), crop and ImageNet-1k top-1 of timm's default weights.
+# Parameters (timm 1.0.31); crop and ImageNet-1k top-1 of timm's default weights.
 NAMES = {
     "beit_base_patch16_224": (86_530_984, 0.9, 85.238),
     "beit_base_patch16_384": (86_744_104, 1.0, 86.814),

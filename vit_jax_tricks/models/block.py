@@ -1,4 +1,4 @@
-"""The pre-norm transformer block, and a stack of blocks, scanned or not."""
+"""Pre-norm transformer block, and a stack of blocks that can be scanned."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -16,22 +16,25 @@ from vit_jax_tricks.typing import Array, Float
 
 
 class Block(nn.Module):
-    """x + attention branches, then x + MLP branches.
+    """Transformer block: x + attention branches, then x + MLP branches.
 
     x <- x + sum_j drop(gamma1_j * attn_j(norm1_j(x)));
     x <- x + sum_j drop(gamma2_j * mlp_j(norm2_j(x))), j < parallel.
-    `gamma` exists if `init_values` is given. Branch j > 0 has parameters named with a
-    suffix `_j`. `skip_lam` divides every branch (LV-ViT: Jiang et al. 2021, arXiv
-    2104.10858); `qk_scale` replaces h ** -0.5. `kind` "mha" or "ffn" leaves the
-    attention or the MLP alone, on norm(skip_lam * x), as LV-ViT's `MHABlock` and
-    `FFNBlock`; "tr" is both. `attn_layer` makes another layer than `Attention`, of the
-    same fields num_heads, head_dim, qkv_bias, attn_drop, proj_drop and dtypes,
-    `mlp_layer` another than `Mlp`, of the fields hidden, act, drop and dtypes.
-    `post_norm` moves each norm behind its branch, as timm's `ResPostBlock`; then
-    `init_values` is the norm's initial scale. `bias` and `rope` go to the attention,
+
+    `gamma` exists if `init_values` is given. The parameters of branch j > 0 have the
+    suffix `_j`. `skip_lam` divides every branch (LV-ViT: Jiang et al., 2021,
+    arXiv:2104.10858); `qk_scale` replaces h ** -0.5. `kind` "tr" has both parts; "mha"
+    has only the attention and "ffn" only the MLP, on norm(skip_lam * x), as LV-ViT's
+    `MHABlock` and `FFNBlock`. `attn_layer` replaces `Attention` and must have the
+    fields num_heads, head_dim, qkv_bias, attn_drop, proj_drop and dtypes; `mlp_layer`
+    replaces `Mlp` and must have the fields hidden, act, drop and dtypes. `post_norm`
+    moves each norm behind its branch, as timm's `ResPostBlock` does; `init_values` is
+    then the norm's initial scale. `bias` and `rope` are passed to the attention;
     `out_gain` multiplies the initial kernel at the end of either branch.
-    Sources: Dosovitskiy et al. 2020, arXiv 2010.11929; parallel branches Touvron et al.
-    2022, arXiv 2203.09795 (`Layer_scale_init_Block_paralx2` of facebookresearch/deit).
+
+    Sources: Dosovitskiy et al., 2020, arXiv:2010.11929; parallel branches: Touvron et
+    al., 2022, arXiv:2203.09795 (`Layer_scale_init_Block_paralx2` of
+    facebookresearch/deit).
     """
 
     num_heads: int
@@ -129,13 +132,13 @@ def run_blocks(
 ) -> Float[Array, "b n d"]:
     """Applies a `Block` with each layer's fields and drop path rate in turn.
 
-    To be called by a compact module. `scan` traces the equal layers from the first on
-    once, their parameters stacked under `blocks`; the others are `blocks_0`, ..., the
-    numbers beginning at `start` (only a stack from 0 is scanned). `remat` recomputes
-    each block in the backward pass. `bias` and `rope` [#b, n, #g, e] go to every block;
-    of a `rope` with one more axis in front, for the blocks, each gets its own. With
-    `shrink` the initial kernels at the end of the branches of block i are divided by
-    sqrt(2 (i + 1)).
+    Call it from a compact module. `scan` traces the leading equal layers once, with
+    their parameters stacked under `blocks`; the others are `blocks_0`, ..., numbered
+    from `start` (only a stack that starts at 0 is scanned). `remat` recomputes each
+    block in the backward pass. Every block receives `bias` and `rope` [#b, n, #g, e]; a
+    `rope` with an additional leading axis for the blocks is split among them. With
+    `shrink`, the last initial kernels of the branches of block i are divided by sqrt(2
+    (i + 1)).
     """
     block = block_type
     if remat:

@@ -1,4 +1,4 @@
-"""CaiT: talking heads among the patches, then a class token that reads them."""
+"""CaiT: talking-heads attention among patches, then class attention."""
 
 from functools import partial
 from typing import Any
@@ -22,10 +22,11 @@ from vit_jax_tricks.typing import Array, Float
 
 
 class ClassAttentionBlock(nn.Module):
-    """Updates the class token c from the patches x, which stay as they are.
+    """Updates the class token c from the patches x, which stay unchanged.
 
     c <- c + gamma1 * attn(norm1([c, x])); c <- c + gamma2 * mlp(norm2(c)).
-    Source: Touvron et al. 2021, arXiv 2103.17239; timm's `LayerScaleBlockClassAttn`.
+
+    Source: Touvron et al., 2021, arXiv:2103.17239; timm's `LayerScaleBlockClassAttn`.
     """
 
     num_heads: int
@@ -58,11 +59,12 @@ class ClassAttentionBlock(nn.Module):
 class CaiT(LateClassToken):
     """Patches + positions -> talking-heads blocks -> class-attention blocks -> linear.
 
-    What it returns: `LateClassToken`. Field names and meanings are those of timm's
-    `Cait`: drop path has the same rate in all `depth` blocks, and the
-    `depth_token_only` class-attention blocks drop nothing. Addition: `patch_drop_rate`
-    as in `VisionTransformer`. `scan` and `remat` act on the blocks among the patches.
-    Source: Touvron et al. 2021, arXiv 2103.17239; facebookresearch/deit.
+    Returns the same as `LateClassToken`. Field names and meanings are those of timm's
+    `Cait`: all `depth` blocks have the same drop path rate, and the `depth_token_only`
+    class-attention blocks have none. Addition: `patch_drop_rate` as in
+    `VisionTransformer`. `scan` and `remat` apply to the patch blocks.
+
+    Source: Touvron et al., 2021, arXiv:2103.17239; facebookresearch/deit.
     """
 
     embed_dim: int = 768
@@ -74,11 +76,11 @@ class CaiT(LateClassToken):
 
     @property
     def width(self) -> int:
-        """Channels of a token."""
+        """Channels of each token."""
         return self.embed_dim
 
     def check(self) -> None:
-        """Raises UserError where the fields contradict one another."""
+        """Raises UserError if the fields contradict one another."""
         super().check()
         checks.check_least(self, {"depth_token_only": 0})
         checks.check_heads(self)

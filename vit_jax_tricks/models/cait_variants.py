@@ -1,4 +1,4 @@
-"""The names of the CaiT family: sizes, preprocessing and published counts."""
+"""Model names of the CaiT family, with sizes, preprocessing and published counts."""
 
 from vit_jax_tricks.models.cait import CaiT
 from vit_jax_tricks.models.registry import IMAGENET, Entry, Preprocessing, register
@@ -10,8 +10,8 @@ SIZES = {
     "s": {"embed_dim": 384, "num_heads": 8},
     "m": {"embed_dim": 768, "num_heads": 16},
 }
-# Parameters (timm 1.0.31), LayerScale's start, published ImageNet-1k top-1 of the
-# distilled models (arXiv 2103.17239, table 5).
+# Parameters (timm 1.0.31), initial LayerScale, published ImageNet-1k top-1 of the
+# distilled models (arXiv:2103.17239, table 5).
 CAIT = {
     "cait_xxs24_224": (11_956_264, 1e-5, 78.4),
     "cait_xxs24_384": (12_029_224, 1e-5, 80.9),

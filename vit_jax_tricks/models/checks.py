@@ -1,4 +1,4 @@
-"""What the families check about their fields and images: one clear line each."""
+"""Checks of fields and images shared by the model families, with one-line errors."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from vit_jax_tricks.typing import Array
 
 
 def check_least(model: Any, least: Mapping[str, int]) -> None:
-    """Raises UserError where a field is smaller than its least value."""
+    """Raises UserError if a field is below its minimum."""
     for field, value in least.items():
         if getattr(model, field) < value:
             raise UserError(
@@ -19,7 +19,7 @@ def check_least(model: Any, least: Mapping[str, int]) -> None:
 
 
 def check_rates(model: Any) -> None:
-    """Raises UserError where a field called `..._rate` is outside [0, 1]."""
+    """Raises UserError if a field named `..._rate` is outside [0, 1]."""
     for field in (f for f in model.__dataclass_fields__ if f.endswith("_rate")):
         rate = getattr(model, field)
         if not 0 <= rate <= 1:
@@ -27,7 +27,7 @@ def check_rates(model: Any) -> None:
 
 
 def check_choices(model: Any, choices: Mapping[str, tuple[str, ...]]) -> None:
-    """Raises UserError where a field has none of its valid values."""
+    """Raises UserError if a field's value is not one of its valid values."""
     for field, valid in choices.items():
         if getattr(model, field) not in valid:
             raise UserError(
@@ -57,7 +57,7 @@ def check_patches(model: Any) -> None:
 
 
 def check_images(model: Any, images: Array) -> None:
-    """Raises UserError for images of another shape, or that are not floats."""
+    """Raises UserError for images of the wrong shape or without a float dtype."""
     if images.shape[1:] != model.image_shape:
         raise UserError(
             f"images have shape {images.shape[1:]}, the model expects "

@@ -1,7 +1,7 @@
-"""The names of CLIP's image towers: timm's, and OpenAI's own without a head bias.
+"""Model names of CLIP's image towers: timm's, and OpenAI's own without a head bias.
 
-OpenAI's weights, MetaCLIP's and most of DFN's were trained with the activation of the
-`quickgelu` and `clip_vit_*_image` names; those of LAION and DataComp take the others.
+The weights of OpenAI, MetaCLIP and most of DFN were trained with the activation of the
+`quickgelu` and `clip_vit_*_image` names; those of LAION and DataComp use the others.
 """
 
 from typing import Any
@@ -19,8 +19,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "giant": {"embed_dim": 1408, "depth": 40, "num_heads": 16, "mlp_ratio": 48 / 11},
     "gigantic": {"embed_dim": 1664, "depth": 48, "num_heads": 16, "mlp_ratio": 64 / 13},
 }
-# Parameters and classes (timm 1.0.31), crop and crop mode: those of OpenAI's weights in
-# timm, or else of timm's default weights.
+# Parameters and classes (timm 1.0.31), crop and crop mode of OpenAI's weights in timm,
+# or of timm's default weights where OpenAI has none.
 TIMM = {
     "vit_xsmall_patch16_clip_224": (8_277_504, 512, 0.9),
     "vit_medium_patch32_clip_224": (39_692_288, 512, 0.9),
@@ -49,7 +49,7 @@ TIMM = {
     "vit_huge_patch14_clip_quickgelu_378": (632_683_264, 1024, 1.0),
     "vit_gigantic_patch14_clip_quickgelu_224": (1_844_908_544, 1280, 1.0),
 }
-# openai/CLIP: size, patch, image, width of the shared space, parameters.
+# openai/CLIP: size, patch, image, width of the joint embedding, parameters.
 OPENAI = {
     "clip_vit_b32_image": ("base", 32, 224, 512, 87_849_216),
     "clip_vit_b16_image": ("base", 16, 224, 512, 86_192_640),

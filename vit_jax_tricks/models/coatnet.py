@@ -21,7 +21,7 @@ from vit_jax_tricks.models.stage import Stage
 from vit_jax_tricks.typing import Array, Float, Num
 
 
-# Options of timm's blocks for MaxViT, which its CoAtNet does not read.
+# MaxViT options of timm's blocks that its CoAtNet does not read.
 _MAXVIT_ONLY = frozenset(
     {
         "conv_norm_layer_cl",
@@ -35,8 +35,8 @@ _MAXVIT_ONLY = frozenset(
     }
 )
 _OTHER_NAMES = regularisers.MAPS | {
-    "attn_drop_rate": "here it is called transformer_attn_drop.",
-    "init_values": "there are two here, conv_init_values and transformer_init_values.",
+    "attn_drop_rate": "use transformer_attn_drop.",
+    "init_values": "use conv_init_values and transformer_init_values.",
 }
 
 
@@ -44,18 +44,20 @@ class CoAtNet(nn.Module):
     """Convolutional stem -> stages that halve the map -> mean over the map -> linear.
 
     Returns `(logits, aux)`; `aux` holds `tokens` [b, n, d], the last map (after the
-    last norm, where the head has no hidden layer), and `features` [b, d], the
-    classifier's input. `num_classes=0` makes the features the logits.
+    last norm if the head has no hidden layer), and `features` [b, d], the classifier's
+    input. With `num_classes=0` the logits are the features.
 
-    `block_type` gives each stage its blocks: "C" convolution, "T" transformer, or one
-    for each block, the last repeated: ("C", "T"). Field names are those of timm's
-    `MaxxVitCfg`, with its `conv_cfg` under `conv_...` and its `transformer_cfg` under
-    `transformer_...`; the nested `cfg`, `conv_cfg` and `transformer_cfg` are accepted
-    too. `conv_block_type` is "mbconv" or "convnext". Additions: `scan` (the equal
-    blocks of a stage, from the second on, are traced once), `remat`,
-    `transformer_rel_pos_drop` (dropout inside the MLP of relative positions, which timm
-    fixes at 1/8).
-    Source: Dai et al. 2021, arXiv 2106.04803; options and variants of timm's `MaxxVit`.
+    `block_type` gives the blocks of each stage: "C" convolution, "T" transformer, or a
+    tuple with one for each block, the last repeated: ("C", "T"). Field names are those
+    of timm's `MaxxVitCfg`, with its `conv_cfg` under `conv_...` and its
+    `transformer_cfg` under `transformer_...`; the nested `cfg`, `conv_cfg` and
+    `transformer_cfg` are also accepted. `conv_block_type` is "mbconv" or "convnext".
+    Additions: `scan` (traces the equal blocks of a stage, from the second on, once),
+    `remat`, and `transformer_rel_pos_drop` (dropout inside the MLP of relative
+    positions, which timm fixes at 1/8).
+
+    Source: Dai et al., 2021, arXiv:2106.04803; options and variants of timm's
+    `MaxxVit`.
     """
 
     img_size: int | tuple[int, int] = 224
@@ -110,13 +112,13 @@ class CoAtNet(nn.Module):
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
-    # Blocks that `scan` stacks begin with the second one of each stage.
+    # `scan` stacks the blocks of each stage from the second on.
     scan_from = 1
     refuses = _OTHER_NAMES
 
     @staticmethod
     def flatten(overrides: Mapping[str, Any]) -> dict[str, Any]:
-        """timm's nested configuration as fields; MaxViT's own options fall away."""
+        """Converts timm's nested configuration to fields, without MaxViT's options."""
         nested = {**overrides.get("cfg", {}), **overrides}
         flat = {k: v for k, v in nested.items() if not k.endswith("cfg")}
         for part in ("conv", "transformer"):
@@ -133,14 +135,14 @@ class CoAtNet(nn.Module):
 
     @property
     def maps(self) -> list[tuple[int, int]]:
-        """Rows and columns of the map that each stage gives."""
+        """Rows and columns of the map after each stage."""
         h, w, _ = self.image_shape
         halves = range(2, 2 + len(self.depths))
         return [(-(-h // 2**i), -(-w // 2**i)) for i in halves]
 
     @property
     def conv_norm(self) -> tuple[str, float]:
-        """The norm of the convolution blocks and its epsilon, with timm's defaults."""
+        """Norm of the convolution blocks and its epsilon, with timm's defaults."""
         mbconv = self.conv_block_type == "mbconv"
         kind = self.conv_norm_layer or ("batchnorm2d" if mbconv else "layernorm2d")
         eps = self.conv_norm_eps
@@ -153,7 +155,7 @@ class CoAtNet(nn.Module):
         return (types + types[-1:] * depth)[:depth]
 
     def check(self) -> None:
-        """Raises UserError where the fields contradict one another."""
+        """Raises UserError if the fields contradict one another."""
         check_coatnet(self)
 
     @nn.compact
@@ -197,7 +199,7 @@ class CoAtNet(nn.Module):
         return logits, {"tokens": tokens, "features": features}
 
     def _blocks(self, stage: int) -> tuple[Callable[..., nn.Module], ...]:
-        """What makes each block of a stage; the same object for equal ones."""
+        """Factory of each block of a stage; equal blocks share the same object."""
         made: dict[tuple[str, bool], Callable[..., nn.Module]] = {}
         blocks = []
         for i, kind in enumerate(self.block_types(stage)):

@@ -1,4 +1,4 @@
-"""The transformer block of CoAtNet, on feature maps."""
+"""CoAtNet's transformer block, on feature maps."""
 
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from vit_jax_tricks.typing import Array, Float
 
 
 class NormPool(nn.Module):
-    """pool(norm(x)): the norm of a block that halves the map, called `norm`."""
+    """pool(norm(x)) of a block that halves the map, with the norm named `norm`."""
 
     norm_layer: str
     norm_eps: float
@@ -39,12 +39,13 @@ class NormPool(nn.Module):
 class TransformerBlock2d(nn.Module):
     """x <- shortcut(x) + drop(attn(norm1(x))); x <- x + drop(mlp(norm2(x))).
 
-    In a block that halves the map the shortcut pools and widens, and norm1 is followed
-    by the same pooling. Heads of `dim_head`; q, k, v have the output's width
-    (`expand_first`) or the input's, and the projection widens. LayerScale where
-    `init_values` is given. Fields are those of timm's `MaxxVitTransformerCfg`.
-    Source: Dai et al. 2021 (CoAtNet), arXiv 2106.04803. Equivalent to timm's
-    `TransformerBlock2d`.
+    In a block that halves the map, the shortcut pools and widens, and the same pooling
+    follows norm1. Heads have `dim_head` channels. q, k and v have the output width
+    (`expand_first`) or the input width, in which case the projection widens. LayerScale
+    is used if `init_values` is given. Fields are those of timm's
+    `MaxxVitTransformerCfg`. Equivalent to timm's `TransformerBlock2d`.
+
+    Source: Dai et al., 2021 (CoAtNet), arXiv:2106.04803.
     """
 
     features: int

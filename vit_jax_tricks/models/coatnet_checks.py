@@ -1,4 +1,4 @@
-"""What CoAtNet checks about its fields."""
+"""Checks of CoAtNet's fields."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ LEAST = {
 
 
 def check_coatnet(model: Any) -> None:
-    """Raises UserError where the fields of a `CoAtNet` contradict one another."""
+    """Raises UserError if the fields of a `CoAtNet` contradict one another."""
     check_least(model, LEAST)
     check_rates(model)
     check_choices(model, CHOICES)
@@ -104,7 +104,7 @@ def _check_convolutions(model: Any, width: int, features: int) -> None:
 
 
 def _check_size(model: Any, stage: int, types: tuple[str, ...]) -> None:
-    """Both branches of the block that halves the map must give a map of one size."""
+    """Checks that both branches of the block that halves the map give the same size."""
     pools = [model.transformer_pool_type] if types[0] == "T" else []
     if types[0] == "C":
         mbconv = model.conv_block_type == "mbconv"

@@ -1,4 +1,4 @@
-"""The parts of CoAtNet around its stages: stem and classifier."""
+"""CoAtNet's stem and classifier."""
 
 from functools import partial
 from typing import Any
@@ -13,11 +13,11 @@ from vit_jax_tricks.models.layers.head import Classifier
 from vit_jax_tricks.typing import Array, Float
 
 
-TORCH = partial(initializers.linear, "")  # PyTorch's own initialisation
+TORCH = partial(initializers.linear, "")  # PyTorch's default initialisation
 
 
 class Stem(nn.Module):
-    """conv2(act(norm1(conv1(images)))): 3x3 with stride 2, then 3x3.
+    """Stem conv2(act(norm1(conv1(images)))): 3x3 with stride 2, then 3x3.
 
     Equivalent to the `Stem` of timm's maxxvit.
     """
@@ -59,7 +59,7 @@ class Stem(nn.Module):
 
 
 class PreLogits(nn.Module):
-    """tanh(fc(x)): the hidden layer of the classifier."""
+    """Hidden layer of the classifier: tanh(fc(x))."""
 
     features: int
     dtype: Any = jnp.float32
@@ -78,11 +78,10 @@ class PreLogits(nn.Module):
 
 
 class PooledHead(nn.Module):
-    """pool -> [norm -> pre_logits] -> dropout -> fc, the bracket if `hidden` is given.
+    """pool -> [norm -> pre_logits] -> dropout -> fc; the brackets need `hidden`.
 
-    Returns the logits and the input of `fc` before the dropout.
-    Initialised as PyTorch does. Equivalent to timm's `ClassifierHead` and
-    `NormMlpClassifierHead`.
+    Returns the logits and the input of `fc` before the dropout. Initialised as in
+    PyTorch. Equivalent to timm's `ClassifierHead` and `NormMlpClassifierHead`.
     """
 
     num_classes: int

@@ -1,4 +1,4 @@
-"""The names of CoAtNet: the paper's sizes and timm's own variants."""
+"""Model names of CoAtNet: the paper's sizes and timm's variants."""
 
 from typing import Any
 
@@ -39,13 +39,13 @@ THREE: dict[str, Any] = {
     "embed_dim": (192, 384, 768, 1536),
     "stem_width": (96, 192),
 }
-# What timm's variants share: widths in the convolutions follow the input.
+# Shared by timm's variants: widths in the convolutions follow the input.
 COMMON: dict[str, Any] = {
     "conv_expand_output": False,
     "conv_act_layer": "silu",
     "transformer_expand_first": False,
 }
-# timm's `_rw_max_cfg` as the smallest variants take it, and `_rw_coat_cfg`.
+# timm's `_rw_max_cfg` as used by the smallest variants, and `_rw_coat_cfg`.
 SMALL: dict[str, Any] = COMMON | NANO
 RW: dict[str, Any] = COMMON | {
     "conv_pre_norm_act": True,
@@ -126,8 +126,8 @@ TIMM: dict[str, tuple[int, dict[str, Any]]] = {
         },
     ),
 }
-# ImageNet-1k top-1: of the paper, table 4, for its sizes (no weights of them exist); of
-# timm's results-imagenet.csv for its default weights of the others.
+# ImageNet-1k top-1: table 4 of the paper for its sizes (no weights were released), and
+# timm's results-imagenet.csv with its default weights for the others.
 TOP1 = {
     "coatnet_0_224": 81.6,
     "coatnet_1_224": 83.3,
@@ -151,7 +151,7 @@ CROP = {
     "coatnext_nano_rw_224": 0.9,
     "coatnet_rmlp_2_rw_384": 1.0,
 }
-CLASSES = {"coatnet_3_rw_224": 11821}  # timm's weights are of ImageNet-12k
+CLASSES = {"coatnet_3_rw_224": 11821}  # timm's weights are for ImageNet-12k
 FULL = ("coatnet_0_224", "coatnet_0_rw_224", "coatnet_rmlp_1_rw_224")
 
 

@@ -1,4 +1,4 @@
-"""ConViT: local blocks that begin as convolutions, then plain attention blocks."""
+"""ConViT: local blocks initialised as convolutions, then plain attention blocks."""
 
 from functools import partial
 from typing import Any
@@ -17,16 +17,17 @@ from vit_jax_tricks.typing import Array, Float
 class ConViT(LateClassToken):
     """Patches -> gated positional blocks -> class token joins -> blocks -> linear.
 
-    The first `local_up_to_layer` of `depth` blocks have `GatedPositionalAttention` and
-    see the patches alone; the class token enters after them. What it returns:
+    The first `local_up_to_layer` of `depth` blocks use `GatedPositionalAttention` and
+    see only the patches; the class token joins after them. Returns the same as
     `LateClassToken`.
 
     Field names and meanings are those of timm's `ConVit`: `embed_dim` is the width of
-    one head, d = embed_dim * num_heads. `qk_scale` is the official code's, in place of
+    one head, d = embed_dim * num_heads. `qk_scale`, from the official code, replaces
     embed_dim ** -0.5. `scan` stacks the local blocks; the others keep their numbers,
     `blocks_10`, ... . `init_values` adds LayerScale. `block_heads` and `block_hidden`
-    as in `VisionTransformer`.
-    Source: d'Ascoli et al. 2021, arXiv 2103.10697; facebookresearch/convit.
+    are as in `VisionTransformer`.
+
+    Source: d'Ascoli et al., 2021, arXiv:2103.10697; facebookresearch/convit.
     """
 
     embed_dim: int = 48
@@ -42,11 +43,11 @@ class ConViT(LateClassToken):
 
     @property
     def width(self) -> int:
-        """Channels of a token."""
+        """Channels of each token."""
         return self.embed_dim * self.num_heads
 
     def check(self) -> None:
-        """Raises UserError where the fields contradict one another."""
+        """Raises UserError if the fields contradict one another."""
         super().check()
         checks.check_least(self, {"local_up_to_layer": 0})
         if self.local_up_to_layer >= self.depth:

@@ -1,10 +1,10 @@
-"""The names of the ConViT family: sizes, preprocessing and published counts."""
+"""Model names of the ConViT family, with sizes, preprocessing and published counts."""
 
 from vit_jax_tricks.models.convit import ConViT
 from vit_jax_tricks.models.registry import IMAGENET, Entry, Preprocessing, register
 
 
-# Heads, parameters, published ImageNet-1k top-1 (arXiv 2103.10697, table 1).
+# Heads, parameters, published ImageNet-1k top-1 (arXiv:2103.10697, table 1).
 CONVIT = {
     "convit_tiny": (4, 5_710_512, 73.1),
     "convit_small": (9, 27_777_322, 81.3),

@@ -1,4 +1,4 @@
-"""EVA-02, RoPE-ViT and DINOv3: ViTs with rotary positions, timm's fields."""
+"""EVA-02, RoPE-ViT and DINOv3: ViTs with rotary positions, under timm's field names."""
 
 import math
 from typing import Any
@@ -12,14 +12,14 @@ from vit_jax_tricks.models.vit_front import VitFront
 
 
 ROPE_TYPES = {"cat": "rope_axial", "mixed": "rope_mixed", "dinov3": "rope_dinov3"}
-# timm's name and ours, where the values mean the same.
+# timm's field name -> ours, for fields with the same meaning.
 _RENAMED = {
     "num_reg_tokens": "reg_tokens",
     "scale_mlp": "scale_mlp_norm",
     "scale_attn_inner": "scale_attn_norm",
     "use_pre_transformer_norm": "pre_norm",
 }
-# What the fields together decide.
+# Fields that are converted together in `vit`.
 _DERIVED = (
     "qkv_fused",
     "swiglu_mlp",
@@ -40,11 +40,12 @@ _DERIVED = (
 class Eva(VitFront):
     """A `VisionTransformer` under the field names of timm's `Eva`.
 
-    Absolute and rotary positions together, SwiGLU, norms inside the branches, biases
-    of q and v alone (`attn_type="eva"`) or of k too ("rope"). Additions: `norm_eps` by
-    value, `scan` and `remat`. Sources: Fang et al. 2023 (EVA-02), arXiv 2303.11331; Heo
-    et al. 2024 (RoPE-ViT), arXiv 2403.13298; Simeoni et al. 2025 (DINOv3), arXiv
-    2508.10104.
+    Supports absolute and rotary positions together, SwiGLU, norms inside the branches,
+    and biases of q and v only (`attn_type="eva"`) or of k too ("rope"). Additions:
+    `norm_eps` by value, `scan` and `remat`.
+
+    Sources: Fang et al., 2023 (EVA-02), arXiv:2303.11331; Heo et al., 2024 (RoPE-ViT),
+    arXiv:2403.13298; Simeoni et al., 2025 (DINOv3), arXiv:2508.10104.
     """
 
     img_size: int | tuple[int, int] = 224
@@ -92,7 +93,7 @@ class Eva(VitFront):
     param_dtype: Any = jnp.float32
 
     def vit(self, **more: Any) -> VisionTransformer:
-        """The model that this one is; `more` is its parent."""
+        """The equivalent `VisionTransformer`; `more` holds its parent."""
         own = {_RENAMED.get(k, k): v for k, v in self.fields(*_DERIVED).items()}
         encodings = ["learn"] * self.use_abs_pos_emb
         if self.use_rot_pos_emb:
@@ -107,7 +108,7 @@ class Eva(VitFront):
         return VisionTransformer(
             **own,
             pos_embed="+".join(encodings) or "none",
-            # The next number up, so that the product is not rounded below `hidden`.
+            # Rounded up, so that the product does not fall below `hidden`.
             mlp_ratio=math.nextafter(hidden / self.embed_dim, math.inf),
             mlp_layer=mlp_layer,
             qkv=("fused" if self.qkv_fused else "separate") + no_key_bias,
@@ -128,12 +129,12 @@ class Eva(VitFront):
         return (not pooled if after is None else after), pooled
 
     def check(self) -> None:
-        """Raises UserError where the fields contradict one another."""
+        """Raises UserError if the fields contradict one another."""
         choices = {"rope_type": tuple(ROPE_TYPES), "attn_type": ("eva", "rope")}
         checks.check_choices(self, choices)
         if self._norms == (True, True):
             raise UserError(
-                "use_post_transformer_norm=True and use_fc_norm=True are two last "
+                "use_post_transformer_norm=True and use_fc_norm=True are both final "
                 "norms; use one of them."
             )
         half = self.use_rot_pos_emb and self.rope_type == "dinov3"

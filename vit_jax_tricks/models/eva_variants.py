@@ -1,4 +1,4 @@
-"""The names of EVA-02, RoPE-ViT and DINOv3."""
+"""Model names of EVA-02, RoPE-ViT and DINOv3."""
 
 from typing import Any
 
@@ -13,8 +13,8 @@ from vit_jax_tricks.models.registry import (
 from vit_jax_tricks.models.vit_variants import SIZES
 
 
-# Parameters and classes (timm 1.0.31), crop and crop mode of timm's default weights,
-# and their top-1 on ImageNet-1k.
+# Parameters and classes (timm 1.0.31); crop, crop mode and ImageNet-1k top-1 of timm's
+# default weights.
 EVA02: dict[str, tuple[int, int, tuple, float | None]] = {
     "eva02_tiny_patch14_224": (5_502_144, 0, (0.9,), None),
     "eva02_small_patch14_224": (21_621_120, 0, (0.9,), None),

@@ -1,4 +1,4 @@
-"""What ConViT and CaiT share: the class token joins after blocks for patches alone."""
+"""Base of ConViT and CaiT, whose class token joins after blocks on patches only."""
 
 from typing import Any
 
@@ -16,17 +16,17 @@ from vit_jax_tricks.typing import Array, Float, Num
 
 
 class LateClassToken(nn.Module):
-    """Patches + positions -> blocks, given the class token too -> norm -> linear.
+    """Patches + positions -> blocks that add the class token -> norm -> linear.
 
     Returns `(logits, aux)`; `aux` holds `tokens` [b, 1 + n, d] after the last norm,
-    class token first, and `features` [b, d], the classifier's input: the class token,
-    or with `global_pool="avg"` the mean of the patches. `num_classes=0` makes the
-    features the logits. The class token has no position. A family adds `width` and
+    class token first, and `features` [b, d], the classifier's input: the class token
+    or, with `global_pool="avg"`, the mean of the patches. With `num_classes=0` the
+    logits are the features. The class token has no position. A family adds `width` and
     `_blocks`.
 
     Field names and meanings are those of timm. Additions: `act_layer` and `norm_eps` by
     value, `scan` (one traced block, parameters stacked under `blocks`) and `remat`
-    (recompute each block in the backward pass).
+    (recomputes each block in the backward pass).
     """
 
     img_size: int | tuple[int, int] = 224
@@ -54,7 +54,7 @@ class LateClassToken(nn.Module):
 
     @property
     def width(self) -> int:
-        """Channels of a token."""
+        """Channels of each token."""
         raise NotImplementedError
 
     @property
@@ -71,7 +71,7 @@ class LateClassToken(nn.Module):
         return h // self.patch_size, w // self.patch_size
 
     def check(self) -> None:
-        """Raises UserError where the fields contradict one another."""
+        """Raises UserError if the fields contradict one another."""
         sizes = ("patch_size", "in_chans", "embed_dim", "num_heads")
         checks.check_least(self, {**dict.fromkeys(sizes, 1), "depth": 0})
         checks.check_rates(self)
@@ -117,5 +117,5 @@ class LateClassToken(nn.Module):
     def _blocks(
         self, x: Float[Array, "b n d"], cls_token: Float[Array, "b 1 d"], train: bool
     ) -> Float[Array, "b m d"]:
-        """All blocks: class token and patches, m = 1 + n."""
+        """Applies all blocks; returns class token and patches, m = 1 + n."""
         raise NotImplementedError

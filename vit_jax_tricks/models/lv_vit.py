@@ -1,4 +1,4 @@
-"""LV-ViT: a convolutional stem, scaled residuals, and a class for every token."""
+"""LV-ViT: a convolutional stem, scaled residuals, and class logits for every token."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ from vit_jax_tricks.sharding import constrain
 from vit_jax_tricks.typing import Array, Float, Int, Num
 
 
-EPS = 1e-5  # of every layer norm
+EPS = 1e-5  # epsilon of every layer norm
 STEMS = {"4_2": 64, "4_2_128": 128}  # channels of the convolutions
 
 
@@ -27,24 +27,25 @@ class LVViT(nn.Module):
     """Stem -> class token, positions -> blocks -> norm -> class head and dense head.
 
     Returns `(logits, aux)`; `aux` holds `tokens` [b, n, d] after the last norm, class
-    token first, and `features` [b, d], the class head's input. With `return_dense` a
-    second head classifies every patch token: `aux` adds `logits_cls` [b, k], the class
-    head's, and `logits_aux` [b, n - 1, k]; the logits are `logits_cls` in training and
-    logits_cls + max over tokens of logits_aux / 2 in evaluation. `num_classes=0` makes
-    the features the logits, without a dense head.
+    token first, and `features` [b, d], the input of the class head. With `return_dense`
+    a second head classifies every patch token: `aux` adds `logits_cls` [b, k] of the
+    class head and `logits_aux` [b, n - 1, k]; the logits are `logits_cls` in training,
+    and logits_cls + max over tokens of logits_aux / 2 in evaluation. With
+    `num_classes=0` the logits are the features, without a dense head.
 
-    With `mix_token` a box of the stem's map comes from the reversed batch in training
-    (see `augment.mix_token`): `logits_aux` are put back in place, so each token's are
-    those of its own image, and `aux` adds `mix_box` [4] and `mix_lam` [], the share of
-    each image in its own class token. `box` sets the box instead of a random one.
+    With `mix_token`, in training a box of the stem's map comes from the reversed batch
+    (see `augment.mix_token`). `logits_aux` are moved back into place, so that each
+    token's logits belong to its own image, and `aux` adds `mix_box` [4] and `mix_lam`
+    [], the share of each image in its own class token. `box` replaces the random box.
 
     Field names and meanings are those of `LV_ViT` in TokenLabeling: `p_emb` ("4_2",
     "4_2_128", or 1 for plain patches), `skip_lam` (divides every branch), `order` (a
     kind for each block: "tr", "mha" or "ffn", instead of `depth`), `drop_path_decay`
     ("linear" or "fix"). Additions: `patch_drop_rate` (not with `return_dense`: a
-    token that is left out has no logits), `init_values`, `scan`, `remat`, `block_heads`
-    and `block_hidden` as in `VisionTransformer`.
-    Source: Jiang et al. 2021, arXiv 2104.10858.
+    dropped token has no logits), `init_values`, `scan`, `remat`, and `block_heads` and
+    `block_hidden` as in `VisionTransformer`.
+
+    Source: Jiang et al., 2021, arXiv:2104.10858.
     """
 
     img_size: int | tuple[int, int] = 224
@@ -97,7 +98,7 @@ class LVViT(nn.Module):
         return ("tr",) * self.depth if self.order is None else self.order
 
     def check(self) -> None:
-        """Raises UserError where the fields contradict one another."""
+        """Raises UserError if the fields contradict one another."""
         least = ("patch_size", "in_chans", "embed_dim", "num_heads")
         checks.check_least(self, {**dict.fromkeys(least, 1), "depth": 0})
         checks.check_rates(self)
@@ -128,7 +129,7 @@ class LVViT(nn.Module):
         if self.patch_drop_rate and self.return_dense:
             raise UserError(
                 f"patch_drop_rate={self.patch_drop_rate} needs return_dense=False: a "
-                "patch that is left out cannot learn its label."
+                "dropped patch cannot learn its label."
             )
         if self.mix_token and not self.return_dense:
             raise UserError(
@@ -178,7 +179,7 @@ class LVViT(nn.Module):
     def _stem(
         self, images: Float[Array, "b h w c"], train: bool
     ) -> Float[Array, "b i j d"]:
-        """The map of patch tokens."""
+        """Embeds images as a map of patch tokens."""
         sizes = (self.embed_dim, self.patch_size)
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         if self.p_emb == 1:
@@ -190,7 +191,7 @@ class LVViT(nn.Module):
     def _embed(
         self, maps: Float[Array, "b i j d"], train: bool
     ) -> Float[Array, "b n d"]:
-        """Patch tokens behind the class token, with positions."""
+        """Prepends the class token to the patch tokens and adds positions."""
         b, *_, d = maps.shape
         patches = maps.reshape(b, -1, d)
 
@@ -206,7 +207,7 @@ class LVViT(nn.Module):
         return constrain(PatchDropout(self.patch_drop_rate)(x, train))
 
     def _blocks(self, x: Float[Array, "b n d"], train: bool) -> Float[Array, "b n d"]:
-        """All transformer blocks."""
+        """Applies all transformer blocks."""
         fields = dict(
             num_heads=self.num_heads,
             head_dim=self.head_dim or self.embed_dim // self.num_heads,

@@ -1,4 +1,4 @@
-"""The names of the LV-ViT family: their sizes, evaluation crops and counts."""
+"""Model names of the LV-ViT family, with sizes, evaluation crops and counts."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from vit_jax_tricks.models.registry import IMAGENET, Entry, Preprocessing, regis
 
 
 DENSE = {"return_dense": True, "mix_token": True}
-# Width, depth, heads, skip_lam; crop and top-1 at 224 pixels of the official release.
+# Width, depth, heads, skip_lam; crop, parameters and official top-1 at 224 pixels.
 VARIANTS: dict[str, tuple[tuple[int, int, int, float], float, int, float | None]] = {
     "lvvit": ((384, 16, 6, 2.0), 0.9, 25_766_824, None),
     "lvvit_t": ((240, 12, 4, 1.0), 0.9, 8_534_720, 79.1),
@@ -15,7 +15,7 @@ VARIANTS: dict[str, tuple[tuple[int, int, int, float], float, int, float | None]
     "lvvit_m": ((512, 20, 8, 2.0), 1.0, 55_830_544, 84.0),
     "lvvit_l": ((768, 24, 12, 3.0), 1.0, 150_021_968, None),
 }
-# Models that have a reference file of their own size.
+# Models with a reference file of their own size.
 _FULL = {"lvvit_t", "lvvit_s"}
 
 

@@ -1,4 +1,4 @@
-"""The transformer block with attention and MLP side by side."""
+"""Transformer block with attention and MLP in parallel."""
 
 from functools import partial
 from typing import Any
@@ -14,13 +14,14 @@ from vit_jax_tricks.typing import Array, Float
 
 
 class ParallelScalingBlock(nn.Module):
-    """x + drop(gamma * (proj_a(attention(q, k, v)) + proj_m(act(m)))) from one product.
+    """x + drop(gamma * (proj_a(attention(q, k, v)) + proj_m(act(m)))).
 
-    (m, q, k, v) = in_proj(in_norm(x)); without `qkv_bias` m alone has a bias,
-    `mlp_bias`. `in_proj/kernel` is [d, m + 3d]. `gamma` exists with `init_values`;
-    `out_gain` multiplies the initial kernels at the end.
-    Source: Dehghani et al. 2023 (ViT-22B), arXiv 2302.05442. Equivalent to timm's
-    `ParallelScalingBlock`.
+    One product gives (m, q, k, v) = in_proj(in_norm(x)); without `qkv_bias` only m has
+    a bias, `mlp_bias`. `in_proj/kernel` is [d, m + 3d]. `gamma` exists if `init_values`
+    is given; `out_gain` multiplies the initial kernels of the output projections.
+    Equivalent to timm's `ParallelScalingBlock`.
+
+    Source: Dehghani et al., 2023 (ViT-22B), arXiv:2302.05442.
     """
 
     num_heads: int

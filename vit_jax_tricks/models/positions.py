@@ -1,4 +1,4 @@
-"""Which position encodings a ViT has: `pos_embed` as one field, and their layers."""
+"""Parses `pos_embed`, the position encodings of a ViT, and builds their layers."""
 
 import dataclasses
 import re
@@ -11,19 +11,19 @@ from vit_jax_tricks.models.layers.irpe import Irpe, IrpeScores, IrpeValues
 from vit_jax_tricks.models.layers.relative_bias import RelativeBias
 
 
-# `pos_embed` joins at most one name of each group with "+": "learn+rope_axial".
+# `pos_embed` joins names with "+", at most one from each group: "learn+rope_axial".
 # Added to the tokens: a learned table, or fixed sines and cosines.
 ABSOLUTE = {"learn": "", "sincos2d": "big_vision"} | {
     f"sincos2d_{form}": form for form in functional.SINCOS_FORMS if form != "big_vision"
 }
-# Added to the logits by offset, as `RelativeBias.kind`.
+# Added to the logits by offset; the values are `RelativeBias.kind`.
 RELATIVE = {
     "rel_bias": "bias",
     "rel_bias_tf": "bias_tf",
     "rel_mlp": "mlp",
     "log_cpb": "mlp_swin",
 }
-# Turning queries and keys, with the temperature of the released models.
+# Rotations of queries and keys, with the temperature of the released models.
 ROPE = {"rope_axial": 10000.0, "rope_mixed": 10.0, "rope_dinov3": 100.0}
 _IRPE = re.compile(
     r"irpe_(bias|ctx)_(product|euclidean|quant|cross)(_shared)?_(q?k?v?)"
@@ -33,7 +33,7 @@ IRPE_FORM = "irpe_{bias,ctx}_{product,euclidean,quant,cross}[_shared]_{q,k,v,qk,
 
 @dataclasses.dataclass(frozen=True)
 class Positions:
-    """The encodings of a model, by group; None where it has none of the group."""
+    """The encodings of a model, by group; None if it uses none of the group."""
 
     absolute: str | None = None
     relative: str | None = None
@@ -41,10 +41,10 @@ class Positions:
 
 
 def parse(pos_embed: str) -> Positions:
-    """Reads `pos_embed`, such as "learn", "none", "rope_axial" or "learn+rel_bias".
+    """Parses `pos_embed`, such as "learn", "none", "rope_axial" or "learn+rel_bias".
 
     Raises:
-        UserError: an unknown name, or two of one group.
+        UserError: an unknown name, or two names of the same group.
     """
     found: dict[str, str] = {}
     for name in pos_embed.split("+") if pos_embed not in ("", "none") else ():
@@ -82,11 +82,11 @@ def relative_layers(
     table_std: float = 0.02,
     inits: Any,
 ) -> dict[str, Any]:
-    """The fields `rel_pos` and `rel_values` of an `Attention` for a relative encoding.
+    """Builds the fields `rel_pos` and `rel_values` of an `Attention`.
 
-    `hidden` are the units of a position MLP, `ratio` sets the buckets of iRPE; None is
-    the released models' choice. `table_std` and `inits` say how tables and position
-    MLPs start.
+    `hidden` is the number of units of a position MLP, and `ratio` sets the buckets of
+    iRPE; None takes the released models' value. `table_std` and `inits` initialise
+    tables and position MLPs.
     """
     if name in RELATIVE:
         kind = RELATIVE[name]

@@ -10,15 +10,15 @@ from typing import Any
 from vit_jax_tricks.errors import UserError
 
 
-# Heads and hidden units that are left in each block; a block without heads adds the
-# bias of its projection alone.
+# Heads and hidden units left in each block; a block without heads adds only the bias of
+# its projection.
 FIELDS = {"num_heads": "block_heads", "mlp_hidden": "block_hidden"}
 
 
 def layers(
     model: Any, blocks: Sequence[Mapping[str, Any]], stage: int | None = None
 ) -> Sequence[Mapping[str, Any]]:
-    """The blocks' arguments `num_heads` and `mlp_hidden`, as the model's fields say."""
+    """Sets `num_heads` and `mlp_hidden` of each block from the model's fields."""
     out = list(blocks)
     for argument, field in FIELDS.items():
         if (counts := getattr(model, field)) is None:
@@ -31,10 +31,10 @@ def layers(
 def check(
     model: Any, depths: int | tuple[int, ...], scanned: int | None = None
 ) -> None:
-    """Raises UserError for fields of another form, or that `scan` cannot stack.
+    """Raises UserError for fields of the wrong shape, or that `scan` cannot stack.
 
-    `depths` is the number of blocks, or of those in each stage; the first `scanned` of
-    them (None: all, stage by stage) are what a scan would stack.
+    `depths` is the number of blocks, in total or in each stage; a scan would stack the
+    first `scanned` of them (None: all, stage by stage).
     """
     for field in FIELDS.values():
         if (counts := getattr(model, field)) is None:

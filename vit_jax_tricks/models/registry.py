@@ -1,4 +1,4 @@
-"""Model names: what each one builds, how its images are prepared, how large it is."""
+"""Model registry: the module, preprocessing and parameter count of each model name."""
 
 import dataclasses
 import fnmatch
@@ -16,10 +16,10 @@ from vit_jax_tricks.models import regularisers
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """How evaluation images are prepared: pixels in [0, 1] minus mean, over std.
+    """Preprocessing of evaluation images: pixels in [0, 1] minus mean, over std.
 
-    The shorter side is resized to floor(img_size / crop_pct) ("center"), or both sides
-    are ("squash"); then the centre is cropped.
+    "center" resizes the shorter side to floor(img_size / crop_pct), "squash" both
+    sides; the centre is then cropped.
     """
 
     mean: tuple[float, float, float]
@@ -31,13 +31,13 @@ class Preprocessing:
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One model name.
+    """Registry entry of a model name.
 
     `parameters` is the count for `parameters_classes` classes, the reference's default
-    (0: no head), `source` the reference program; `dialect` names the key names in which
-    weights are exported. `golden` is the file below tests/golden that checks the model:
-    its own, or that of a small model of the same code. `top1` is the published
-    ImageNet-1k accuracy in per cent.
+    (0: no head). `source` is the reference implementation, and `dialect` the key naming
+    in which weights are exported. `golden` is the file below tests/golden that checks
+    the model: its own, or that of a small model built by the same code. `top1` is the
+    published ImageNet-1k accuracy in per cent.
     """
 
     family: type[nn.Module]
@@ -59,26 +59,26 @@ _ENTRIES: dict[str, Entry] = {}
 
 
 def register(name: str, entry: Entry) -> None:
-    """Adds a model name."""
+    """Registers a model name."""
     if name in _ENTRIES:
         raise KeyError(f"{name} is registered twice")
     _ENTRIES[name] = entry
 
 
 def lookup(name: str) -> Entry:
-    """The entry of a model name. Raises UserError for an unknown one."""
+    """Returns the entry of a model name. Raises UserError for an unknown name."""
     if name not in _ENTRIES:
         raise UserError(f'Unknown model "{name}".{_hint(name)}')
     return _ENTRIES[name]
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """The sorted model names that match a shell pattern, such as "deit_*"."""
+    """Lists the model names that match a shell pattern such as "deit_*", sorted."""
     return sorted(fnmatch.filter(_ENTRIES, pattern))
 
 
 def preprocessing(name: str) -> Preprocessing:
-    """How evaluation images of a model are prepared."""
+    """Returns the preprocessing of a model's evaluation images."""
     return lookup(name).preprocessing
 
 
@@ -87,18 +87,19 @@ def create_model(
 ) -> nn.Module:
     """Builds a model by name: `create_model("deit_small_patch16_224", 10, depth=6)`.
 
-    `num_classes` defaults to the reference's, as timm builds the name: 1000 for most,
-    the width of the shared space for a CLIP tower, 0 (no head) where the published
-    weights have none, such as DINOv2's and SigLIP's.
+    `num_classes` defaults to the number in the reference: 1000 for most models, the
+    width of the joint embedding for a CLIP tower, and 0 (no head) if the published
+    weights have no head, as with DINOv2 and SigLIP.
+
     Overrides are the fields of the family's module, named as in timm. `dtype` and
-    `param_dtype` may be strings, `init_values` may be "depth" for CaiT's rule
-    (`functional.layer_scale_start`); a family's `flatten` takes the reference's nested
-    options apart. `model.apply(variables, images, train=False)` returns
-    `(logits, aux)` for normalised images [b, h, w, c].
+    `param_dtype` may be strings, and `init_values` may be "depth" for CaiT's rule
+    (`functional.layer_scale_start`); a family's `flatten` unpacks the reference's
+    nested options. `model.apply(variables, images, train=False)` returns `(logits,
+    aux)` for normalised images [b, h, w, c].
 
     Raises:
         UserError: an unknown name or override, a value of the wrong type, or fields
-            that contradict one another.
+        that contradict one another.
     """
     entry = lookup(name)
     flatten = getattr(entry.family, "flatten", dict)
@@ -122,7 +123,7 @@ def create_model(
 
 def _hint(name: str) -> str:
     hint = nearest(name, _ENTRIES)
-    return hint if "Did you mean" in hint else " list_models() has all names."
+    return hint if "Did you mean" in hint else " list_models() lists all names."
 
 
 def _field_types(family: type[nn.Module]) -> dict[str, Any]:
@@ -132,7 +133,7 @@ def _field_types(family: type[nn.Module]) -> dict[str, Any]:
 
 
 def _convert(key: str, value: Any, expected: Any) -> Any:
-    """The value as the field's type: lists become tuples, integers floats."""
+    """Converts a value to the field's type: lists to tuples, integers to floats."""
     if key in ("dtype", "param_dtype"):
         return _dtype(key, value)
     value = _tuples(value)
@@ -150,7 +151,7 @@ def _convert(key: str, value: Any, expected: Any) -> Any:
 
 
 def _tuples(value: Any) -> Any:
-    """Lists become tuples, at every depth: fields must be hashable."""
+    """Converts lists to tuples at every depth, because fields must be hashable."""
     if isinstance(value, list | tuple):
         return tuple(map(_tuples, value))
     return value

@@ -1,4 +1,4 @@
-"""What families say about regularisers that they have not, and LayerScale by depth."""
+"""Reasons why families reject some regularisers, and LayerScale by depth."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,34 +8,35 @@ from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models.layers.functional.drop import layer_scale_start
 
 
-# Why a family has not a field, by field.
+# Why a family rejects a field, by field.
 PAIRS = {
-    "patch_drop_rate": "its positions are about every pair of patches, so none can be "
-    "left out; leave the field out, or use a deit_ name."
+    "patch_drop_rate": "its positions relate every pair of patches, so no patch can be "
+    "dropped; leave the field out, or use a deit_ name."
 }
 MAPS = {
-    "patch_drop_rate": "it works on whole maps of patches, so none can be left out; "
+    "patch_drop_rate": "it works on whole maps of patches, so none can be dropped; "
     "leave the field out, or use a deit_ name."
 }
-BY_DEPTH = "depth"  # instead of a number: CaiT's rule
+BY_DEPTH = "depth"  # value that selects CaiT's rule instead of a number
 
 
 def check_refused(family: Any, name: str, key: str) -> None:
-    """Raises UserError, with the reason, for a field that a family refuses."""
+    """Raises UserError, with the reason, for a field that a family rejects."""
     why = getattr(family, "refuses", {}).get(key)
     if why is not None:
         raise UserError(f"{name} takes no {key}: {why}")
 
 
 def is_by_depth(key: str, value: Any) -> bool:
-    """Whether a field asks for LayerScale by CaiT's rule."""
+    """Whether a field requests LayerScale by CaiT's rule."""
     return key.endswith("init_values") and value == BY_DEPTH
 
 
 def by_depth(family: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """`fields` with CaiT's number for each init_values that is "depth".
+    """Replaces each init_values of "depth" in `fields` by CaiT's number.
 
-    The depth is that of all stages; what `fields` lacks is as usual in the family.
+    The depth counts the blocks of all stages; missing fields have the family's
+    defaults.
     """
     wanted = [key for key, value in fields.items() if is_by_depth(key, value)]
     if not wanted:

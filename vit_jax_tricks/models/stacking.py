@@ -1,4 +1,4 @@
-"""Between the layouts of the blocks: one tree for each block, or one stacked tree."""
+"""Conversion of block parameters between one tree per block and one stacked tree."""
 
 import re
 
@@ -9,11 +9,11 @@ from vit_jax_tricks.typing import Params
 
 
 def stack_blocks(params: Params, name: str = "blocks", first: int = 0) -> Params:
-    """Parameters for `scan=True`: `blocks_0`, `blocks_1`, ... become `blocks` [l, ...].
+    """Stacks parameters for `scan=True`: `blocks_0`, ... become `blocks` [l, ...].
 
-    At every level of the tree, from block `first` on as far as blocks have the same
-    parameters and shapes; the others stay. Nothing changes where nothing is to be
-    stacked.
+    Works at every level of the tree, from block `first` on, as far as the blocks have
+    the same parameters and shapes; the others are left alone. A tree with nothing to
+    stack is returned unchanged.
     """
     blocks = _numbered(params, name)
     rest = {
@@ -36,11 +36,11 @@ def stack_blocks(params: Params, name: str = "blocks", first: int = 0) -> Params
 def unstack_blocks(
     params: Params, name: str = "blocks", numbering: Params | None = None
 ) -> Params:
-    """The inverse of `stack_blocks`: `blocks` [l, ...] becomes `blocks_0`, ...
+    """Inverse of `stack_blocks`: `blocks` [l, ...] becomes `blocks_0`, ...
 
-    At every level of the tree; one that is not stacked is returned as it is. Numbers
-    begin at the first one that is free, in the tree `numbering` where that is given:
-    the parameters, for statistics that not every block has.
+    Works at every level of the tree; one that is not stacked is returned unchanged.
+    Numbering starts at the first free number in the tree or in `numbering`, if given:
+    the parameters, for statistics that only some blocks have.
     """
     numbering = params if numbering is None else numbering
     rest = {
@@ -60,7 +60,7 @@ def unstack_blocks(
 
 
 def _numbered(params: Params, name: str) -> dict[int, str]:
-    """The keys `blocks_0`, `blocks_1`, ... by number."""
+    """Keys `blocks_0`, `blocks_1`, ... by number."""
     matches = (re.fullmatch(rf"{name}_(\d+)", key) for key in params)
     return {int(match[1]): match[0] for match in matches if match}
 

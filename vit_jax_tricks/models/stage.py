@@ -1,4 +1,4 @@
-"""A stage: blocks in sequence, scanned or not."""
+"""A stage: a sequence of blocks, optionally scanned."""
 
 from collections.abc import Callable
 
@@ -11,9 +11,10 @@ from vit_jax_tricks.typing import Array, Float
 class Stage(nn.Module):
     """Calls the blocks in turn on (x, drop path rate or None, train).
 
-    `blocks` make the modules `blocks_0`, ...; equal ones are the same object. With
-    `scan` block `first` and those equal to it that follow are traced once, their
-    parameters and statistics stacked under `blocks`, as `stack_blocks` does it.
+    `blocks` are factories of the modules `blocks_0`, ...; equal ones are the same
+    object. With `scan`, block `first` and the equal blocks that follow it are traced
+    once; their parameters and statistics are stacked under `blocks`, as by
+    `stack_blocks`.
     """
 
     blocks: tuple[Callable[..., nn.Module], ...]

@@ -1,4 +1,4 @@
-"""Swin Transformer: windows that shift, maps that shrink, relative position biases."""
+"""Swin Transformer: shifted windows, shrinking maps and relative position biases."""
 
 from collections.abc import Callable
 from functools import partial
@@ -33,25 +33,24 @@ from vit_jax_tricks.typing import Array, Float, Num
 
 
 class WindowedTransformer(nn.Module):
-    """What Swin and Swin V2 share: patches -> stages of blocks -> norm -> mean -> head.
+    """Base of Swin and Swin V2: patches -> stages of blocks -> norm -> mean -> head.
 
     Returns `(logits, aux)`; `aux` holds `tokens` [b, n, d] after the last norm,
-    row-major, and `features` [b, d], their mean or another `global_pool`.
-    `num_classes=0` makes the features the logits.
+    row-major, and `features` [b, d], their mean or another `global_pool`. With
+    `num_classes=0` the logits are the features.
 
     Field names and meanings are timm's: `window_size` is one number, (height, width),
     or one of either for each stage. Windows are fitted to the maps of `img_size`
-    (`functional.fit_window`) unless `always_partition`; maps that are no multiple of
-    them are padded. `dynamic_img_size`, or `strict_img_size=False`, accepts images of
-    any multiple of `patch_size`, with the windows of `img_size`. From
+    (`functional.fit_window`) unless `always_partition`; maps that are not a multiple of
+    the window are padded. `dynamic_img_size`, or `strict_img_size=False`, accepts
+    images of any multiple of `patch_size`, with the windows of `img_size`. From
     microsoft/Swin-Transformer: `ape` (a learned absolute position table), `patch_norm`,
     and `square_windows`, which fits both sides of a window to the shorter side of the
-    map. Additions: `init_values` (LayerScale; in V2 the first gain of the norms that
-    close the branches, which is 0 otherwise), `pos_drop_rate`, `act_layer` and
-    `norm_eps` by value, `scan` (one traced block for each stage, parameters stacked
-    under `blocks`), `remat` (recompute each block in the backward pass), `block_heads`
-    and `block_hidden` (heads and hidden units of each block by stage, as pruning leaves
-    them).
+    map. Additions: `init_values` (LayerScale; in V2 the initial gain of the norms at
+    the end of the branches, 0 by default), `pos_drop_rate`, `act_layer` and `norm_eps`
+    by value, `scan` (one traced block for each stage, parameters stacked under
+    `blocks`), `remat` (recomputes each block in the backward pass), and `block_heads`
+    and `block_hidden` (heads and hidden units of each block by stage, after pruning).
     """
 
     img_size: int | tuple[int, int] = 224
@@ -86,7 +85,7 @@ class WindowedTransformer(nn.Module):
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
-    # Whether norms close the residual branches (V2) or open them.
+    # Whether norms end the residual branches (V2) or start them.
     post_norm = False
     refuses = regularisers.MAPS
 
@@ -105,7 +104,7 @@ class WindowedTransformer(nn.Module):
 
     @property
     def any_size(self) -> bool:
-        """Whether images need not have `img_size`."""
+        """Whether images may differ from `img_size`."""
         return self.dynamic_img_size or not self.strict_img_size
 
     @property
@@ -114,7 +113,7 @@ class WindowedTransformer(nn.Module):
         return 0
 
     def windows(self, stage: int) -> tuple[tuple[int, int], tuple[int, int]]:
-        """The window of a stage's blocks and the shift of its shifted ones."""
+        """Window of a stage's blocks, and the shift of its shifted blocks."""
         h, w = _window_sizes(self.window_size, len(self.depths))[stage]
         if self.always_partition:
             return (h, w), (h // 2, w // 2)
@@ -122,7 +121,7 @@ class WindowedTransformer(nn.Module):
         return functional.fit_window((h, w), size, square=self.square_windows)
 
     def check(self) -> None:
-        """Raises UserError where the fields contradict one another."""
+        """Raises UserError if the fields contradict one another."""
         check_least(self, {"patch_size": 1, "in_chans": 1, "embed_dim": 1})
         check_rates(self)
         check_patches(self)
@@ -144,10 +143,10 @@ class WindowedTransformer(nn.Module):
         if self.always_partition and self.square_windows:
             raise UserError("square_windows has no effect with always_partition=True.")
         if self.ape and self.any_size:
-            raise UserError("ape=True allows one image size: its table has one.")
+            raise UserError("ape=True allows only one image size, that of its table.")
 
     def attention(self, stage: int) -> Callable[..., nn.Module]:
-        """What makes the attention layer of a stage's blocks."""
+        """Factory of the attention layer of a stage's blocks."""
         raise NotImplementedError
 
     @nn.compact
@@ -231,16 +230,18 @@ class WindowedTransformer(nn.Module):
 class SwinTransformer(WindowedTransformer):
     """Swin: pre-norm blocks with a table of relative position biases.
 
-    `head_dim` (timm) replaces width / num_heads, `qk_scale` (microsoft) the scale h **
-    -0.5. Equivalent to timm's `SwinTransformer` and, with `square_windows`, to that of
-    microsoft/Swin-Transformer. Source: Liu et al. 2021, arXiv 2103.14030.
+    `head_dim` (timm) replaces width / num_heads, and `qk_scale` (microsoft) the scale h
+    ** -0.5. Equivalent to timm's `SwinTransformer` and, with `square_windows`, to that
+    of microsoft/Swin-Transformer.
+
+    Source: Liu et al., 2021, arXiv:2103.14030.
     """
 
     head_dim: int | tuple[int, ...] | None = None
     qk_scale: float | None = None
 
     def check(self) -> None:
-        """Raises UserError where the fields contradict one another."""
+        """Raises UserError if the fields contradict one another."""
         super().check()
         stages = len(self.depths)
         if self.head_dim is None:
@@ -249,7 +250,7 @@ class SwinTransformer(WindowedTransformer):
             _check_each("head_dim", self.head_dim, stages)
 
     def attention(self, stage: int) -> Callable[..., nn.Module]:
-        """What makes the attention layer of a stage's blocks."""
+        """Factory of the attention layer of a stage's blocks."""
         heads, dim = self.num_heads[stage], self.head_dim
         dim = dim[stage] if isinstance(dim, tuple) else dim
         return partial(

@@ -1,4 +1,4 @@
-"""The parts of a Swin Transformer: window attention, block, patch merging, stage."""
+"""Parts of a Swin Transformer: window attention, block, patch merging and stage."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,9 +18,9 @@ from vit_jax_tricks.typing import Array, Bool, Float
 
 
 class PatchGrid(nn.Module):
-    """A map of patch embeddings: convolution `proj` with its own stride, then `norm`.
+    """Map of patch embeddings: a convolution `proj` with stride = size, then `norm`.
 
-    `norm_eps=None` leaves the norm out.
+    `norm_eps=None` omits the norm.
     """
 
     embed_dim: int
@@ -39,10 +39,12 @@ class PatchGrid(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Halves a map: 2x2 neighbours in the channels, then norm and a linear `reduction`.
+    """Halves a map: stacks 2x2 neighbours in the channels, then norm and `reduction`.
 
-    `norm_last` applies the norm to the result instead, as Swin V2 does. Equivalent to
-    timm's two `PatchMerging`. Source: Liu et al. 2021 (Swin), arXiv 2103.14030.
+    `reduction` is linear. `norm_last` applies the norm to its result instead, as Swin
+    V2 does. Equivalent to timm's two `PatchMerging` classes.
+
+    Source: Liu et al., 2021 (Swin), arXiv:2103.14030.
     """
 
     features: int
@@ -64,12 +66,14 @@ class PatchMerging(nn.Module):
 
 
 class WindowAttention(nn.Module):
-    """Self-attention inside windows with a table of relative position biases.
+    """Self-attention in windows, with a table of relative position biases.
 
     softmax(scale q k^T + table[query - key] + mask) v, for each head. `qkv/kernel` is
-    [d, 3, g, h], `proj/kernel` [g, h, d], `relative_position_bias_table`
-    [(2p - 1)(2q - 1), g] for a window (p, q). `scale` defaults to h ** -0.5.
-    Equivalent to timm's `WindowAttention`. Source: Liu et al. 2021, arXiv 2103.14030.
+    [d, 3, g, h], `proj/kernel` [g, h, d], `relative_position_bias_table` [(2p - 1)(2q -
+    1), g] for a window (p, q). `scale` defaults to h ** -0.5. Equivalent to timm's
+    `WindowAttention`.
+
+    Source: Liu et al., 2021, arXiv:2103.14030.
     """
 
     num_heads: int
@@ -124,14 +128,16 @@ class WindowAttention(nn.Module):
 
 
 class SwinBlock(nn.Module):
-    """Attention in (shifted) windows, then an MLP, each around a residual.
+    """Attention in (shifted) windows, then an MLP, each with a residual connection.
 
     x <- x + drop(attn(norm1(x))); x <- x + drop(mlp(norm2(x))). With `post_norm` the
-    norm closes the branch, x + drop(norm(attn(x))), and its gain starts at
-    `init_values` or 0, as in Swin V2; without, `init_values` adds LayerScale.
-    `attention` makes the layer that is called as (windows, mask, train). `shifted` says
-    whether the windows move by `shift`; it may be traced.
-    Sources: Liu et al. 2021 (Swin), arXiv 2103.14030, and 2021 (V2), arXiv 2111.09883.
+    norm ends the branch, x + drop(norm(attn(x))), and its initial gain is `init_values`
+    or 0, as in Swin V2; otherwise `init_values` adds LayerScale. `attention` builds the
+    layer, which is called as (windows, mask, train). `shifted`, which may be traced,
+    says whether the windows move by `shift`.
+
+    Sources: Liu et al., 2021 (Swin), arXiv:2103.14030; Liu et al., 2021 (Swin V2),
+    arXiv:2111.09883.
     """
 
     attention: Callable[..., nn.Module]
@@ -180,10 +186,10 @@ class SwinBlock(nn.Module):
 
 
 class SwinStage(nn.Module):
-    """`downsample`, where there is one, then each of `blocks` with its drop path rate.
+    """Optional `downsample`, then each of `blocks` with its drop path rate.
 
-    Blocks 1, 3, ... are shifted. With `scan` one traced block serves them all; it rolls
-    by an amount that is only known at run time.
+    Blocks 1, 3, ... are shifted. With `scan`, one traced block serves all of them, and
+    rolls by an amount known only at run time.
     """
 
     blocks: tuple[Callable[..., nn.Module], ...]

@@ -1,4 +1,4 @@
-"""Swin Transformer V2: post-norm, cosine attention, positions from a small network."""
+"""Swin Transformer V2: post-norm, cosine attention and an MLP for position biases."""
 
 import math
 from collections.abc import Callable
@@ -16,10 +16,12 @@ from vit_jax_tricks.typing import Array, Float
 
 
 class PositionNetwork(nn.Module):
-    """16 sigmoid(MLP(log-spaced offset)): the bias of each head, r offsets.
+    """Bias of each head, 16 sigmoid(MLP(log-spaced offset)), for r offsets.
 
-    `fc1` with bias, ReLU, `fc2` without. Source: Liu et al. 2021 (Swin V2), arXiv
-    2111.09883; `cpb_mlp` of microsoft/Swin-Transformer.
+    `fc1` with bias, ReLU, `fc2` without bias.
+
+    Source: Liu et al., 2021 (Swin V2), arXiv:2111.09883; `cpb_mlp` of
+    microsoft/Swin-Transformer.
     """
 
     num_heads: int
@@ -40,13 +42,14 @@ class PositionNetwork(nn.Module):
 
 
 class CosineWindowAttention(nn.Module):
-    """Self-attention inside windows by the cosine of queries and keys.
+    """Self-attention in windows by the cosine of queries and keys.
 
     softmax(exp(min(logit_scale, ln 100)) cos(q, k) + bias(query - key) + mask) v, for
-    each head; keys have no bias. `pretrained` is the window of pre-training, which
-    scales the offsets, 0 where it is this one. `logit_scale` [g], `q_bias` and `v_bias`
-    [g, h]. Equivalent to timm's `WindowAttention` of Swin V2.
-    Source: Liu et al. 2021 (Swin V2), arXiv 2111.09883.
+    each head; keys have no bias. `pretrained` is the pre-training window, which scales
+    the offsets, or 0 if it is the present window. `logit_scale` [g], `q_bias` and
+    `v_bias` [g, h]. Equivalent to timm's `WindowAttention` of Swin V2.
+
+    Source: Liu et al., 2021 (Swin V2), arXiv:2111.09883.
     """
 
     num_heads: int
@@ -111,12 +114,13 @@ class CosineWindowAttention(nn.Module):
 
 
 class SwinTransformerV2(WindowedTransformer):
-    """Swin V2: norms close the residual branches, attention is by cosine.
+    """Swin V2: norms at the end of the residual branches, and cosine attention.
 
-    `pretrained_window_sizes` holds the windows of pre-training, one for each stage, 0
-    where they are the present ones. Equivalent to timm's `SwinTransformerV2` and, with
+    `pretrained_window_sizes` holds the pre-training window of each stage, 0 where it is
+    the present one. Equivalent to timm's `SwinTransformerV2` and, with
     `square_windows`, to that of microsoft/Swin-Transformer.
-    Source: Liu et al. 2021, arXiv 2111.09883.
+
+    Source: Liu et al., 2021, arXiv:2111.09883.
     """
 
     pretrained_window_sizes: tuple[int, ...] | tuple[tuple[int, int], ...] = ()
@@ -124,7 +128,7 @@ class SwinTransformerV2(WindowedTransformer):
     post_norm = True
 
     def check(self) -> None:
-        """Raises UserError where the fields contradict one another."""
+        """Raises UserError if the fields contradict one another."""
         super().check()
         check_stage_heads(self)
         sizes = self.pretrained_window_sizes
@@ -135,7 +139,7 @@ class SwinTransformerV2(WindowedTransformer):
             )
 
     def attention(self, stage: int) -> Callable[..., nn.Module]:
-        """What makes the attention layer of a stage's blocks."""
+        """Factory of the attention layer of a stage's blocks."""
         heads = self.num_heads[stage]
         sizes = self.pretrained_window_sizes
         size = sizes[stage] if sizes else 0

@@ -1,4 +1,4 @@
-"""The names of Swin and Swin V2: their sizes, preprocessing and published counts."""
+"""Model names of Swin and Swin V2, with sizes, preprocessing and published counts."""
 
 from typing import Any
 
@@ -16,8 +16,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "large": {"embed_dim": 192, "depths": (2, 2, 18, 2), "num_heads": (6, 12, 24, 48)},
 }
 
-# Counts: timm 1.0.31. Top-1: the README of microsoft/Swin-Transformer, of the weights
-# trained on ImageNet-1k alone where there are such, else on ImageNet-22k before.
+# Counts: timm 1.0.31. Top-1: the README of microsoft/Swin-Transformer, for the weights
+# trained on ImageNet-1k only if they exist, otherwise pre-trained on ImageNet-22k.
 SWIN = {
     "swin_tiny_patch4_window7_224": (28_288_354, 81.2),
     "swin_small_patch4_window7_224": (49_606_258, 83.2),
@@ -26,7 +26,7 @@ SWIN = {
     "swin_large_patch4_window7_224": (196_532_476, 86.3),
     "swin_large_patch4_window12_384": (196_735_516, 87.3),
 }
-# Windows found by architecture search: Chen et al. 2021, arXiv 2111.14725.
+# Windows found by architecture search: Chen et al., 2021, arXiv:2111.14725.
 SWIN_S3 = {
     "swin_s3_tiny_224": (28_328_674, SIZES["tiny"], (7, 7, 14, 7)),
     "swin_s3_small_224": (49_737_298, SIZES["small"], (14, 14, 14, 7)),

@@ -20,24 +20,25 @@ from vit_jax_tricks.sharding import constrain
 from vit_jax_tricks.typing import Array, Float, Num
 
 
-STRIDE = 16  # of the three soft splits together
+STRIDE = 16  # total stride of the three soft splits
 
 
 class T2TViT(nn.Module):
     """Tokens-to-token stem -> class token, sinusoids -> pre-norm blocks -> linear.
 
     Returns `(logits, aux)`; `aux` holds `tokens` [b, n, d] after the last norm, class
-    token first, and `features` [b, d], the classifier's input. `num_classes=0` makes
-    the features the logits.
+    token first, and `features` [b, d], the classifier's input. With `num_classes=0` the
+    logits are the features.
 
     Field names and meanings are those of `T2T_ViT` in yitu-opensource/T2T-ViT:
     `tokens_type` ("performer", "transformer" or "convolution") and `token_dim` of the
     stem, `qk_scale` of the blocks (None: h ** -0.5), `drop_rate` after the positions
-    and in the blocks. Additions: `pos_img_size`, the size of the images whose sinusoids
-    are resampled to this one's (bicubic), as the reference does with weights of another
-    size (None: computed for this size); `patch_drop_rate`, `init_values`, `scan`,
-    `remat`, `block_heads` and `block_hidden` as in `VisionTransformer`.
-    Source: Yuan et al. 2021, arXiv 2101.11986.
+    and in the blocks. Additions: `pos_img_size`, the image size whose sinusoids are
+    resampled (bicubic) to this model's size, as the reference does with weights of
+    another size (None: computed for this size); `patch_drop_rate`, `init_values`,
+    `scan`, `remat`, `block_heads` and `block_hidden` as in `VisionTransformer`.
+
+    Source: Yuan et al., 2021, arXiv:2101.11986.
     """
 
     img_size: int | tuple[int, int] = 224
@@ -79,14 +80,17 @@ class T2TViT(nn.Module):
 
     @property
     def sinusoids(self) -> Float[np.ndarray, "1 m d"]:
-        """The position table of `pos_img_size`, or of this size; class token first."""
+        """Position table of `pos_img_size`, or of this size if None.
+
+        The class token comes first.
+        """
         h, w = self.grid
         n = h * w if self.pos_img_size is None else (self.pos_img_size // STRIDE) ** 2
         return sinusoid_positions(1 + n, self.embed_dim)
 
     @property
     def positions(self) -> Float[np.ndarray, "1 n d"]:
-        """The sinusoids, resampled where they are those of another size."""
+        """The sinusoids, resampled if they are those of another size."""
         table = self.sinusoids
         if self.pos_img_size is None:
             return table
@@ -96,7 +100,7 @@ class T2TViT(nn.Module):
         return np.concatenate([table[:, :1], body], axis=1)
 
     def check(self) -> None:
-        """Raises UserError where the fields contradict one another."""
+        """Raises UserError if the fields contradict one another."""
         least = ("in_chans", "embed_dim", "num_heads")
         checks.check_least(
             self, {**dict.fromkeys(least, 1), "token_dim": 2, "depth": 0}

@@ -1,4 +1,4 @@
-"""The names of the T2T-ViT family: their sizes and published counts."""
+"""Model names of the T2T-ViT family, with sizes and published counts."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from vit_jax_tricks.models.t2t_vit import T2TViT
 
 
 # Sizes: width, heads, depth, MLP ratio. Counts: trainable parameters of the official
-# program, without the fixed random features and sinusoids. Top-1: its README.
+# code, without the fixed random features and sinusoids. Top-1: its README.
 VARIANTS: dict[str, tuple[tuple[int, int, int, float], int, float | None]] = {
     "t2t_vit_7": ((256, 4, 7, 2.0), 4_255_694, 71.7),
     "t2t_vit_10": ((256, 4, 10, 2.0), 5_834_702, 75.2),
@@ -21,7 +21,7 @@ VARIANTS: dict[str, tuple[tuple[int, int, int, float], int, float | None]] = {
     "t2t_vit_14_resnext": ((384, 32, 14, 3.0), 21_465_806, None),
     "t2t_vit_14_wide": ((768, 12, 4, 3.0), 25_000_910, None),
 }
-# Models that have a reference file of their own size.
+# Models with a reference file of their own size.
 _FULL = {"7", "10", "12", "14", "24", "t_14", "t_19"}
 
 

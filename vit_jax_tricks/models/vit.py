@@ -1,4 +1,4 @@
-"""Vision Transformer and its plain relatives: ViT, DeiT, DeiT-III, CLIP images."""
+"""Vision Transformer and its plain relatives: ViT, DeiT, DeiT III, CLIP's towers."""
 
 from functools import partial
 from typing import Any
@@ -19,24 +19,25 @@ class VisionTransformer(nn.Module):
 
     Returns `(logits, aux)`; `aux` holds `tokens` [b, n, d] after the last norm, prefix
     tokens first, and `features` [b, d], the classifier's input. A distilled model adds
-    `features_dist`, `logits_cls` and `logits_dist`; its logits are the class head's in
-    training and the mean of both heads in evaluation. `num_classes=0` makes the
-    features the logits.
+    `features_dist`, `logits_cls` and `logits_dist`; its logits are those of the class
+    head in training and the mean of both heads in evaluation. With `num_classes=0` the
+    logits are the features.
 
     Field names and meanings are those of timm's `VisionTransformer`; `pos_embed` takes
     any encoding of `models.positions`. Additions: `distilled` (timm's
     `VisionTransformerDistilled`); layers by name, namely `act_layer`, `norm_layer` with
     `norm_eps`, `mlp_layer` and `block_fn` (`models.vit_blocks`), `qkv`
     (`layers.attention.QKV`) and `weight_init` (`layers.initializers.VIT`);
-    `rel_pos_dim` and `shared_rel_pos` (timm's `VisionTransformerRelPos`), `rope_...`
-    and `ref_feat_shape` (timm's `Eva`), `irpe_ratio`; `head_bias` (CLIP's projection
-    has none), `drop_path_decay` ("linear" or "constant"), `parallel` and `stem="hmlp"`
-    (Touvron et al. 2022, arXiv 2203.09795), `scan` (one traced block, parameters
-    stacked under `blocks`), `remat` (recompute each block in the backward pass),
-    `block_heads` and `block_hidden` (heads and hidden units of each block, as pruning
-    leaves them), `head_dim` (of a head, where it is not embed_dim / num_heads).
-    Sources: Dosovitskiy et al. 2020, arXiv 2010.11929; Touvron et al. 2020 (DeiT),
-    arXiv 2012.12877; Touvron et al. 2022 (DeiT-III), arXiv 2204.07118.
+    `rel_pos_dim` and `shared_rel_pos` (timm's `VisionTransformerRelPos`); `rope_...`
+    and `ref_feat_shape` (timm's `Eva`); `irpe_ratio`; `head_bias` (False for CLIP's
+    projection); `drop_path_decay` ("linear" or "constant"); `parallel` and
+    `stem="hmlp"` (Touvron et al., 2022, arXiv:2203.09795); `scan` (one traced block,
+    parameters stacked under `blocks`); `remat` (recomputes each block in the backward
+    pass); `block_heads` and `block_hidden` (heads and hidden units of each block, after
+    pruning); `head_dim` (width of a head if it is not embed_dim / num_heads).
+
+    Sources: Dosovitskiy et al., 2020, arXiv:2010.11929; Touvron et al., 2020 (DeiT),
+    arXiv:2012.12877; Touvron et al., 2022 (DeiT III), arXiv:2204.07118.
     """
 
     img_size: int | tuple[int, int] = 224
@@ -110,7 +111,7 @@ class VisionTransformer(nn.Module):
 
     @property
     def head_width(self) -> int:
-        """Channels of a head."""
+        """Channels of each head."""
         return self.head_dim or self.embed_dim // self.num_heads
 
     @property
@@ -124,7 +125,7 @@ class VisionTransformer(nn.Module):
         return 0 if self.no_embed_class else self.prefix_tokens
 
     def check(self) -> None:
-        """Raises UserError where the fields contradict one another."""
+        """Raises UserError if the fields contradict one another."""
         vit_check.check(self)
 
     @nn.compact
@@ -156,7 +157,7 @@ class VisionTransformer(nn.Module):
         features: Float[Array, "b d"],
         train: bool,
     ) -> tuple[Float[Array, "b k"], dict[str, Array]]:
-        """Logits, in at least float32, and the named intermediates."""
+        """Applies the heads; returns the logits, in at least float32, and `aux`."""
         head = partial(
             Classifier,
             self.num_classes,

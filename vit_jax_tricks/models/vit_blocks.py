@@ -1,4 +1,4 @@
-"""The blocks of a `VisionTransformer` from its fields, and the pooling after them."""
+"""Builds the blocks of a `VisionTransformer` from its fields, and pools its tokens."""
 
 from functools import partial
 from typing import Any
@@ -17,9 +17,9 @@ from vit_jax_tricks.models.positions import Positions, relative_layers
 from vit_jax_tricks.typing import Array, Float
 
 
-# timm's classes by name: `Block`, `ResPostBlock`, `ParallelScalingBlock`.
+# timm's `Block`, `ResPostBlock` and `ParallelScalingBlock`.
 BLOCKS = ("pre_norm", "post_norm", "parallel_scaling")
-# `Mlp`, `SwiGLU`, `SwiGLUPacked`; int(d * mlp_ratio) units behind the gate.
+# timm's `Mlp`, `SwiGLU`, `SwiGLUPacked`; int(d * mlp_ratio) units after the gate.
 MLPS = ("mlp", "swiglu", "swiglu_packed")
 POOLS = ("token", "avg", "avgmax", "max", "map", "prr")
 
@@ -31,7 +31,7 @@ def run(
     rope: Float[Array, "..."] | None,
     train: bool,
 ) -> Float[Array, "b n d"]:
-    """All transformer blocks."""
+    """Applies all transformer blocks."""
     dtypes = {"dtype": model.dtype, "param_dtype": model.param_dtype}
     relative = relative_layers(
         positions.relative,
@@ -86,7 +86,7 @@ def run(
 def _layers(
     model: Any, positions: Positions, relative: dict[str, Any]
 ) -> dict[str, Any]:
-    """The fields that say which layers a `Block` has."""
+    """The fields that select the layers of a `Block`."""
     inits = initializers.VIT[model.weight_init]
     norm = partial(
         NORMS[model.norm_layer], model.norm_eps, model.dtype, model.param_dtype
@@ -126,11 +126,12 @@ def _layers(
 
 
 def pool(model: Any, x: Float[Array, "b n d"], train: bool) -> Float[Array, "b d"]:
-    """The classifier's input from all tokens, by `global_pool`.
+    """Pools all tokens to the classifier's input, by `global_pool`.
 
-    "token" the first one; "avg", "max" and "avgmax" (the mean of both) over the patch
-    tokens, or all with `pool_include_prefix`; "map" an `AttentionPool`; "prr" self-
-    attention without parameters, then the first token, or the mean where there is none.
+    "token" takes the first token; "avg", "max" and "avgmax" (the mean of both) pool the
+    patch tokens, or all tokens with `pool_include_prefix`; "map" is an `AttentionPool`;
+    "prr" is self-attention without parameters, then the first token, or the mean if
+    there is no class token.
     """
     if model.global_pool == "map":
         return AttentionPool(

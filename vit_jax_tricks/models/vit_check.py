@@ -1,4 +1,4 @@
-"""What a `VisionTransformer` checks about its fields: one clear line each."""
+"""Checks of a `VisionTransformer`'s fields, with one-line errors."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from vit_jax_tricks.models.positions import RELATIVE, Positions, parse
 
 
 def check(model: Any) -> None:
-    """Raises UserError where the fields contradict one another."""
+    """Raises UserError if the fields contradict one another."""
     sizes = ("patch_size", "in_chans", "embed_dim", "num_heads", "parallel")
     checks.check_least(model, {**dict.fromkeys(sizes, 1), "depth": 0, "reg_tokens": 0})
     checks.check_rates(model)
@@ -60,13 +60,13 @@ def check(model: Any) -> None:
                 )
         if positions.relative is not None and not model.shared_rel_pos:
             raise UserError(
-                f'block_fn="parallel_scaling" takes no "{positions.relative}" of each '
-                "block; use shared_rel_pos=True or another pos_embed."
+                'block_fn="parallel_scaling" supports no per-block '
+                f'"{positions.relative}"; use shared_rel_pos=True or another pos_embed.'
             )
 
 
 def _check_pruned(model: Any, positions: Positions) -> None:
-    """Blocks of unequal size share no positions by head, and have two branches."""
+    """Checks that unequal blocks share no per-head positions and are not parallel."""
     pruned.check(model, model.depth)
     if model.block_heads is not None and (
         model.shared_rel_pos or positions.rope == "rope_mixed"
@@ -82,7 +82,7 @@ def _check_pruned(model: Any, positions: Positions) -> None:
 
 
 def _check_tokens(model: Any) -> None:
-    """The class token exists where something needs it."""
+    """Checks that the class token exists if something needs it."""
     if not model.class_token and (model.global_pool == "token" or model.distilled):
         raise UserError(
             'class_token=False needs global_pool="avg" and distilled=False, since '
@@ -93,11 +93,11 @@ def _check_tokens(model: Any) -> None:
 
 
 def _check_positions(model: Any, positions: Positions) -> None:
-    """The encodings fit the sizes and one another."""
+    """Checks that the encodings fit the sizes and one another."""
     for field in ("rel_pos_dim", "irpe_ratio", "rope_temperature"):
         value = getattr(model, field)
         if value is not None and value <= 0:
-            raise UserError(f"{field}={value} must be over 0, or None for the usual.")
+            raise UserError(f"{field}={value} must be over 0, or None for the default.")
     name = positions.absolute or ""
     if name.startswith("sincos") and model.embed_dim % 4:
         raise UserError(

@@ -1,4 +1,4 @@
-"""From images to tokens with positions, for a `VisionTransformer`."""
+"""Embeds images as tokens with positions, for a `VisionTransformer`."""
 
 from functools import partial
 from typing import Any
@@ -17,7 +17,10 @@ from vit_jax_tricks.typing import Array, Float, Int
 def embed(
     model: Any, images: Float[Array, "b h w c"], positions: Positions, train: bool
 ) -> tuple[Float[Array, "b n d"], Int[Array, "b n"] | None]:
-    """Tokens with positions, prefix tokens first; which were kept, if some were not."""
+    """Embeds images as tokens with positions, prefix tokens first.
+
+    Also returns the indices of the kept tokens, or None if all are kept.
+    """
     x = _stem(model)(images, train)
     b, n, d = x.shape
     prefix = _prefix(model)
@@ -45,7 +48,7 @@ def embed(
 def rotary(
     model: Any, positions: Positions, kept: Int[Array, "b n"] | None
 ) -> Float[Array, "..."] | None:
-    """`rope` of `run_blocks`: [#b, n, 1, e], or [l, #b, n, g, e] learned by block."""
+    """The `rope` of `run_blocks`: [#b, n, 1, e], or [l, #b, n, g, e] for each block."""
     kind = positions.rope
     if kind is None:
         return None
@@ -99,7 +102,7 @@ def _stem(model: Any) -> nn.Module:
 
 
 def _prefix(model: Any) -> list[Float[Array, "1 r d"]]:
-    """Class, distillation and register tokens."""
+    """The class, distillation and register tokens."""
     small = 0.02 if model.weight_init == "eva" else 1e-6
     tokens = []
     if model.class_token:

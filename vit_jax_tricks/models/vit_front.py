@@ -9,13 +9,13 @@ from vit_jax_tricks.typing import Array, Float, Num
 
 
 class VitFront(nn.Module):
-    """What families have in common whose fields only describe a `VisionTransformer`.
+    """Base of families whose fields only describe a `VisionTransformer`.
 
     A family adds its fields and `vit`. Parameters and outputs are those of `vit()`.
     """
 
     def vit(self, **more: Any) -> VisionTransformer:
-        """The model that this one is; `more` is its parent."""
+        """The equivalent `VisionTransformer`; `more` holds its parent."""
         raise NotImplementedError
 
     @property
@@ -39,7 +39,7 @@ class VitFront(nn.Module):
         return self.vit(parent=None).position_prefix
 
     def check(self) -> None:
-        """Raises UserError where the fields contradict one another."""
+        """Raises UserError if the fields contradict one another."""
         self.vit(parent=None).check()
 
     @nn.compact
@@ -49,7 +49,7 @@ class VitFront(nn.Module):
         return self.vit(parent=self.scope)(images, train)
 
     def fields(self, *left_out: str) -> dict[str, Any]:
-        """This module's own fields by name, without some."""
+        """This module's own fields by name, except `left_out`."""
         return {
             name: getattr(self, name)
             for name in self.__dataclass_fields__

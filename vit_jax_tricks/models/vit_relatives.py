@@ -1,4 +1,4 @@
-"""Names of ViT's relatives: SigLIP, average pooling, post-norm, DINOv2, iRPE."""
+"""Model names of ViT's relatives: SigLIP, average pooling, post-norm, DINOv2, iRPE."""
 
 from functools import partial
 from typing import Any
@@ -22,7 +22,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "gigantic": {"embed_dim": 1664, "depth": 48, "num_heads": 16, "mlp_ratio": 64 / 13},
     "giantopt": {"embed_dim": 1536, "depth": 40, "num_heads": 16},
 }
-# Counts: timm 1.0.31, of the default classes of its weights.
+# Counts: timm 1.0.31, for the default number of classes of its weights.
 LARGE = {
     "vit_giant_patch14_224": 1_012_611_432,
     "vit_gigantic_patch14_224": 1_844_440_680,
@@ -45,7 +45,7 @@ PARALLEL_SCALING = {
     "vit_large_patch14_xp_224": 304_057_320,
     "vit_huge_patch14_xp_224": 631_802_600,
 }
-# SigLIP and SigLIP 2; the second version's sizes have the tanh GELU in timm.
+# SigLIP and SigLIP 2; in timm, the sizes added by SigLIP 2 use the tanh GELU.
 SIGLIP = {
     "vit_base_patch16_siglip_224": 92_884_224,
     "vit_base_patch16_siglip_256": 92_930_304,
@@ -98,7 +98,7 @@ DINOV2_REG = {
 }
 DINOV2_GIANT = {"vit_giant_patch14_dinov2": 1_136_479_232}
 DINOV2_GIANT_REG = {"vit_giant_patch14_reg4_dinov2": 1_136_483_840}
-# microsoft/Cream 4a13c40: DeiT with one more encoding, in the key names of DeiT.
+# microsoft/Cream 4a13c40: DeiT with an added encoding, under DeiT's key names.
 IRPE = {
     "deit_tiny_patch16_224_ctx_product_50_shared_k": 5_755_816,
     "deit_small_patch16_224_ctx_euc_20_shared_k": 22_113_640,
@@ -110,7 +110,7 @@ IRPE = {
     "deit_base_patch16_224_ctx_product_50_shared_k": 86_606_056,
     "deit_base_patch16_224_ctx_product_50_shared_qkv": 86_682_856,
 }
-# Published ImageNet-1k top-1: iRPE, arXiv 2107.14222.
+# Published ImageNet-1k top-1: iRPE, arXiv:2107.14222.
 TOP1 = {
     "deit_tiny_patch16_224_ctx_product_50_shared_k": 73.7,
     "deit_small_patch16_224_ctx_product_50_shared_k": 80.9,

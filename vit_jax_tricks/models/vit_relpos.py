@@ -1,4 +1,4 @@
-"""ViT with a relative position bias in place of the position table, timm's fields."""
+"""ViT with relative position biases instead of a position table, with timm's fields."""
 
 from typing import Any
 
@@ -15,11 +15,13 @@ REL_POS_TYPES = {"bias": "rel_bias", "mlp": "rel_mlp", "mlp_swin": "log_cpb"}
 class VisionTransformerRelPos(VitFront):
     """A `VisionTransformer` under the field names of timm's `VisionTransformerRelPos`.
 
-    `rel_pos_type` "bias" has a table in every block, or one with `shared_rel_pos`;
-    "mlp" and "mlp_swin" have an MLP of `rel_pos_dim` units over logarithmic offsets.
-    Additions: `block_fn` by name, "pre_norm" or "post_norm"; `act_layer` and `norm_eps`
-    by value; `scan` and `remat`. Sources: Liu et al. 2021 (Swin, Swin V2), arXiv
-    2103.14030 and 2111.09883; Bao et al. 2021 (BEiT), arXiv 2106.08254.
+    `rel_pos_type` "bias" has a table in every block, or one shared table with
+    `shared_rel_pos`; "mlp" and "mlp_swin" have an MLP of `rel_pos_dim` units over
+    logarithmic offsets. Additions: `block_fn` by name, "pre_norm" or "post_norm";
+    `act_layer` and `norm_eps` by value; `scan` and `remat`.
+
+    Sources: Liu et al., 2021 (Swin), arXiv:2103.14030; Liu et al., 2021 (Swin V2),
+    arXiv:2111.09883; Bao et al., 2021 (BEiT), arXiv:2106.08254.
     """
 
     img_size: int | tuple[int, int] = 224
@@ -55,12 +57,12 @@ class VisionTransformerRelPos(VitFront):
     refuses = regularisers.PAIRS
 
     def vit(self, **more: Any) -> VisionTransformer:
-        """The model that this one is; `more` is its parent."""
+        """The equivalent `VisionTransformer`; `more` holds its parent."""
         kind = REL_POS_TYPES[self.rel_pos_type]
         own = self.fields("rel_pos_type")
         return VisionTransformer(**own, pos_embed=kind, **more)
 
     def check(self) -> None:
-        """Raises UserError where the fields contradict one another."""
+        """Raises UserError if the fields contradict one another."""
         checks.check_choices(self, {"rel_pos_type": tuple(REL_POS_TYPES)})
         super().check()

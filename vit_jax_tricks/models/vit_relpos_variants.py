@@ -1,4 +1,4 @@
-"""The names of ViTs with relative position biases."""
+"""Model names of ViTs with relative position biases."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from vit_jax_tricks.models.vit_relpos import VisionTransformerRelPos
 from vit_jax_tricks.models.vit_variants import SIZES
 
 
-# Counts: timm 1.0.31. Top-1 on ImageNet-1k of timm's weights, where there are some.
+# Counts: timm 1.0.31. ImageNet-1k top-1 of timm's weights, where they exist.
 _NORM = {"qkv_bias": False, "fc_norm": True}
 _SHARED = {"qkv_bias": False, "shared_rel_pos": True}
 _POST = {"qkv_bias": False, "block_fn": "post_norm"}

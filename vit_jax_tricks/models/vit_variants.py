@@ -1,4 +1,4 @@
-"""The names of the ViT family: their sizes, preprocessing and published counts."""
+"""Model names of the ViT family, with sizes, preprocessing and published counts."""
 
 from typing import Any, TypeAlias
 
@@ -23,7 +23,7 @@ SIZES = {
     "huge": {"embed_dim": 1280, "depth": 32, "num_heads": 16},
 }
 
-# Counts: timm 1.0.31. Crop: that of the default weights in timm, where they exist.
+# Counts: timm 1.0.31. Crop: that of timm's default weights, where they exist.
 VIT = {
     "vit_tiny_patch16_224": 5_717_416,
     "vit_tiny_patch16_384": 5_790_376,
@@ -69,8 +69,8 @@ DEIT3 = {
     "deit3_large_patch16_384": 304_763_880,
     "deit3_huge_patch14_224": 632_126_440,
 }
-# facebookresearch/deit models_v2.py: the same networks with its own LayerScale start,
-# key names and evaluation crop. Counts are those of the timm twins.
+# facebookresearch/deit models_v2.py: the same networks with their own initial
+# LayerScale, key names and evaluation crop. Counts are those of timm's equivalents.
 DEIT3_OFFICIAL = {
     "deit_small_patch16_LS": 22_059_496,
     "deit_medium_patch16_LS": 38_849_512,
@@ -80,7 +80,7 @@ DEIT3_OFFICIAL = {
 }
 
 
-# Models that have a reference file of their own size.
+# Models with a reference file of their own size.
 _FULL = {
     **{
         name: f"models_full/timm_{name}"
@@ -99,7 +99,7 @@ _FULL = {
         for name in ("deit_tiny_distilled_patch16_224", "deit_base_patch16_LS")
     },
 }
-# Published ImageNet-1k top-1: DeiT arXiv 2012.12877; DeiT-III arXiv 2204.07118.
+# Published ImageNet-1k top-1: DeiT arXiv:2012.12877; DeiT-III arXiv:2204.07118.
 TOP1 = {
     "deit_tiny_patch16_224": 72.2,
     "deit_small_patch16_224": 79.9,

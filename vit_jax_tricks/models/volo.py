@@ -1,4 +1,4 @@
-"""VOLO: outlook attention on a fine map, transformers on a coarse one."""
+"""VOLO: outlook attention on a fine map, transformer blocks on a coarse one."""
 
 from collections.abc import Callable
 from functools import partial
@@ -24,28 +24,29 @@ from vit_jax_tricks.typing import Array, Float, Int, Num
 
 
 class VOLO(nn.Module):
-    """Stem -> stages -> class blocks -> norm -> class head and head of the tokens.
+    """Stem -> stages -> class blocks -> norm -> class head and token head.
 
     Returns `(logits, aux)`; `aux` holds `tokens` [b, n, d] after the last norm, class
-    token first, and `features` [b, d], the class head's input. With `use_aux_head` a
-    second head classifies every token but the first: `aux` adds `logits_cls` [b, k],
-    the class head's, and `logits_aux` [b, n - 1, k]; the logits are logits_cls + max
-    over tokens of logits_aux / 2. `num_classes=0` makes the features the logits,
+    token first, and `features` [b, d], the input of the class head. With `use_aux_head`
+    a second head classifies every token but the first: `aux` adds `logits_cls` [b, k]
+    of the class head and `logits_aux` [b, n - 1, k]; the logits are logits_cls + max
+    over tokens of logits_aux / 2. With `num_classes=0` the logits are the features,
     without a second head.
 
-    With `use_mix_token` a box of the stem's map comes from the reversed batch in
-    training (see `augment.mix_token`), whose logits are then `logits_cls` alone;
-    `logits_aux` are put back in place and `aux` adds `mix_box` [4], in coarse tokens,
-    and `mix_lam` [], the share of each image in its own class token. `box` sets the box
-    instead of a random one. The box is TokenLabeling's: timm's reaches one token
-    further where its side is odd.
+    With `use_mix_token`, in training a box of the stem's map comes from the reversed
+    batch (see `augment.mix_token`), and the logits are `logits_cls`. `logits_aux` are
+    moved back into place, and `aux` adds `mix_box` [4], in coarse tokens, and `mix_lam`
+    [], the share of each image in its own class token. `box` replaces the random box.
+    The box is TokenLabeling's: timm's reaches one token further if its side is odd.
 
-    Field names and meanings are those of timm's `VOLO`: `layers` blocks in each stage,
-    `outlook_attention` stages of `Outlooker`s, which drop no path, `downsamples` after
-    a stage, `pooling_scale` what they come to before the positions are added, which is
-    before the third part (a stage or a downsampling). Additions: `init_values`
-    (LayerScale in every block), `scan` (one traced block for each stage), `remat`.
-    Source: Yuan et al. 2021, arXiv 2106.13112.
+    Field names and meanings are those of timm's `VOLO`: `layers` is the number of
+    blocks in each stage; `outlook_attention` marks the stages of `Outlooker`s, which
+    have no drop path; `downsamples` follow a stage; `pooling_scale` is the downsampling
+    before the positions are added, which is before the third part (a stage or a
+    downsampling). Additions: `init_values` (LayerScale in every block), `scan` (one
+    traced block for each stage), `remat`.
+
+    Source: Yuan et al., 2021, arXiv:2106.13112.
     """
 
     img_size: int | tuple[int, int] = 224
@@ -86,20 +87,20 @@ class VOLO(nn.Module):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of the map that gets positions."""
+        """Rows and columns of the map to which positions are added."""
         h, w, _ = self.image_shape
         scale = self.pooling_scale
         return h // self.patch_size // scale, w // self.patch_size // scale
 
     @property
     def mlp_ratios(self) -> tuple[float, ...]:
-        """The MLP's width over the block's, for each stage."""
+        """Hidden width of the MLP over the block's width, for each stage."""
         ratio = self.mlp_ratio
         return ratio if isinstance(ratio, tuple) else (ratio,) * len(self.layers)
 
     @property
     def parts(self) -> list[int | None]:
-        """The network in order: a stage's number, or None for a downsampling."""
+        """Parts of the network in order: a stage's number, or None to downsample."""
         order: list[int | None] = []
         for stage, halve in zip(
             range(len(self.layers)), self.downsamples, strict=False
@@ -108,7 +109,7 @@ class VOLO(nn.Module):
         return order
 
     def check(self) -> None:
-        """Raises UserError where the fields contradict one another."""
+        """Raises UserError if the fields contradict one another."""
         check_volo(self)
 
     @nn.compact
@@ -157,7 +158,7 @@ class VOLO(nn.Module):
     def _network(
         self, x: Float[Array, "b h w c"], train: bool
     ) -> Float[Array, "b i j d"]:
-        """All stages and downsamplings, with positions before the third of them."""
+        """Applies all stages and downsamplings; adds positions before the third."""
         rates = functional.drop_path_rates(self.drop_path_rate, sum(self.layers))
         ends, done = list(accumulate(self.layers)), 0
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
@@ -184,7 +185,7 @@ class VOLO(nn.Module):
         return x
 
     def _block(self, stage: int) -> Callable[..., nn.Module]:
-        """What makes the blocks of a stage."""
+        """Factory of the blocks of a stage."""
         outlook = self.outlook_attention[stage]
         block: Any = Outlooker if outlook else Block
         if self.remat:
@@ -195,7 +196,7 @@ class VOLO(nn.Module):
     def _class_blocks(
         self, x: Float[Array, "b n d"], train: bool
     ) -> Float[Array, "b m d"]:
-        """The class token in front, and the blocks that only change it."""
+        """Prepends the class token and applies the blocks that change only it."""
         b, _, d = x.shape
         init = nn.initializers.normal(0.02)
         token = self.param("cls_token", init, (1, 1, d), self.param_dtype)
@@ -206,7 +207,7 @@ class VOLO(nn.Module):
         return x
 
     def _fields(self, stage: int) -> dict[str, Any]:
-        """What the blocks of a stage share."""
+        """Fields shared by the blocks of a stage."""
         width, heads = self.embed_dims[stage], self.num_heads[stage]
         return dict(
             num_heads=heads,

@@ -1,4 +1,4 @@
-"""The blocks of VOLO that a plain transformer does not have."""
+"""VOLO's blocks: outlooker, class block and downsampling."""
 
 from typing import Any
 
@@ -15,11 +15,11 @@ from vit_jax_tricks.sharding import constrain
 from vit_jax_tricks.typing import Array, Float
 
 
-EPS = 1e-5  # of every layer norm
+EPS = 1e-5  # epsilon of every layer norm
 
 
 def scaled(block: Any, part: int, y: Float[Array, "*s d"]) -> Float[Array, "*s d"]:
-    """A branch of a compact block, times its LayerScale if it has `init_values`."""
+    """Applies LayerScale to a branch of a compact block, if it has `init_values`."""
     if block.init_values is None:
         return y
     dtypes = {"dtype": block.dtype, "param_dtype": block.param_dtype}
@@ -29,7 +29,9 @@ def scaled(block: Any, part: int, y: Float[Array, "*s d"]) -> Float[Array, "*s d
 class Outlooker(nn.Module):
     """x <- x + drop(outlook(norm1(x))); x <- x + drop(mlp(norm2(x))), on maps.
 
-    Equivalent to timm's `Outlooker`. Source: Yuan et al. 2021, arXiv 2106.13112.
+    Equivalent to timm's `Outlooker`.
+
+    Source: Yuan et al., 2021, arXiv:2106.13112.
     """
 
     num_heads: int
@@ -65,9 +67,11 @@ class Outlooker(nn.Module):
 
 
 class ClassBlock(nn.Module):
-    """The class token reads all tokens, then an MLP of its own; the others stay.
+    """The class token attends to all tokens, then passes an MLP; other tokens stay.
 
-    Equivalent to timm's `ClassBlock`. Source: Yuan et al. 2021, arXiv 2106.13112.
+    Equivalent to timm's `ClassBlock`.
+
+    Source: Yuan et al., 2021, arXiv:2106.13112.
     """
 
     num_heads: int
@@ -100,7 +104,7 @@ class ClassBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """2x2 patches of a map, embedded by `proj`. Equivalent to VOLO's in timm."""
+    """Embeds the 2x2 patches of a map by `proj`. Equivalent to VOLO's in timm."""
 
     features: int
     dtype: Any = jnp.float32

@@ -1,4 +1,4 @@
-"""What VOLO checks about its fields."""
+"""Checks of VOLO's fields."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from vit_jax_tricks.models.checks import (
 
 
 def check_volo(model: Any) -> None:
-    """Raises UserError where the fields of a `VOLO` contradict one another."""
+    """Raises UserError if the fields of a `VOLO` contradict one another."""
     least = ("patch_size", "in_chans", "stem_hidden_dim", "pooling_scale")
     check_least(model, {**dict.fromkeys(least, 1), "num_classes": 0})
     check_rates(model)
@@ -27,7 +27,7 @@ def check_volo(model: Any) -> None:
         "embed_dims": len(model.embed_dims),
         "num_heads": len(model.num_heads),
         "mlp_ratio": len(model.mlp_ratios),
-        # More than there are stages do no harm: timm's own defaults have four.
+        # Surplus entries are harmless: timm's own defaults have four.
         "downsamples": min(stages, len(model.downsamples)),
         "outlook_attention": min(stages, len(model.outlook_attention)),
     }
@@ -60,7 +60,7 @@ def check_volo(model: Any) -> None:
 
 
 def _check_maps(model: Any) -> None:
-    """Widths and maps must follow from one another."""
+    """Checks that widths and maps fit one another."""
     h, w, _ = model.image_shape
     size, width = [h // model.patch_size, w // model.patch_size], model.embed_dims[0]
     last = 0
@@ -75,19 +75,19 @@ def _check_maps(model: Any) -> None:
             last = stage
             if model.embed_dims[stage] != width:
                 raise UserError(
-                    f"embed_dims={model.embed_dims} change at stage {stage}, where no "
-                    "downsampling comes before."
+                    f"embed_dims={model.embed_dims} change at stage {stage}, but no "
+                    "downsampling precedes it."
                 )
         else:
             size = [n // 2 for n in size]
             if last + 1 == len(model.embed_dims) or min(size) < 1:
                 raise UserError(
-                    f"downsamples={model.downsamples} leave no map or no stage after "
+                    f"downsamples={model.downsamples} leaves no map or no stage after "
                     f"stage {last}."
                 )
             width = model.embed_dims[last + 1]
     if model.use_mix_token and tuple(size) != model.grid:
         raise UserError(
-            f"use_mix_token=True needs the last map {tuple(size)} to be that of the "
-            f"positions, {model.grid}; change downsamples or pooling_scale."
+            f"use_mix_token=True needs the last map, {tuple(size)}, to be as large as "
+            f"that of the positions, {model.grid}; change downsamples or pooling_scale."
         )

@@ -1,4 +1,4 @@
-"""The names of VOLO: sizes, preprocessing and counts, as in timm."""
+"""Model names of VOLO, with sizes, preprocessing and counts as in timm."""
 
 from typing import Any
 

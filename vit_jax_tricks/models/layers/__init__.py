@@ -1,1 +1,1 @@
-"""Layers: `functional` holds the maths, the other files thin Flax wrappers."""
+"""Layers: the maths in `functional`, and thin Flax wrappers around it."""

@@ -1,4 +1,4 @@
-"""Multi-head self-attention with its variants of projections and positions."""
+"""Multi-head self-attention, with variants of its projections and positions."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,26 +13,25 @@ from vit_jax_tricks.models.layers.norm import NORMS
 from vit_jax_tricks.typing import Array, Float
 
 
-# One kernel for q, k and v or three; "qv" has no bias for k, which no softmax sees.
+# One kernel for q, k and v, or three; "qv" omits k's bias, which softmax cancels.
 QKV = ("fused", "fused_qv", "separate", "separate_qv")
 
 
 class Attention(nn.Module):
     """Self-attention: proj(attention(q, k, v)), (q, k, v) = qkv(x).
 
-    Heads stay an axis of their own: `qkv/kernel` is [d, 3, g, h], `proj/kernel`
-    [g, h, d], so that heads can be removed or spread over devices. `scale` multiplies
-    q . k instead of h ** -0.5. `qkv` is one of `QKV`: "fused_qv" has `q_bias` and
-    `v_bias` [g, h] beside the fused kernel (BEiT, EVA-02), "separate" has `q_proj`,
-    `k_proj` and `v_proj`. `scale_norm` normalises the heads together before proj.
-    Equivalent to timm's `Attention`, and with a table `rope` to `AttentionRope` and
-    `EvaAttention`.
+    Heads stay a separate axis, so that they can be pruned or sharded: `qkv/kernel` is
+    [d, 3, g, h], `proj/kernel` [g, h, d]. `scale` replaces the factor h ** -0.5 of q .
+    k. `qkv` is one of `QKV`: "fused_qv" has `q_bias` and `v_bias` [g, h] beside the
+    fused kernel (BEiT, EVA-02), "separate" has `q_proj`, `k_proj` and `v_proj`.
+    `scale_norm` normalises all heads together before proj. Equivalent to timm's
+    `Attention`, and with a table `rope` to `AttentionRope` and `EvaAttention`.
 
-    `rel_pos` makes a module that gives a bias of the logits for (q, k, scale, train),
-    `rel_values` one that gives what to add to the output for the weights; `bias` comes
-    on top. `rope` is `functional.rotary_table` of all tokens; `out_gain` multiplies
-    proj's initial kernel. `features` is the output's width where it is not the input's.
-    Without heads the output is proj's bias.
+    `rel_pos` builds a module that maps (q, k, scale, train) to a bias of the logits;
+    `bias` is added to it. `rel_values` builds one that maps the weights to an addition
+    to the output. `rope` is `functional.rotary_table` of all tokens; `out_gain`
+    multiplies the initial kernel of proj. `features` is the output width if it differs
+    from the input's. Without heads, the output is the bias of proj.
     """
 
     num_heads: int
@@ -104,7 +103,7 @@ class Attention(nn.Module):
         return nn.Dropout(self.proj_drop, deterministic=not train)(y)
 
     def _project(self, x: Float[Array, "b n d"]) -> list[Float[Array, "b n g h"]]:
-        """q, k and v."""
+        """Projects x to q, k and v."""
         dense = partial(
             nn.DenseGeneral,
             dtype=self.dtype,

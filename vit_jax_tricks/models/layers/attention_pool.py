@@ -1,4 +1,4 @@
-"""Pooling of tokens by attention."""
+"""Attention pooling of tokens."""
 
 from functools import partial
 from typing import Any
@@ -13,12 +13,14 @@ from vit_jax_tricks.typing import Array, Float
 
 
 class AttentionPool(nn.Module):
-    """A learned query over all tokens, then y + mlp(norm(y)): SigLIP's MAP head.
+    """SigLIP's MAP head: a learned query attends to all tokens, then y + mlp(norm(y)).
 
     y = proj(attention(q(latent), k, v)), (k, v) = kv(x). `latent` [1, 1, d], `q/kernel`
-    [d, g, h], `kv/kernel` [d, 2, g, h], `proj/kernel` [g, h, d]. Source: Zhai et al.
-    2021, arXiv 2106.04560 (appendix), after Lee et al. 2018, arXiv 1810.00825.
-    Equivalent to timm's `AttentionPoolLatent`.
+    [d, g, h], `kv/kernel` [d, 2, g, h], `proj/kernel` [g, h, d]. Equivalent to timm's
+    `AttentionPoolLatent`.
+
+    Source: Zhai et al., 2021, arXiv:2106.04560 (appendix), after Lee et al., 2018,
+    arXiv:1810.00825.
     """
 
     num_heads: int

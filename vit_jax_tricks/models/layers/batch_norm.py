@@ -1,4 +1,4 @@
-"""Batch norm over all but the last axis, with PyTorch's running statistics."""
+"""Batch norm over all axes but the last, with PyTorch's running statistics."""
 
 import math
 from typing import Any
@@ -12,13 +12,14 @@ from vit_jax_tricks.typing import Array, Float
 
 
 class BatchNorm(nn.Module):
-    """(x - mean) / sqrt(var + eps) * scale + bias, per channel.
+    """Batch norm: (x - mean) / sqrt(var + eps) * scale + bias, per channel.
 
-    In training mean and variance are the batch's, and `batch_stats` moves towards them
-    by 1 - `momentum` (the variance unbiased, as in PyTorch; Flax keeps the biased one).
-    Under jit with a sharded batch they are those of the whole batch. Computed in at
-    least float32, returned in `dtype`.
-    Source: Ioffe and Szegedy 2015, arXiv 1502.03167.
+    In training, mean and variance are those of the batch, and `batch_stats` moves
+    towards them by 1 - `momentum` (with the unbiased variance, as in PyTorch; Flax uses
+    the biased one). Under jit with a sharded batch, they cover the whole batch.
+    Computed in at least float32, returned in `dtype`.
+
+    Source: Ioffe and Szegedy, 2015, arXiv:1502.03167.
     """
 
     momentum: float = 0.9

@@ -28,9 +28,9 @@ def conv2d(
     use_bias: bool = True,
     **rest: Any,
 ) -> nn.Conv:
-    """A convolution; `padding` "" is symmetric as in PyTorch, "same" TensorFlow's.
+    """Convolution; `padding` "" is symmetric as in PyTorch, "same" is TensorFlow's.
 
-    On even maps with stride 2 "same" pads only at the end.
+    On even maps with stride 2, "same" pads only at the end.
     """
     pad = (stride - 1 + kernel_size - 1) // 2
     return nn.Conv(
@@ -46,7 +46,7 @@ def conv2d(
 
 
 def norm2d(kind: str, eps: float, **rest: Any) -> Callable[[Array, bool], Array]:
-    """Batch norm or layer norm over channels, both called as `norm(x, train)`."""
+    """Batch norm, or layer norm over channels; both are called as `norm(x, train)`."""
     if kind == "batchnorm2d":
         return BatchNorm(eps=eps, **rest)
     norm = LayerNorm(eps, **rest)
@@ -54,9 +54,9 @@ def norm2d(kind: str, eps: float, **rest: Any) -> Callable[[Array, bool], Array]
 
 
 class Shortcut(nn.Module):
-    """The shortcut of a block that halves the map: pooling, and a linear layer.
+    """Shortcut of a block that halves the map: pooling, then a linear layer.
 
-    The linear layer `expand` exists where the width changes. Equivalent to timm's
+    The linear layer `expand` exists only if the width changes. Equivalent to timm's
     `Downsample2d`.
     """
 

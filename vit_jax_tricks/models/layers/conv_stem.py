@@ -1,4 +1,4 @@
-"""LV-ViT's stem: three convolutions before the patches."""
+"""LV-ViT's convolutional stem: three convolutions before the patch embedding."""
 
 from functools import partial
 from typing import Any
@@ -14,10 +14,11 @@ from vit_jax_tricks.typing import Array, Float
 
 
 class ConvStem(nn.Module):
-    """7x7 with stride 2, 3x3, 3x3, each with batch norm and ReLU; then patches.
+    """Convolutions 7x7 (stride 2), 3x3, 3x3 with batch norm and ReLU; then patches.
 
-    The patches of the halved map have half the size; returns a map [b, i, j, d].
-    Source: Jiang et al. 2021, arXiv 2104.10858; `PatchEmbed4_2` (`width` 64) and
+    The patches of the halved map have half the size. Returns a map [b, i, j, d].
+
+    Source: Jiang et al., 2021, arXiv:2104.10858; `PatchEmbed4_2` (`width` 64) and
     `PatchEmbed4_2_128` of TokenLabeling.
     """
 

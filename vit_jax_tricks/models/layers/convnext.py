@@ -1,4 +1,4 @@
-"""The ConvNeXt block: a large depthwise convolution, layer norm, an MLP."""
+"""ConvNeXt block: a large depthwise convolution, layer norm and an MLP."""
 
 from functools import partial
 from typing import Any
@@ -17,13 +17,14 @@ from vit_jax_tricks.typing import Array, Float
 
 
 class ConvNeXt(nn.Module):
-    """shortcut(x) + drop_path(gamma * mlp(norm(depthwise 7x7(x)))).
+    """ConvNeXt block: shortcut(x) + drop_path(gamma * mlp(norm(depthwise 7x7(x)))).
 
-    A block that halves the map does so in the convolution or by pooling before it
-    (`stride_mode`); its shortcut takes means of 2x2 and widens. Fields are those of
-    timm's `MaxxVitConvCfg`, initialisation PyTorch's default.
-    Source: Liu et al. 2022, arXiv 2201.03545. Equivalent to the `ConvNeXtBlock` of
-    timm's maxxvit.
+    A block that halves the map does so in the convolution, or by pooling before it
+    (`stride_mode`); its shortcut averages 2x2 cells and widens. Fields are those of
+    timm's `MaxxVitConvCfg`; the initialisation is PyTorch's default. Equivalent to the
+    `ConvNeXtBlock` of timm's maxxvit.
+
+    Source: Liu et al., 2022, arXiv:2201.03545.
     """
 
     features: int

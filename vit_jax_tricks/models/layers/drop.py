@@ -1,4 +1,4 @@
-"""Drop path and patch dropout as modules, which only supply the key."""
+"""Drop path and patch dropout as Flax modules, which supply the random key."""
 
 import flax.linen as nn
 
@@ -19,7 +19,7 @@ class DropPath(nn.Module):
 
 
 class PatchDropout(nn.Module):
-    """`functional.patch_dropout` in training: the first `prefix` tokens stay."""
+    """`functional.patch_dropout` in training; the first `prefix` tokens are kept."""
 
     rate: float
     prefix: int = 1

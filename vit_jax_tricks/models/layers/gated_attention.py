@@ -1,4 +1,4 @@
-"""Gated positional self-attention: a convolution at first, attention where it helps."""
+"""Gated positional self-attention, which starts out as a convolution."""
 
 import math
 from functools import partial
@@ -14,14 +14,15 @@ from vit_jax_tricks.typing import Array, Float
 
 
 class GatedPositionalAttention(nn.Module):
-    """proj(weights v), `weights` of `functional.gated_position_weights`.
+    """Self-attention proj(weights v) with `functional.gated_position_weights`.
 
     `qk/kernel` [d, 2, g, h], `v/kernel` [d, g, h], `proj/kernel` [g, h, d];
-    `pos_proj/kernel` [3, g] scores the offsets on `grid`, `gating_param` [g] is the
-    gate before its sigmoid. At first v is the identity, every gate 1, and each head
-    looks at one neighbour, the more narrowly the larger `locality_strength`. `prefix`
-    tokens in front do not lie on the grid.
-    Source: d'Ascoli et al. 2021 (ConViT), arXiv 2103.10697; `GPSA` of
+    `pos_proj/kernel` [3, g] scores the offsets on `grid`, and `gating_param` [g] is the
+    gate before its sigmoid. Initially v is the identity, every gate is 1, and each head
+    looks at one neighbour; a larger `locality_strength` narrows its focus. The `prefix`
+    leading tokens are not on the grid.
+
+    Source: d'Ascoli et al., 2021 (ConViT), arXiv:2103.10697; `GPSA` of
     facebookresearch/convit.
     """
 
@@ -78,7 +79,7 @@ class GatedPositionalAttention(nn.Module):
 
 
 class PositionScores(nn.Module):
-    """`functional.position_scores` of all pairs on a grid, [g, n, n]."""
+    """`functional.position_scores` for all pairs of tokens on a grid, [g, n, n]."""
 
     num_heads: int
     grid: tuple[int, int]
@@ -102,9 +103,9 @@ class PositionScores(nn.Module):
 
 
 def identity_kernel(key, shape, dtype=jnp.float32):
-    """An initialiser: the identity from the first axis to the others together.
+    """Initialiser: the identity from the first axis to the remaining axes together.
 
-    Fewer heads than fill the width give its first columns.
+    With fewer heads than the width needs, it is the first columns of the identity.
     """
     del key
     return jnp.eye(shape[0], math.prod(shape[1:]), dtype=dtype).reshape(shape)

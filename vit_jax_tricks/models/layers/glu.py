@@ -1,4 +1,4 @@
-"""The gated perceptron of a transformer block."""
+"""Gated MLP of a transformer block."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,12 +12,14 @@ from vit_jax_tricks.typing import Array, Float
 
 
 class GatedMlp(nn.Module):
-    """fc2(norm(act(g) * y)), (g, y) = (fc1_g(x), fc1_x(x)); dropout before and after.
+    """Gated MLP fc2(norm(act(g) * y)), (g, y) = (fc1_g(x), fc1_x(x)).
 
-    SwiGLU with `act="silu"`. `packed` has one layer `fc1` of twice the width for both,
-    the gates first; `norm` makes the norm, `out_gain` multiplies fc2's initial kernel.
-    Source: Shazeer 2020, arXiv 2002.05202.
-    Equivalent to timm's `SwiGLU` and `SwiGLUPacked`.
+    Dropout is applied after the gate and after fc2. With `act="silu"` this is SwiGLU.
+    `packed` uses one layer `fc1` of twice the width for both, gates first; `norm`
+    builds the norm; `out_gain` multiplies the initial kernel of fc2. Equivalent to
+    timm's `SwiGLU` and `SwiGLUPacked`.
+
+    Source: Shazeer, 2020, arXiv:2002.05202.
     """
 
     hidden: int

@@ -1,4 +1,4 @@
-"""The linear classifier."""
+"""Linear classifier."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,9 +11,9 @@ from vit_jax_tricks.typing import Array, Float
 
 
 class Classifier(nn.Module):
-    """dropout(x) @ kernel + bias, in at least float32; no classes: the features.
+    """Linear head dropout(x) @ kernel + bias, in at least float32.
 
-    `kernel` [d, k], `bias` [k].
+    `kernel` [d, k], `bias` [k]. With num_classes 0 it returns the features.
     """
 
     num_classes: int

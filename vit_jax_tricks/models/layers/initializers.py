@@ -1,6 +1,6 @@
-"""Initialisation schemes by timm's names: kernel and bias of a layer together.
+"""Initialisation schemes under timm's names, for kernel and bias together.
 
-Each gives the keyword arguments `kernel_init` and `bias_init` of a Flax layer with
+Each returns the keyword arguments `kernel_init` and `bias_init` of a Flax layer with
 `fan_in` inputs.
 """
 
@@ -17,7 +17,7 @@ from vit_jax_tricks.typing import Array, Float
 
 
 class Inits(TypedDict):
-    """Keyword arguments of a Flax layer."""
+    """Initialiser keyword arguments of a Flax layer."""
 
     kernel_init: nn.initializers.Initializer
     bias_init: nn.initializers.Initializer
@@ -28,7 +28,7 @@ SCHEMES = ("vit_eff", "normal", "trunc_normal", "xavier_normal", "")
 
 
 def vit(fan_in: int) -> Inits:
-    """N(0, 0.02) and 0: timm's for the linear layers of a ViT."""
+    """N(0, 0.02) for kernels and 0 for biases, as in timm's ViT layers."""
     del fan_in
     return Inits(
         kernel_init=nn.initializers.normal(0.02), bias_init=nn.initializers.zeros
@@ -36,9 +36,10 @@ def vit(fan_in: int) -> Inits:
 
 
 def conv(scheme: str, fan_in: int, *, groups: int = 1) -> Inits:
-    """Convolutions [.., in, out]; "vit_eff" is EfficientNet's N(0, sqrt(2 / fan_out)).
+    """Initialisers of convolutions [.., in, out], by scheme.
 
-    fan_out counts a filter's own group: window x out / groups. Biases are 0.
+    "vit_eff" is EfficientNet's N(0, sqrt(2 / fan_out)); fan_out counts the filter's own
+    group: window x out / groups. Biases are 0.
     """
     if scheme != "vit_eff":
         return _common(scheme, fan_in)
@@ -51,9 +52,10 @@ def conv(scheme: str, fan_in: int, *, groups: int = 1) -> Inits:
 
 
 def linear(scheme: str, fan_in: int, *, mlp: bool = False) -> Inits:
-    """Linear layers [in, out]; "vit_eff" is U(-a, a) with a = sqrt(6 / (in + out)).
+    """Initialisers of linear layers [in, out], by scheme.
 
-    Biases are 0, those of an MLP N(0, 1e-6).
+    "vit_eff" is U(-a, a) with a = sqrt(6 / (in + out)). Biases are 0, and N(0, 1e-6) in
+    an MLP.
     """
     if scheme != "vit_eff":
         return _common(scheme, fan_in)
@@ -62,11 +64,11 @@ def linear(scheme: str, fan_in: int, *, mlp: bool = False) -> Inits:
 
 
 def _common(scheme: str, fan_in: int) -> Inits:
-    """The schemes that convolutions and linear layers share.
+    """Schemes shared by convolutions and linear layers.
 
-    "trunc_normal" is N(0, 0.02) cut at two standard deviations, not rescaled;
-    "xavier_normal" counts the window in both fans, PyTorch's default bounds weights and
-    biases by 1 / sqrt(fan_in).
+    "trunc_normal" is N(0, 0.02) truncated at two standard deviations and not rescaled;
+    "xavier_normal" includes the window in both fans; PyTorch's default bounds weights
+    and biases by 1 / sqrt(fan_in).
     """
     if not scheme:
         uniform = torch_uniform(fan_in)
@@ -86,7 +88,7 @@ def _common(scheme: str, fan_in: int) -> Inits:
 
 
 def scaled(inits: Inits, gain: Float[Array, ""] | float | None) -> Inits:
-    """The same with the kernel multiplied by `gain`, where there is one."""
+    """The same initialisers, with the kernel multiplied by `gain` unless it is None."""
     if gain is None:
         return inits
 
@@ -101,8 +103,9 @@ def _eva_head(fan_in: int) -> Inits:
 
 
 # timm's weight_init of ViTs: "" is its default, "reset" PyTorch's. "eva" is that of
-# timm's `Eva` and `Beit`: also a small head, tokens as large as positions, bias tables
-# of 0, and kernels that end a branch of block i divided by sqrt(2 (i + 1)).
+# timm's `Eva` and `Beit`, which also has a small head, tokens as large as positions,
+# zero bias tables, and the last kernel of each branch of block i divided by
+# sqrt(2 (i + 1)).
 VIT: dict[str, Callable[[int], Inits]] = {
     "": vit,
     "reset": partial(linear, ""),

@@ -1,6 +1,6 @@
 """Image relative position encoding (iRPE) on queries, keys and values.
 
-Source: Wu et al. 2021, arXiv 2107.14222; `RPEAttention` of microsoft/Cream.
+Source: Wu et al., 2021, arXiv:2107.14222; `RPEAttention` of microsoft/Cream.
 """
 
 import dataclasses
@@ -15,10 +15,10 @@ from vit_jax_tricks.typing import Array, Float
 
 @dataclasses.dataclass(frozen=True)
 class Irpe:
-    """Which encoding: its buckets, and whether heads share it and features enter it.
+    """Kind of encoding: its buckets, and whether heads share it and features enter it.
 
-    `method` "product", "euclidean", "quant" or "cross"; the larger `ratio`, the more
-    buckets. A `contextual` table holds a vector for each bucket, the others a number.
+    `method` is "product", "euclidean", "quant" or "cross"; a larger `ratio` gives more
+    buckets. A `contextual` table holds a vector for each bucket, otherwise a number.
     """
 
     grid: tuple[int, int]
@@ -30,10 +30,11 @@ class Irpe:
 
 
 class IrpeTable(nn.Module):
-    """One table, zero at first: `lookup_table_weight`, or `lookup_table_bias`.
+    """One table, initially zero: `lookup_table_weight` or `lookup_table_bias`.
 
-    Called with what a contextual one multiplies: queries or keys, or the attention
-    weights for `values`. The cross method has two tables, `rp_rows` and `rp_cols`.
+    A contextual table is called with the array that it multiplies: queries or keys or,
+    for `values`, the attention weights. The cross method has two tables, `rp_rows` and
+    `rp_cols`.
     """
 
     irpe: Irpe
@@ -69,11 +70,11 @@ class IrpeTable(nn.Module):
 
 
 class IrpeScores(nn.Module):
-    """The bias of the logits from tables on keys `rpe_k`, queries `rpe_q`, or both.
+    """Bias of the logits from tables on keys `rpe_k`, queries `rpe_q`, or both.
 
-    With c(n, m) the bucket of query n and key m and `on` such as "qk": on keys
-    scale q_n . table[c(n, m)], on queries scale k_m . table[c(m, n)]; without context
-    table[c(n, m)] and table[c(m, n)].
+    c(n, m) is the bucket of query n and key m, and `on` is a string such as "qk". On
+    keys the bias is scale q_n . table[c(n, m)], on queries scale k_m . table[c(m, n)];
+    without context, table[c(n, m)] and table[c(m, n)].
     """
 
     irpe: Irpe
@@ -106,7 +107,7 @@ class IrpeScores(nn.Module):
 
 
 class IrpeValues(nn.Module):
-    """What `rpe_v` adds to the output: sum over m of weights[n, m] table[c(n, m)]."""
+    """Addition of `rpe_v` to the output: sum over m of weights[n, m] table[c(n, m)]."""
 
     irpe: Irpe
     num_heads: int

@@ -1,4 +1,4 @@
-"""Inverted bottleneck: the convolution block of CoAtNet, after MobileNet V2."""
+"""Inverted bottleneck: CoAtNet's convolution block, after MobileNet V2."""
 
 from functools import partial
 from typing import Any
@@ -19,10 +19,10 @@ STRIDE_MODES = ("dw", "pool", "1x1")
 
 
 def round_channels(width: float, *, least_share: float = 0.9) -> int:
-    """The multiple of 8 nearest to `width`, the next one where it would shrink.
+    """Rounds `width` to the nearest multiple of 8, but up if that loses too much.
 
-    That is where it is under `least_share` of `width`. Equivalent to timm's
-    `make_divisible`.
+    It rounds up if the nearest multiple is below `least_share` of `width`. Equivalent
+    to timm's `make_divisible`.
     """
     rounded = max(8, int(width + 4) // 8 * 8)
     return rounded + 8 if rounded < least_share * width else rounded
@@ -32,13 +32,15 @@ class MBConv(nn.Module):
     """shortcut(x) + drop_path(project(act(norm2(depthwise(expand(pre_norm(x))))))).
 
     pre_norm (and an activation if `pre_norm_act`) -> 1x1 to `expand_ratio` times the
-    output's or the input's width -> norm, activation -> kxk in groups of `group_size`
-    channels (0: one group) -> norm, activation -> squeeze-and-excite (before this norm
-    if `attn_early`) -> 1x1. A block that halves the map does so in the kxk
-    convolution, in the first 1x1, or by pooling before it (`stride_mode`); its shortcut
-    pools and widens. Fields are those of timm's `MaxxVitConvCfg`.
-    Sources: Dai et al. 2021 (CoAtNet), arXiv 2106.04803; Sandler et al. 2018, arXiv
-    1801.04381. Equivalent to timm's `MbConvBlock`.
+    output or input width -> norm, activation -> kxk in groups of `group_size` channels
+    (0: one group) -> norm, activation -> squeeze-and-excite (before this norm if
+    `attn_early`) -> 1x1. A block that halves the map does so in the kxk convolution, in
+    the first 1x1, or by pooling before it (`stride_mode`); its shortcut pools and
+    widens. Fields are those of timm's `MaxxVitConvCfg`. Equivalent to timm's
+    `MbConvBlock`.
+
+    Sources: Dai et al., 2021 (CoAtNet), arXiv:2106.04803; Sandler et al., 2018,
+    arXiv:1801.04381.
     """
 
     features: int
@@ -117,7 +119,7 @@ class MBConv(nn.Module):
         return constrain(DropPath()(y, drop_path) + self._shortcut(x))
 
     def _gate(self, x: Float[Array, "b h w c"], name: str) -> Float[Array, "b h w c"]:
-        """Squeeze-and-excite, where `attn_layer` asks for it."""
+        """Squeeze-and-excite, if `attn_layer` enables it."""
         if not self.attn_layer:
             return x
         width = x.shape[-1]

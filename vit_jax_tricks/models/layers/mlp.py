@@ -1,4 +1,4 @@
-"""The two-layer perceptron of a transformer block."""
+"""Two-layer MLP of a transformer block."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,12 +12,12 @@ from vit_jax_tricks.typing import Array, Float
 
 
 class Mlp(nn.Module):
-    """fc2(act(fc1(x))), dropout after the activation and after fc2, as timm's `Mlp`.
+    """MLP fc2(act(fc1(x))), with dropout after the activation and after fc2.
 
-    `out_drop` is the second dropout's rate where it differs, `features` the output's
-    width where it is not the input's. `norm` makes a norm before fc2, `out_bias` is
-    whether fc2 has a bias where that differs; `out_gain` multiplies fc2's initial
-    kernel.
+    Follows timm's `Mlp`. `out_drop` is the rate of the second dropout if it differs,
+    and `features` the output width if it differs from the input's. `norm` builds a norm
+    before fc2. `out_bias` says whether fc2 has a bias, if that differs from `use_bias`.
+    `out_gain` multiplies the initial kernel of fc2.
     """
 
     hidden: int

@@ -1,4 +1,4 @@
-"""What is left of an attention layer without heads."""
+"""Replacement for an attention layer whose heads have all been removed."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from vit_jax_tricks.typing import Array, Float
 
 
 class NoHeads(nn.Module):
-    """The projection of nothing: its bias for every token, or zeros without one."""
+    """Output of an attention without heads: proj's bias for every token, or zeros."""
 
     features: int
     use_bias: bool = True

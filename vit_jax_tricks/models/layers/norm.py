@@ -1,4 +1,4 @@
-"""Norms and LayerScale with parameters."""
+"""Norms and LayerScale with learned parameters."""
 
 from typing import Any
 
@@ -12,8 +12,8 @@ from vit_jax_tricks.typing import Array, Float
 class LayerNorm(nn.Module):
     """`functional.layer_norm` with learned `scale` and `bias`, returned in `dtype`.
 
-    `scale` starts at `start`: 0 makes a residual branch that ends in this norm start as
-    nothing.
+    `scale` is initialised to `start`; with 0, a residual branch that ends in this norm
+    starts at zero.
     """
 
     eps: float = 1e-6
@@ -31,7 +31,7 @@ class LayerNorm(nn.Module):
 
 
 class RmsNorm(nn.Module):
-    """`functional.rms_norm` with a learned `scale` that starts at `start`."""
+    """`functional.rms_norm` with a learned `scale`, initialised to `start`."""
 
     eps: float = 1e-6
     dtype: Any = jnp.float32
@@ -49,9 +49,9 @@ NORMS = {"layernorm": LayerNorm, "rmsnorm": RmsNorm}
 
 
 class LayerScale(nn.Module):
-    """A learned gain per channel: x * gamma, gamma starting at `value`.
+    """Learned gain per channel: x * gamma, with gamma initialised to `value`.
 
-    Source: Touvron et al. 2021 (CaiT), arXiv 2103.17239.
+    Source: Touvron et al., 2021 (CaiT), arXiv:2103.17239.
     """
 
     value: float

@@ -1,4 +1,4 @@
-"""Outlook attention: each token writes the attention inside its own window."""
+"""Outlook attention: each token predicts the attention weights of its own window."""
 
 from functools import partial
 from typing import Any
@@ -15,13 +15,14 @@ from vit_jax_tricks.typing import Array, Float
 
 
 class OutlookAttention(nn.Module):
-    """proj(fold(softmax(attn(pool(x)) / sqrt(h)) unfold(v(x)))).
+    """Outlook attention proj(fold(softmax(attn(pool(x)) / sqrt(h)) unfold(v(x)))).
 
-    Every `stride`-th token, with the mean of the stride x stride map around it, gives
-    for each head a k^2 x k^2 attention among the k x k values about it; the windows'
-    outputs overlap and are summed. `v/kernel` is [d, g, h], `attn/kernel` [d, g, k^4],
+    Every `stride`-th token, averaged over its stride x stride cell, gives for each head
+    a k^2 x k^2 attention among the k x k values around it; the outputs of the windows
+    overlap and are summed. `v/kernel` is [d, g, h], `attn/kernel` [d, g, k^4],
     `proj/kernel` [g, h, d]. Equivalent to timm's `OutlookAttention`.
-    Source: Yuan et al. 2021 (VOLO), arXiv 2106.13112.
+
+    Source: Yuan et al., 2021 (VOLO), arXiv:2106.13112.
     """
 
     num_heads: int

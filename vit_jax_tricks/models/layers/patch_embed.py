@@ -1,4 +1,4 @@
-"""Stems: the linear patch embedding and the hierarchical MLP stem."""
+"""Stems: linear patch embedding and the hierarchical MLP stem."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from vit_jax_tricks.typing import Array, Float
 
 
 def torch_uniform(fan_in: int) -> nn.initializers.Initializer:
-    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): what PyTorch gives convolutions."""
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default for convolutions."""
 
     def init(key, shape, dtype=jnp.float32):
         bound = fan_in**-0.5
@@ -22,7 +22,7 @@ def torch_uniform(fan_in: int) -> nn.initializers.Initializer:
 
 
 class PatchConv(nn.Module):
-    """A convolution with stride = kernel size; `kernel` [p, p, c, d], `bias` [d]."""
+    """Convolution with stride = kernel size; `kernel` [p, p, c, d], `bias` [d]."""
 
     features: int
     patch_size: int
@@ -44,9 +44,9 @@ class PatchConv(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Tokens of non-overlapping patches, row-major.
+    """Embeds non-overlapping patches as tokens, row-major.
 
-    Source: Dosovitskiy et al. 2020, arXiv 2010.11929; timm's `PatchEmbed`.
+    Source: Dosovitskiy et al., 2020, arXiv:2010.11929; timm's `PatchEmbed`.
     """
 
     embed_dim: int
@@ -72,10 +72,11 @@ class PatchEmbed(nn.Module):
 
 
 class HierarchicalStem(nn.Module):
-    """hMLP: 4x4, 2x2 and 2x2 patch convolutions, each with batch norm, GELU between.
+    """hMLP stem: 4x4, 2x2 and 2x2 patch convolutions with batch norm, GELU between.
 
-    Patches never see one another, so it also suits masked pre-training.
-    Source: Touvron et al. 2022 (three things), arXiv 2203.09795; `hMLP_stem` of
+    Patches do not interact, so it also suits masked pre-training.
+
+    Source: Touvron et al., 2022 (three things), arXiv:2203.09795; `hMLP_stem` of
     facebookresearch/deit.
     """
 

@@ -1,4 +1,4 @@
-"""What attention logits gain for each head and offset."""
+"""Relative position bias of attention logits, for each head and offset."""
 
 from collections.abc import Callable
 from functools import partial
@@ -16,17 +16,18 @@ from vit_jax_tricks.typing import Array, Float
 
 
 class RelativeBias(nn.Module):
-    """The bias of each head between any two tokens of a grid (h, w), n = h w + prefix.
+    """Bias of each head between any two tokens of a grid (h, w), n = h w + prefix.
 
-    `kind` "bias": a table [(2h - 1)(2w - 1), g] by query - key, as Swin's. "mlp": the
-    offsets in logarithmic coordinates through an MLP of `hidden` units, with dropout of
-    `hidden_drop` on them in training. "mlp_swin": Swin V2's coordinates, no last bias,
-    and 16 sigmoid(y). "bias_tf": a table [g, 2h - 1, 2w - 1] by key - query, as in
-    google-research/maxvit.
+    `kind` "bias": a table [(2h - 1)(2w - 1), g] indexed by query - key, as in Swin.
+    "mlp": the offsets in logarithmic coordinates pass through an MLP of `hidden` units,
+    with dropout `hidden_drop` on these units in training. "mlp_swin": Swin V2's
+    coordinates, no last bias, and 16 sigmoid(y). "bias_tf": a table [g, 2h - 1, 2w - 1]
+    indexed by key - query, as in google-research/maxvit.
 
-    `prefix` tokens in front have no offset: in the table "bias" three more rows, for
-    prefix to token, token to prefix and prefix to prefix (BEiT), 0 in the other kinds.
-    Equivalent to timm's `RelPosBias`, `RelPosMlp` and `RelPosBiasTf`.
+    The `prefix` leading tokens have no offset. In the table "bias" they have three more
+    rows, for prefix to token, token to prefix and prefix to prefix (BEiT); in the other
+    kinds their bias is 0. Equivalent to timm's `RelPosBias`, `RelPosMlp` and
+    `RelPosBiasTf`.
     """
 
     grid: tuple[int, int]
@@ -48,7 +49,7 @@ class RelativeBias(nn.Module):
         scale: float | None = None,
         train: bool = False,
     ) -> Float[Array, "1 g n n"]:
-        """The bias; `q`, `k` and `scale` are there for encodings that need them."""
+        """The bias; `q`, `k` and `scale` exist for encodings that need them."""
         del q, k, scale
         pads = [(0, 0), (self.prefix, 0), (self.prefix, 0)]
         if self.kind == "bias":
@@ -89,7 +90,7 @@ class RelativeBias(nn.Module):
 
 
 def prefixed_index(grid: tuple[int, int], prefix: int) -> np.ndarray:
-    """`relative_position_index` with `prefix` tokens in front that share three rows."""
+    """`relative_position_index` with `prefix` leading tokens that share three rows."""
     if not prefix:
         return functional.relative_position_index(grid)
     index = functional.relative_position_index(grid, class_token=True)
@@ -100,7 +101,7 @@ def prefixed_index(grid: tuple[int, int], prefix: int) -> np.ndarray:
 class MixedRotary(nn.Module):
     """Angles [l, g, n, h / 2] from learned frequencies `freqs` [2, l, g, h / 2].
 
-    Source: Heo et al. 2024 (RoPE-Mixed), arXiv 2403.13298.
+    Source: Heo et al., 2024 (RoPE-Mixed), arXiv:2403.13298.
     """
 
     shape: tuple[int, int]

@@ -1,4 +1,4 @@
-"""Squeeze-and-excitation: a gate for each channel from the mean of the map."""
+"""Squeeze-and-excitation: gates each channel by the mean of the map."""
 
 from typing import Any
 
@@ -11,9 +11,11 @@ from vit_jax_tricks.typing import Array, Float
 
 
 class SqueezeExcite(nn.Module):
-    """x * sigmoid(fc2(act(fc1(mean over the map of x)))).
+    """Channel gate x * sigmoid(fc2(act(fc1(mean of x over the map)))).
 
-    Source: Hu et al. 2018, arXiv 1709.01507. Equivalent to timm's `SEModule`.
+    Equivalent to timm's `SEModule`.
+
+    Source: Hu et al., 2018, arXiv:1709.01507.
     """
 
     hidden: int

@@ -1,4 +1,4 @@
-"""CaiT's attention layers: talking heads among patches, and the class token's own."""
+"""CaiT's attention layers: talking heads for patches, and class attention."""
 
 from functools import partial
 from typing import Any
@@ -11,11 +11,12 @@ from vit_jax_tricks.typing import Array, Float
 
 
 class TalkingHeadsAttention(nn.Module):
-    """proj(`functional.talking_heads_attention`(q, k, v)), (q, k, v) = qkv(x).
+    """Self-attention proj(`functional.talking_heads_attention`(q, k, v)).
 
-    `qkv/kernel` [d, 3, g, h], `proj/kernel` [g, h, d]; `proj_l` and `proj_w`, kernels
-    [g, g], mix the heads before and after the softmax.
-    Source: Touvron et al. 2021 (CaiT), arXiv 2103.17239; timm's `TalkingHeadAttn`.
+    (q, k, v) = qkv(x). `qkv/kernel` [d, 3, g, h], `proj/kernel` [g, h, d]; `proj_l` and
+    `proj_w`, kernels [g, g], mix the heads before and after the softmax.
+
+    Source: Touvron et al., 2021 (CaiT), arXiv:2103.17239; timm's `TalkingHeadAttn`.
     """
 
     num_heads: int
@@ -65,9 +66,10 @@ class MixHeads(nn.Module):
 class ClassAttention(nn.Module):
     """The first token attends to all: proj(attention(q(x_0), k(x), v(x))), [b, 1, d].
 
-    `q`, `k` and `v` have kernels [d, g, h], `proj/kernel` is [g, h, d]. `fused_kv`:
-    instead of k and v one `kv/kernel` [d, 2, g, h], as in VOLO.
-    Source: Touvron et al. 2021 (CaiT), arXiv 2103.17239; timm's `ClassAttn` and the
+    `q`, `k` and `v` have kernels [d, g, h], `proj/kernel` is [g, h, d]. With
+    `fused_kv`, one `kv/kernel` [d, 2, g, h] replaces k and v, as in VOLO.
+
+    Source: Touvron et al., 2021 (CaiT), arXiv:2103.17239; timm's `ClassAttn` and the
     `ClassAttention` of its volo.
     """
 

@@ -1,4 +1,4 @@
-"""T2T-ViT's stem: overlapping windows become tokens, attend, and are cut again."""
+"""T2T-ViT's stem: overlapping windows become tokens, attend, and are split again."""
 
 from functools import partial
 from typing import Any
@@ -19,8 +19,8 @@ from vit_jax_tricks.models.layers.patch_embed import torch_uniform
 from vit_jax_tricks.typing import Array, Float
 
 
-EPS = 1e-5  # of every layer norm
-DROP = 0.1  # of the performer, in training
+EPS = 1e-5  # epsilon of every layer norm
+DROP = 0.1  # dropout of the performer, in training
 
 # Size, stride and padding of the three soft splits.
 SPLITS = ((7, 4, 2), (3, 2, 1), (3, 2, 1))
@@ -28,12 +28,14 @@ linear_init = nn.initializers.normal(0.02)
 
 
 class TokenPerformer(nn.Module):
-    """Kernel attention and an MLP on tokens of another width than the output.
+    """Kernel attention and an MLP on tokens whose width differs from the output's.
 
     y = v + drop(proj(kernel_attention(phi(q), phi(k), v))), (k, q, v) = kqv(norm1(x));
-    y + drop(mlp_2(gelu(mlp_0(norm2(y))))). The skip is v, since x has another width.
-    `kqv/kernel` is [f, 3, d]; the d / 2 random features `w` [d / 2, d] are fixed, so
-    they are in `batch_stats`. Source: `Token_performer` of T2T-ViT.
+    y + drop(mlp_2(gelu(mlp_0(norm2(y))))). The skip connection is v, because x has
+    another width. `kqv/kernel` is [f, 3, d]. The d / 2 random features `w` [d / 2, d]
+    are fixed, so they are stored in `batch_stats`.
+
+    Source: `Token_performer` of T2T-ViT.
     """
 
     dim: int
@@ -67,11 +69,12 @@ class TokenPerformer(nn.Module):
 
 
 class TokenAttention(nn.Module):
-    """One-head attention that leaves the width of its input: v + proj(attention).
+    """One-head attention that changes the width: v + proj(attention).
 
-    The scale is f ** -0.5 for input width f, not d ** -0.5. `qkv/kernel` is
-    [f, 3, 1, d], `proj/kernel` [1, d, d]. Source: `Attention` of T2T-ViT's
-    `token_transformer`.
+    The scale is f ** -0.5 for input width f, not d ** -0.5. `qkv/kernel` is [f, 3, 1,
+    d], `proj/kernel` [1, d, d].
+
+    Source: `Attention` of T2T-ViT's `token_transformer`.
     """
 
     dim: int
@@ -93,7 +96,7 @@ class TokenAttention(nn.Module):
 
 
 class TokenTransformer(nn.Module):
-    """`TokenAttention` on norm1(x), then y + mlp(norm2(y)).
+    """y = `TokenAttention`(norm1(x)), then y + mlp(norm2(y)).
 
     Source: `Token_transformer` of T2T-ViT.
     """
@@ -118,8 +121,10 @@ class TokensToToken(nn.Module):
     """Soft split 7/4, attention, soft split 3/2, attention, soft split 3/2, linear.
 
     Images [b, h, w, c] become [b, h w / 256, d]. `tokens_type` is "performer" or
-    "transformer" (the attention), or "convolution": three plain convolutions instead.
-    Source: Yuan et al. 2021, arXiv 2101.11986; `T2T_module` of
+    "transformer" (the kind of attention), or "convolution" for three plain convolutions
+    instead.
+
+    Source: Yuan et al., 2021, arXiv:2101.11986; `T2T_module` of
     yitu-opensource/T2T-ViT.
     """
 

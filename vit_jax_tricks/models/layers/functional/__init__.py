@@ -1,4 +1,4 @@
-"""The maths of the layers: pure functions on arrays, without Flax or configs."""
+"""Layer maths: pure functions on arrays, without Flax or configs."""
 
 from vit_jax_tricks.models.layers.functional.activations import ACTIVATIONS, quick_gelu
 from vit_jax_tricks.models.layers.functional.attention import (

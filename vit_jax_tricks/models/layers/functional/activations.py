@@ -1,4 +1,4 @@
-"""Activations by the names that configs use."""
+"""Activation functions, by the names that configs use."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,9 +9,9 @@ from vit_jax_tricks.typing import Array, Float
 
 
 def quick_gelu(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """The sigmoid approximation of GELU: x * sigmoid(1.702 x).
+    """Sigmoid approximation of GELU: x * sigmoid(1.702 x).
 
-    Source: Hendrycks and Gimpel 2016, arXiv 1606.08415, section 2; used by CLIP.
+    Source: Hendrycks and Gimpel, 2016, arXiv:1606.08415, section 2; used by CLIP.
     """
     return x * jax.nn.sigmoid(1.702 * x)
 

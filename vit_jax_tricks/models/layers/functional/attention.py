@@ -18,9 +18,10 @@ def attention_weights(
 ) -> Float[Array, "*b g n m"]:
     """Attention probabilities: softmax over m of (scale * q . k + bias).
 
-    `scale` defaults to h ** -0.5. Several axes may stand for b, such as images and
+    `scale` defaults to h ** -0.5. b may stand for several axes, such as images and
     windows. The result is in at least float32, whatever the dtype of q and k.
-    Source: Vaswani et al. 2017, arXiv 1706.03762.
+
+    Source: Vaswani et al., 2017, arXiv:1706.03762.
     """
     wide = at_least_float32(q.dtype)
     q = q * (q.shape[-1] ** -0.5 if scale is None else scale)
@@ -42,7 +43,8 @@ def attention(
     """Multi-head attention: softmax(scale * q k^T + bias) v, for each head g.
 
     `drop` is applied to the probabilities (dropout, or a recorder).
-    Source: Vaswani et al. 2017, arXiv 1706.03762.
+
+    Source: Vaswani et al., 2017, arXiv:1706.03762.
     """
     weights = drop(attention_weights(q, k, scale=scale, bias=bias))
     return jnp.einsum("...gnm,...mgh->...ngh", weights.astype(v.dtype), v)

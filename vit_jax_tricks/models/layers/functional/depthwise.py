@@ -1,4 +1,4 @@
-"""Depthwise convolution, one small filter for each channel."""
+"""Depthwise convolution: one small filter for each channel."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,15 +23,16 @@ def grouped_conv(
     feature_group_count: int,
     **options: Any,
 ) -> Float[Array, "b h2 w2 d"]:
-    """`lax.conv_general_dilated` on NHWC, faster on CPUs where it is depthwise.
+    """`lax.conv_general_dilated` on NHWC, with a faster depthwise path on CPUs.
 
-    There XLA takes a loop of its own for groups, 5 to 20 times as slow, gradients too,
-    as a sum of shifted images, which depthwise filters are:
+    On CPUs, XLA runs grouped convolutions in a loop that is 5 to 20 times slower,
+    gradients included, than the sum of shifted images to which a depthwise convolution
+    reduces:
 
         y[i, j, c] = sum_uv k[u, v, c] x[s i + u, s j + v, c]
 
-    For `flax.linen.Conv(conv_general_dilated=grouped_conv)`; options are those that it
-    gives. Inputs below float32 are added up in float32.
+    For use as `flax.linen.Conv(conv_general_dilated=grouped_conv)`; the options are
+    those that Flax passes. Inputs below float32 are accumulated in float32.
     """
 
     def convolve(images: Any, kernel: Any) -> jax.Array:

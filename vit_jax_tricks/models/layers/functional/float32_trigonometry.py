@@ -1,7 +1,7 @@
-"""Float32 powers, sines and cosines as PyTorch rounds them, on any processor.
+"""Float32 powers, sines and cosines, rounded as in PyTorch on any processor.
 
-NumPy's own have other last bits, on each kind of processor others. The references keep
-their rotation tables in float32, so that float64 logits show those bits (4e-8).
+NumPy's differ in the last bit, and differently on each CPU. The references keep their
+rotation tables in float32, so these bits show up even in float64 logits (4e-8).
 """
 
 import jax.numpy as jnp
@@ -10,15 +10,15 @@ import numpy as np
 from vit_jax_tricks.typing import Array, Float
 
 
-# sin t = t (1 + C_1 t^2 + ... + C_4 t^8), off by 6.1e-9 of its value at most: the
-# minimax polynomial on |t| <= pi/2, its last few digits fitted to PyTorch's values.
+# sin t = t (1 + C_1 t^2 + ... + C_4 t^8), with a relative error of at most 6.1e-9: the
+# minimax polynomial on |t| <= pi/2, with its last digits fitted to PyTorch's values.
 COEFFICIENTS = (
     -0.1666665955042822,
     0.008333066246098723,
     -0.0001980960290320001,
     2.605780640668058e-06,
 )
-# pi in two parts: the upper one times a multiple of 1/2 below 2^14 is exact in float64.
+# pi in two parts; the upper times a multiple of 1/2 below 2^14 is exact in float64.
 PI = (3.1415926535846666, 5.126688303189038e-12)
 
 
@@ -27,8 +27,9 @@ def float32_power(
 ) -> Float[np.ndarray, "k"]:
     """base^e of a float32 base, correctly rounded to float32.
 
-    `torch.pow` differs in the last bit of 0.06% of the values where it works one by one
-    (the rest of its vectors: up to 31 exponents with AVX-512), otherwise of 1.8%.
+    `torch.pow` differs in the last bit for 0.06% of the values that it computes one at
+    a time (the remainder after its vectors: up to 31 exponents with AVX-512), and for
+    1.8% of the others.
     """
     wide = np.float64(np.float32(base))
     return (wide ** exponents.astype(np.float64)).astype(np.float32)
@@ -37,12 +38,13 @@ def float32_power(
 def float32_sin_cos(
     angles: Float[Array, "*s"],
 ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
-    """(sin, cos) of float32 angles in radians, in float32, within 0.61 of the last bit.
+    """(sin, cos) of float32 angles in radians, in float32, within 0.61 ulp.
 
-    (-1)^n sin t of t = x - n pi, |t| <= pi/2, by a polynomial in float64, rounded once;
-    for the cosine n is a half-integer. For |x| <= 1e4 bit for bit what PyTorch 2.13
-    returns on x86: `torch.sin` and `torch.cos`, there `vmsSin` and `vmsCos` of MKL.
-    NumPy arrays give NumPy arrays; others need JAX's float64 (`JAX_ENABLE_X64=1`).
+    Computes (-1)^n sin t for t = x - n pi, |t| <= pi/2, by a polynomial in float64,
+    rounded once; for the cosine, n is a half-integer. For |x| <= 1e4 it equals, bit for
+    bit, what PyTorch 2.13 returns on x86 for `torch.sin` and `torch.cos` (there MKL's
+    `vmsSin` and `vmsCos`). NumPy arrays give NumPy arrays; others need JAX's float64
+    (`JAX_ENABLE_X64=1`).
     """
     xp = np if isinstance(angles, np.ndarray) else jnp
     inverse = np.float32(1 / np.pi)

@@ -1,4 +1,4 @@
-"""Attention that a gate mixes from content and position."""
+"""Attention with a learned gate between content and position."""
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +19,13 @@ def gated_position_weights(
     """Attention probabilities a / sum_m a of gated positional self-attention.
 
     a = (1 - sigmoid(gate)) softmax(scale * q . k) + sigmoid(gate) softmax(scores), over
-    keys m; `scores` depend on positions alone, `scale` defaults to h ** -0.5. The first
-    `prefix` tokens have no position: n = prefix + r, m = prefix + s, they attend by
-    content alone and get no positional weight. In at least float32. Source: d'Ascoli et
-    al. 2021 (ConViT), arXiv 2103.10697, equation 7; its `GPSA.get_attention`.
+    keys m. `scores` depend only on positions; `scale` defaults to h ** -0.5. The first
+    `prefix` tokens have no position: n = prefix + r and m = prefix + s, and these
+    tokens attend by content only and receive no positional weight. Computed in at least
+    float32.
+
+    Source: d'Ascoli et al., 2021 (ConViT), arXiv:2103.10697, equation 7; its
+    `GPSA.get_attention`.
     """
     content = attention_weights(q, k, scale=scale)
     wide = content.dtype

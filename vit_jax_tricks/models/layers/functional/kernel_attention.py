@@ -1,4 +1,4 @@
-"""Attention in linear time by positive random features."""
+"""Linear-time attention with positive random features."""
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +10,13 @@ from vit_jax_tricks.typing import Array, Float
 def positive_features(
     x: Float[Array, "b n d"], w: Float[Array, "m d"]
 ) -> Float[Array, "b n m"]:
-    """exp(w x - |x|^2 / 2) / sqrt(m), in at least float32.
+    """Positive random features exp(w x - |x|^2 / 2) / sqrt(m), in at least float32.
 
-    With rows of `w` drawn from N(0, 1), features of q times features of k estimate
-    exp(q . k). The exponents are computed at the highest precision: they are not
-    shifted by their maximum. Source: Choromanski et al. 2020 (Performer), arXiv
-    2009.14794.
+    With rows of `w` drawn from N(0, 1), the features of q times the features of k
+    estimate exp(q . k). The exponents are computed at the highest precision, because
+    they are not shifted by their maximum.
+
+    Source: Choromanski et al., 2020 (Performer), arXiv:2009.14794.
     """
     wide = at_least_float32(x.dtype)
     x, w = x.astype(wide), w.astype(wide)
@@ -31,10 +32,15 @@ def kernel_attention(
     *,
     eps: float = 1e-8,
 ) -> Float[Array, "b n d"]:
-    """sum_j (q_i . k_j) v_j / (sum_j q_i . k_j + eps), for features q and k.
+    """Linear attention sum_j (q_i . k_j) v_j / (sum_j q_i . k_j + eps).
+
+    q and k are features, such as `positive_features`.
 
     The sums over j come first, so the cost is linear in n. Computed and returned in the
-    dtype of q. Source: Performer, arXiv 2009.14794; T2T-ViT's `single_attn`.
+    dtype of q.
+
+    Source: Choromanski et al., 2020 (Performer), arXiv:2009.14794; T2T-ViT's
+    `single_attn`.
     """
     total = jnp.einsum("bnm,bm->bn", q, k.sum(1))
     values = jnp.einsum("bnd,bnm->bdm", v.astype(q.dtype), k)

@@ -12,7 +12,7 @@ from vit_jax_tricks.typing import Array, Float
 def _standardized(
     x: Float[Array, "*s d"], eps: float
 ) -> tuple[Float[Array, "*s d"], Float[Array, "*s 1"]]:
-    """(x - mean) r and r = 1 / sqrt(var + eps), with the two-pass variance."""
+    """(x - mean) r and r = 1 / sqrt(var + eps), with a two-pass variance."""
     x = x - x.mean(-1, keepdims=True)
     r = jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + eps)
     return x * r, r
@@ -20,13 +20,14 @@ def _standardized(
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def standardize(x: Float[Array, "*s d"], eps: float) -> Float[Array, "*s d"]:
-    """(x - mean) / sqrt(var + eps) over the last axis, variance biased.
+    """(x - mean) / sqrt(var + eps) over the last axis, with the biased variance.
 
-    Its derivative, y = standardize(x): dy = (dx - mean(dx) - y mean(y dx)) / sqrt(var +
-    eps). Written out it keeps y alone for the backward pass. The order of its terms
-    matters too: transposed, the full-sized term y mean(y dx) is added last. Were that a
-    broadcast one, XLA on CPU would recompute the sum of all later blocks' gradients in
-    every block that reads it (half the time of a training step of DeiT-S).
+    With y = standardize(x), its derivative is dy = (dx - mean(dx) - y mean(y dx)) /
+    sqrt(var + eps). Written out explicitly, it keeps only y for the backward pass. The
+    order of the terms also matters: transposed, the full-sized term y mean(y dx) is
+    added last. If a broadcast term came last, XLA on CPU would recompute the sum of all
+    later blocks' gradients in every block that reads it (half the time of a DeiT-S
+    training step).
     """
     return _standardized(x, eps)[0]
 
@@ -48,8 +49,9 @@ def layer_norm(
 ) -> Float[Array, "*s d"]:
     """Layer norm: (x - mean) / sqrt(var + eps) * scale + bias over the last axis.
 
-    Computed and returned in at least float32, with the two-pass variance.
-    Source: Ba et al. 2016, arXiv 1607.06450.
+    Computed and returned in at least float32, with a two-pass variance.
+
+    Source: Ba et al., 2016, arXiv:1607.06450.
     """
     wide = at_least_float32(x.dtype)
     rank = (*(1,) * (x.ndim - 1), -1)
@@ -60,7 +62,7 @@ def layer_norm(
 def l2_normalize(x: Float[Array, "*s d"]) -> Float[Array, "*s d"]:
     """Unit vectors along the last axis: x / max(|x|, 1e-12), in at least float32.
 
-    The gradient is finite at x = 0. Equivalent to torch's `F.normalize`.
+    The gradient at x = 0 is finite. Equivalent to torch's `F.normalize`.
     """
     x = x.astype(at_least_float32(x.dtype))
     square = jnp.square(x).sum(-1, keepdims=True)
@@ -73,7 +75,7 @@ def rms_norm(
     """RMS norm: x / sqrt(mean(x^2) + eps) * scale over the last axis.
 
     Computed and returned in at least float32.
-    Source: Zhang and Sennrich 2019, arXiv 1910.07467.
+    Source: Zhang and Sennrich, 2019, arXiv:1910.07467.
     """
     wide = at_least_float32(x.dtype)
     x = x.astype(wide)

@@ -1,4 +1,4 @@
-"""Pooling of feature maps, with PyTorch's conventions."""
+"""Pooling of feature maps, following PyTorch's conventions."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -17,7 +17,7 @@ NO_PADS: Pads = ((0, 0), (0, 0))
 
 
 def same_pads(x: Float[Array, "b h w c"], size: int, stride: int) -> Pads:
-    """TensorFlow's SAME padding: ceil(h / stride) outputs, the odd row at the end."""
+    """TensorFlow's SAME padding: ceil(h / stride) outputs, an odd row at the end."""
     (top, bottom), (left, right) = jax.lax.padtype_to_pads(
         x.shape[1:3], (size,) * 2, (stride,) * 2, "SAME"
     )
@@ -27,7 +27,7 @@ def same_pads(x: Float[Array, "b h w c"], size: int, stride: int) -> Pads:
 def max_pool(
     x: Float[Array, "b h w c"], size: int, stride: int, pads: Pads = NO_PADS
 ) -> Float[Array, "b i j c"]:
-    """The maximum of each size x size window; padding never wins."""
+    """Maximum over each size x size window; padding is ignored."""
     window, strides = (1, size, size, 1), (1, stride, stride, 1)
     return jax.lax.reduce_window(
         x, -jnp.inf, jax.lax.max, window, strides, ((0, 0), *pads, (0, 0))
@@ -42,9 +42,9 @@ def avg_pool(
     *,
     count_pads: bool = False,
 ) -> Float[Array, "b i j c"]:
-    """The mean of each size x size window, summed in at least float32.
+    """Mean over each size x size window, summed in at least float32.
 
-    Divides by the entries of the window inside the map, or with `count_pads` by all.
+    Divides by the number of window entries inside the map, or by all with `count_pads`.
     """
     window, strides = (1, size, size, 1), (1, stride, stride, 1)
     wide = at_least_float32(x.dtype)
@@ -64,9 +64,8 @@ def downsample(
 ) -> Float[Array, "b i j c"]:
     """Halves a map: "max" and "avg" 3x3 with padding 1, "max2" and "avg2" 2x2.
 
-    The mean of "avg" is over the map's own entries. `same` pads as TensorFlow does,
-    with zeros that count in the mean. Equivalent to the pooling of timm's
-    `Downsample2d`.
+    The mean of "avg" excludes the padding. `same` pads as TensorFlow does, with zeros
+    that count in the mean. Equivalent to the pooling of timm's `Downsample2d`.
     """
     size = 2 if kind.endswith("2") else 3
     pad = size // 2 if size == 3 else 0
@@ -78,7 +77,7 @@ def downsample(
 
 DOWNSAMPLES = ("avg2", "avg", "max2", "max")
 
-# A whole map [b, h, w, d] to one vector for each image, by timm's names.
+# Global pools from a map [b, h, w, d] to one vector for each image, by timm's names.
 GLOBAL_POOLS: dict[str, Callable] = {
     "avg": lambda x: x.mean((1, 2)),
     "max": lambda x: x.max((1, 2)),
@@ -90,6 +89,6 @@ GLOBAL_POOLS: dict[str, Callable] = {
 def _entries(
     length: int, outputs: int, size: int, stride: int, before: int
 ) -> Int[np.ndarray, "n"]:
-    """How many entries of each window along one axis lie inside the map."""
+    """Number of entries of each window along one axis that lie inside the map."""
     start = np.arange(outputs) * stride - before
     return np.minimum(start + size, length) - np.maximum(start, 0)

@@ -1,6 +1,6 @@
-"""ConViT's relative positions: offsets, their start as a convolution, their scores.
+"""ConViT's relative positions: offsets, their convolution-like start, and their scores.
 
-Source: d'Ascoli et al. 2021, arXiv 2103.10697.
+Source: d'Ascoli et al., 2021, arXiv:2103.10697.
 """
 
 import math
@@ -13,10 +13,10 @@ from vit_jax_tricks.typing import Array, Float
 
 
 def rel_indices(grid: tuple[int, int]) -> Float[np.ndarray, "n n 3"]:
-    """From query i to key j: (x, y, x^2 + y^2), tokens row-major on a grid (h, w).
+    """Offsets (x, y, x^2 + y^2) from query i to key j on a grid (h, w), row-major.
 
     x counts columns and y rows, key minus query. Equivalent to ConViT's
-    `GPSA.get_rel_indices`, there for square grids.
+    `GPSA.get_rel_indices`, which handles square grids.
     """
     rows, columns = np.indices(grid).reshape(2, -1)
     x = columns[None, :] - columns[:, None]
@@ -25,12 +25,13 @@ def rel_indices(grid: tuple[int, int]) -> Float[np.ndarray, "n n 3"]:
 
 
 def local_kernel(num_heads: int, strength: float) -> Float[np.ndarray, "3 c"]:
-    """The weights of (x, y, x^2 + y^2) with which head c looks at one neighbour.
+    """Initial weights of (x, y, x^2 + y^2) that make head c look at one neighbour.
 
-    The score -s ||(x, y) - m_c||^2, up to a constant, is s (2 m_c, -1): the means m_c
-    are the points of a centred K x K square, K = floor(sqrt(num_heads)), one apart, row
-    by row within a column. `strength` s > 0 sets how narrow the look is. Heads beyond
-    K^2 have no column here. Equivalent to ConViT's `GPSA.local_init`.
+    The score -s ||(x, y) - m_c||^2, up to a constant, has the weights s (2 m_c, -1).
+    The means m_c are the points of a centred K x K square with spacing 1, K =
+    floor(sqrt(num_heads)), ordered row by row within a column. A larger `strength` s >
+    0 gives a narrower focus. Heads beyond K^2 have no column here. Equivalent to
+    ConViT's `GPSA.local_init`.
     """
     side = math.isqrt(num_heads)
     columns, rows = np.indices((side, side)).reshape(2, -1) - (side - 1) / 2
@@ -43,9 +44,10 @@ def position_scores(
     kernel: Float[Array, "3 g"],
     bias: Float[Array, "g"],
 ) -> Float[Array, "g n m"]:
-    """The score of each offset for each head: offsets . kernel + bias.
+    """Score of each offset for each head: offsets . kernel + bias.
 
-    In at least float32: squared distances exceed the integers of bfloat16.
+    Computed in at least float32, because squared distances exceed the integers that
+    bfloat16 represents exactly.
     """
     wide = at_least_float32(kernel.dtype)
     scores = jnp.einsum("nmc,cg->gnm", jnp.asarray(offsets, wide), kernel.astype(wide))

@@ -1,6 +1,6 @@
-"""Image relative position encoding (iRPE): tables looked up by buckets of offsets.
+"""Image relative position encoding (iRPE): tables indexed by buckets of offsets.
 
-Source: Wu et al. 2021, arXiv 2107.14222; microsoft/Cream `irpe.py`.
+Source: Wu et al., 2021, arXiv:2107.14222; microsoft/Cream `irpe.py`.
 """
 
 import jax.numpy as jnp
@@ -9,17 +9,18 @@ import numpy as np
 from vit_jax_tricks.typing import Array, Float, Int, Num
 
 
-# How offsets become buckets, with the released models' ratio of each method. "cross" is
-# two encodings, "rows" and "columns", added up.
+# Methods that map offsets to buckets, with the ratio of the released models. "cross" is
+# the sum of two encodings, "rows" and "columns".
 IRPE_RATIOS = {"product": 1.9, "euclidean": 20.0, "quant": 33.0, "cross": 20.0}
 
 
 def piecewise_index(x: Num[np.ndarray, "*s"], ratio: float) -> Int[np.ndarray, "*s"]:
-    """Offsets as integers, exact near 0, logarithmic further out, at most 2 ratio.
+    """Maps offsets to integers: exact near 0, logarithmic beyond, at most 2 ratio.
 
-    With a = ratio, b = 2a, c = 8a: round(x) for |x| <= a, else sign(x) min(round(a +
-    ln(|x| / a) / ln(c / a) (b - a)), b), cut to an integer (equation 18). Source:
-    `piecewise_index` of microsoft/Cream, its alpha, beta and gamma.
+    With a = ratio, b = 2a, c = 8a: round(x) for |x| <= a, otherwise sign(x) min(round(a
+    + ln(|x| / a) / ln(c / a) (b - a)), b), truncated to an integer (equation 18).
+
+    Source: `piecewise_index` of microsoft/Cream, with its alpha, beta and gamma.
     """
     alpha, beta, gamma = ratio, 2 * ratio, 8 * ratio
     size = np.maximum(np.abs(x), alpha)
@@ -31,13 +32,14 @@ def piecewise_index(x: Num[np.ndarray, "*s"], ratio: float) -> Int[np.ndarray, "
 def irpe_buckets(
     grid: tuple[int, int], method: str, ratio: float, *, prefix: int = 0
 ) -> tuple[Int[np.ndarray, "n n"], int]:
-    """The bucket of (query i, key j) on a grid, tokens row-major, and their number.
+    """Bucket of each (query i, key j) on a grid, row-major, and the bucket count.
 
-    g is `piecewise_index`, (r, c) the offset query - key, B = int(2 ratio).
+    With g = `piecewise_index`, (r, c) the offset query - key, and B = int(2 ratio):
     "euclidean": g(round(|(r, c)|)) + B; "quant": g(r^2 + c^2) + B; "rows": g(r) + B;
-    "columns": g(c) + B; "product": (g(r) + B)(2B + 1) + g(c) + B. Pairs with one of the
-    `prefix` tokens in front share one more bucket. Source: `get_bucket_ids_2d` of
-    microsoft/Cream.
+    "columns": g(c) + B; "product": (g(r) + B)(2B + 1) + g(c) + B. Pairs that include
+    one of the leading `prefix` tokens share one additional bucket.
+
+    Source: `get_bucket_ids_2d` of microsoft/Cream.
     """
     rows, columns = np.indices(grid).reshape(2, -1)
     r, c = (axis[:, None] - axis[None, :] for axis in (rows, columns))
@@ -65,7 +67,7 @@ def irpe_buckets(
 def irpe_bias(
     table: Float[Array, "f r"], buckets: Int[np.ndarray, "n m"]
 ) -> Float[Array, "1 f n m"]:
-    """Bias mode: table[f, buckets[n, m]] for each head, or one f = 1 for all."""
+    """Bias mode: table[f, buckets[n, m]] for each head, or with f = 1 for all heads."""
     return table[:, buckets][None]
 
 
@@ -76,7 +78,7 @@ def irpe_contextual(
 ) -> Float[Array, "b g n m"]:
     """Contextual mode on queries or keys x: x[n] . table[:, buckets[n, m]].
 
-    `table` holds a vector for each bucket, for each head, or one f = 1 for all.
+    `table` holds a vector for each bucket, per head or shared by all heads (f = 1).
     """
     table = table.astype(x.dtype)
     if table.shape[0] == x.shape[2]:
@@ -93,7 +95,7 @@ def irpe_values(
 ) -> Float[Array, "b n g h"]:
     """Contextual mode on values: sum over m of weights[n, m] table[buckets[n, m]].
 
-    `table` holds a vector for each bucket, for each head, or one f = 1 for all.
+    `table` holds a vector for each bucket, per head or shared by all heads (f = 1).
     """
     g = weights.shape[1]
     values = table[:, buckets].astype(weights.dtype)

@@ -1,4 +1,4 @@
-"""Rotary position encodings: pairs of features turn by an angle that position sets."""
+"""Rotary position encodings: rotate pairs of features by position-dependent angles."""
 
 from collections.abc import Sequence
 
@@ -23,8 +23,8 @@ def rotary_coordinates(
 ) -> Float[np.ndarray, "n 2"]:
     """(row, column) of each token, row-major; (column, row) with indexing "xy".
 
-    Positions are 0, 1, ... + `offset`; with a `reference` grid they are stretched to
-    its length, so that another resolution spans the same angles (EVA-02).
+    Positions are 0, 1, ... + `offset`. With a `reference` grid they are scaled to its
+    length, so that another resolution spans the same angles (EVA-02).
     """
     axes = [np.arange(n, dtype=np.float32) + np.float32(offset) for n in grid]
     if reference is not None:
@@ -40,11 +40,13 @@ def rotary_coordinates(
 def rotary_axial(
     coordinates: Float[np.ndarray, "n 2"], dim: int, *, temperature: float = 10000.0
 ) -> Float[np.ndarray, "n a"]:
-    """Angles p T^(-4k/dim), k < dim / 4, of the first coordinate, then of the second.
+    """Angles p T^(-4k/dim), k < dim / 4, for the first coordinate, then for the second.
 
-    a = dim / 2, `dim` the width of a head. Sources: Su et al. 2021 (RoFormer), arXiv
-    2104.09864; Fang et al. 2023 (EVA-02), arXiv 2303.11331; Heo et al. 2024, arXiv
-    2403.13298. Equivalent to the angles of timm's `RotaryEmbeddingCat`.
+    a = dim / 2, where `dim` is the width of a head. Equivalent to the angles of timm's
+    `RotaryEmbeddingCat`.
+
+    Sources: Su et al., 2021 (RoFormer), arXiv:2104.09864; Fang et al., 2023 (EVA-02),
+    arXiv:2303.11331; Heo et al., 2024, arXiv:2403.13298.
     """
     k = np.arange(dim // 4, dtype=np.float32) / np.float32(dim // 4)
     bands = np.float32(1) / float32_power(temperature, k)
@@ -57,8 +59,10 @@ def rotary_dinov3(
 ) -> Float[np.ndarray, "n a"]:
     """Angles 2 pi p T^(-4k/dim) of positions p in (-1, 1): patch centres, row first.
 
-    a = dim / 2. The same image has the same angles at every resolution. Source: Simeoni
-    et al. 2025 (DINOv3), arXiv 2508.10104; timm's `RotaryEmbeddingDinoV3`.
+    a = dim / 2. An image spans the same angles at every resolution.
+
+    Source: Simeoni et al., 2025 (DINOv3), arXiv:2508.10104; timm's
+    `RotaryEmbeddingDinoV3`.
     """
     axes = [
         (np.arange(n, dtype=np.float32) + np.float32(0.5)) / n * 2 - 1 for n in grid
@@ -73,12 +77,14 @@ def rotary_dinov3(
 def rotary_mixed(
     frequencies: Float[Array, "2 *s a"], coordinates: Float[np.ndarray, "n 2"]
 ) -> Float[Array, "*s n a"]:
-    """Angles p_0 f_0 + p_1 f_1 of learned frequencies, which need not follow an axis.
+    """Angles p_0 f_0 + p_1 f_1 with learned frequencies, not confined to one axis.
 
-    One set for each head and block (the axes s). Float32 values, in float64 if the
-    frequencies are: the reference computes them in float32, whatever the model's dtype.
-    Source: Heo et al. 2024 (RoPE-Mixed), arXiv 2403.13298. Equivalent to the angles of
+    There is one set of frequencies for each head and block (the axes s). The values are
+    rounded to float32, but held in float64 if the frequencies are: the reference
+    computes them in float32 whatever the model's dtype. Equivalent to the angles of
     timm's `RotaryEmbeddingMixed`.
+
+    Source: Heo et al., 2024 (RoPE-Mixed), arXiv:2403.13298.
     """
     wide = at_least_float32(frequencies.dtype)
     f = _to_float32(frequencies.astype(wide))[..., None, :]
@@ -89,7 +95,7 @@ def rotary_mixed(
 
 
 def _to_float32(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """The nearest float32 values, in the dtype of x; compilers may not skip this."""
+    """The nearest float32 values, in the dtype of x; compilers may not skip it."""
     return jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=23)
 
 
@@ -102,9 +108,11 @@ def mixed_frequencies(
 ) -> Float[Array, "2 *s a"]:
     """Initial frequencies: magnitudes T^(-4k/dim) along a random axis and its normal.
 
-    A direction is drawn for each entry of `shape` (blocks, heads); the first dim / 4
-    frequencies lie along it, the others a quarter turn further. Source: Heo et al. 2024
-    (RoPE-Mixed), arXiv 2403.13298; timm's `init_random_2d_freqs`.
+    A direction is drawn for each entry of `shape` (blocks, heads). The first dim / 4
+    frequencies lie along it, and the others a quarter turn away.
+
+    Source: Heo et al., 2024 (RoPE-Mixed), arXiv:2403.13298; timm's
+    `init_random_2d_freqs`.
     """
     magnitude = temperature ** -(np.arange(0, dim, 4) / dim)
     turn = jax.random.uniform(key, (*shape, 1)) * (2 * np.pi)
@@ -118,12 +126,12 @@ def mixed_frequencies(
 def rotary_table(
     angles: Float[Array, "*s n a"], *, half: bool = False, prefix: int = 0
 ) -> Float[Array, "*s m e"]:
-    """(sin | cos) of each feature, e = 4a, for `rotate`; `prefix` tokens do not turn.
+    """Table (sin | cos) for `rotate`, e = 4a; `prefix` tokens are not rotated.
 
-    An angle belongs to two neighbouring features; with `half` to features i and i + a.
-    Constant angles are NumPy arrays and give a float32 one, rounded as the reference's;
-    learned ones in float64 give these float32 values in float64. Equivalent to the
-    tables of timm's `RotaryEmbeddingCat`, `...DinoV3` and `...Mixed`.
+    Each angle serves two neighbouring features or, with `half`, features i and i + a.
+    Constant angles are NumPy arrays and give a float32 table, rounded as in the
+    reference; learned angles in float64 give these float32 values in float64.
+    Equivalent to the tables of timm's `RotaryEmbeddingCat`, `...DinoV3` and `...Mixed`.
     """
     xp = np if isinstance(angles, np.ndarray) else jnp
     if xp is np or angles.dtype == jnp.float64:
@@ -145,11 +153,12 @@ def rotate(
     *,
     half: bool = False,
 ) -> Float[Array, "b n g h"]:
-    """Turns pairs of features: (a, b) -> (a cos t - b sin t, b cos t + a sin t).
+    """Rotates pairs of features: (a, b) -> (a cos t - b sin t, b cos t + a sin t).
 
-    Pairs are neighbours; with `half` features i and i + h/2. In at least float32.
-    Source: Su et al. 2021 (RoFormer), arXiv 2104.09864. Equivalent to timm's
-    `apply_rot_embed_cat`.
+    Pairs are neighbouring features or, with `half`, features i and i + h/2. Computed in
+    at least float32. Equivalent to timm's `apply_rot_embed_cat`.
+
+    Source: Su et al., 2021 (RoFormer), arXiv:2104.09864.
     """
     wide = at_least_float32(x.dtype)
     sin, cos = jnp.split(jnp.asarray(table, wide), 2, axis=-1)

@@ -1,12 +1,12 @@
-"""Fixed sine-cosine position tables of a grid."""
+"""Fixed sine-cosine position tables for a grid."""
 
 import numpy as np
 
 from vit_jax_tricks.typing import Float
 
 
-# Which axis comes first, whether the last frequency is 1 / temperature itself or one
-# step short of it, and by what the features are grouped: by axis, or into sin and cos.
+# The axis that comes first; whether the last frequency is 1 / temperature or one step
+# short of it; and whether features are grouped by axis or by function (sin, cos).
 SINCOS_FORMS = {
     "big_vision": ("column", True, "axis"),
     "mae": ("column", False, "axis"),
@@ -26,9 +26,11 @@ def sincos_2d(
 
     x is the column, y the row. "big_vision": w_k = T^(-k / (dim/4 - 1)), features (sin
     x, cos x, sin y, cos y); "mae": w_k = T^(-4k/dim), the same order; "moco": (sin y,
-    cos y, sin x, cos x); "timm": (sin y, sin x, cos y, cos x). Tokens row-major,
-    float32. Sources: Chen et al. 2021 (MoCo v3), arXiv 2104.02057; He et al. 2021
-    (MAE), arXiv 2111.06377; Beyer et al. 2022, arXiv 2205.01580 (`posemb_sincos_2d` of
+    cos y, sin x, cos x); "timm": (sin y, sin x, cos y, cos x). Tokens are row-major,
+    values float32.
+
+    Sources: Chen et al., 2021 (MoCo v3), arXiv:2104.02057; He et al., 2021 (MAE),
+    arXiv:2111.06377; Beyer et al., 2022, arXiv:2205.01580 (`posemb_sincos_2d` of
     big_vision); timm's `build_sincos2d_pos_embed`.
     """
     first, inclusive, grouped = SINCOS_FORMS[form]

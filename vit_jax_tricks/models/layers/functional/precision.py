@@ -1,4 +1,4 @@
-"""The dtype of sensitive arithmetic."""
+"""Precision of numerically sensitive operations."""
 
 from typing import Any
 
@@ -6,5 +6,5 @@ import jax.numpy as jnp
 
 
 def at_least_float32(dtype: Any) -> Any:
-    """`dtype`, or float32 where it has fewer bits: norms and softmax compute in it."""
+    """`dtype`, or float32 if it has fewer bits; used by norms and softmax."""
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32

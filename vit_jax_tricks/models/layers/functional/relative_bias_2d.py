@@ -1,4 +1,4 @@
-"""Relative biases of a table with an axis for each direction."""
+"""Relative biases from a table with one axis for each direction."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -7,11 +7,11 @@ from vit_jax_tricks.typing import Array, Float
 
 
 def one_hot_bias(table: Float[Array, "g r s"]) -> Float[Array, "g n n"]:
-    """The bias between query n and key m, tokens row-major, by key - query.
+    """Bias between query n and key m by their offset key - query, tokens row-major.
 
-    table[g, row_m - row_n + h - 1, column_m - column_n + w - 1], r = 2h - 1,
-    s = 2w - 1, picked by two products with one-hot arrays, which costs accelerators
-    less than a gather. Equivalent to timm's `reindex_2d_einsum_lookup`.
+    table[g, row_m - row_n + h - 1, column_m - column_n + w - 1], r = 2h - 1, s = 2w -
+    1. The entries are selected by two products with one-hot arrays, which is cheaper on
+    accelerators than a gather. Equivalent to timm's `reindex_2d_einsum_lookup`.
     """
     h, w = ((n + 1) // 2 for n in table.shape[1:])
     rows, columns = (jnp.asarray(_one_hot(n), table.dtype) for n in (h, w))

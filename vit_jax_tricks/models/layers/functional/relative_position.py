@@ -1,4 +1,4 @@
-"""Relative positions inside a window: index tables, biases, log-spaced coordinates."""
+"""Relative positions in a window: index tables, biases and log-spaced coordinates."""
 
 import numpy as np
 
@@ -8,13 +8,14 @@ from vit_jax_tricks.typing import Array, Float, Int
 def relative_position_index(
     window: tuple[int, int], *, class_token: bool = False
 ) -> Int[np.ndarray, "n n"]:
-    """Which row of a bias table belongs to (query i, key j), tokens row-major.
+    """Row of the bias table for each (query i, key j), tokens row-major.
 
-    With d = query - key in rows and columns of a window (h, w):
-    (d_row + h - 1) (2w - 1) + d_column + w - 1. A class token in front of the others
-    has three rows of its own at the end of the table: class to token, token to class,
-    class to class. Source: Liu et al. 2021 (Swin), arXiv 2103.14030. Equivalent to
-    timm's `gen_relative_position_index`.
+    With d = query - key in rows and columns of a window (h, w): (d_row + h - 1) (2w -
+    1) + d_column + w - 1. A leading class token has three rows of its own at the end of
+    the table: class to token, token to class, class to class. Equivalent to timm's
+    `gen_relative_position_index`.
+
+    Source: Liu et al., 2021 (Swin), arXiv:2103.14030.
     """
     h, w = window
     rows, cols = np.indices(window).reshape(2, -1)
@@ -30,7 +31,7 @@ def relative_position_index(
 def relative_bias(
     table: Float[Array, "r g"], index: Int[np.ndarray, "n m"]
 ) -> Float[Array, "g n m"]:
-    """The bias of each head between query n and key m: table[index[n, m], g]."""
+    """Bias of each head between query n and key m: table[index[n, m], g]."""
     return table[index].transpose(2, 0, 1)
 
 
@@ -40,13 +41,14 @@ def log_spaced_coords(
     pretrained: tuple[int, int] = (0, 0),
     mode: str = "swin",
 ) -> Float[np.ndarray, "i j 2"]:
-    """The (row, column) offsets of a window (h, w), i = 2h - 1, j = 2w - 1, squeezed.
+    """Log-spaced (row, column) offsets in a window (h, w), i = 2h - 1, j = 2w - 1.
 
     "swin": sign(x) log2(1 + |x|) / log2(8) with x = 8 d / (h - 1), so that the largest
-    offset d of the window in pre-training, `pretrained` where that is not 0, is near 1.
-    "cr": sign(d) ln(1 + |d|). In float32, as the references compute them. Source: Liu
-    et al. 2021 (Swin V2), arXiv 2111.09883. Equivalent to timm's
-    `gen_relative_log_coords`.
+    offset d of the pre-training window (`pretrained`, if that is not 0) is near 1.
+    "cr": sign(d) ln(1 + |d|). Computed in float32, as in the references. Equivalent to
+    timm's `gen_relative_log_coords`.
+
+    Source: Liu et al., 2021 (Swin V2), arXiv:2111.09883.
     """
     axes = [np.arange(1 - n, n, dtype=np.float32) for n in window]
     if mode == "cr":

@@ -6,7 +6,7 @@ from vit_jax_tricks.typing import Float
 
 
 def _cubic(t: np.ndarray, a: float) -> np.ndarray:
-    """(a + 2) t^3 - (a + 3) t^2 + 1 up to 1, a (t^3 - 5 t^2 + 8 t - 4) up to 2."""
+    """(a + 2) t^3 - (a + 3) t^2 + 1 for t <= 1, a (t^3 - 5 t^2 + 8 t - 4) for t < 2."""
     near = ((a + 2) * t - (a + 3)) * t**2 + 1
     far = a * (((t - 5) * t + 8) * t - 4)
     return np.where(t <= 1, near, np.where(t < 2, far, 0))
@@ -20,14 +20,16 @@ def resample_matrix(
     antialias: bool = False,
     align_corners: bool = False,
 ) -> Float[np.ndarray, "n m"]:
-    """The [new, old] matrix of "bicubic" or "bilinear" resampling along one axis.
+    """The [new, old] matrix for "bicubic" or "bilinear" resampling along one axis.
 
-    Output i reads around the position c = (i + 1/2) old / new - 1/2, or with
-    `align_corners` i (old - 1) / (new - 1), weighting entry j by the kernel of |c - j|:
-    1 - t up to 1, or the cubic one with a = -0.75; entries beyond the ends are the end
-    ones. `antialias` stretches the kernel by old / new where that is over 1, makes the
-    weights inside the table sum to 1 instead, and has a = -0.5. Source: Keys 1981;
-    PyTorch's `interpolate`.
+    Output i reads around the position c = (i + 1/2) old / new - 1/2, or i (old - 1) /
+    (new - 1) with `align_corners`. Entry j is weighted by the kernel of t = |c - j|: 1
+    - t up to 1, or the cubic kernel with a = -0.75; beyond the ends, the end entries
+    are repeated. `antialias` stretches the kernel by old / new if that exceeds 1,
+    normalises the weights inside the table to sum to 1 instead of repeating the ends,
+    and uses a = -0.5.
+
+    Source: Keys, 1981; PyTorch's `interpolate`.
     """
     i = np.arange(new)
     centre = (i + 0.5) * old / new - 0.5
@@ -57,10 +59,10 @@ def resize_table(
     antialias: bool = False,
     align_corners: bool = False,
 ) -> Float[np.ndarray, "i j d"]:
-    """Resampling of a table to a grid by `resample_matrix` along both axes, in float64.
+    """Resamples a table to a grid by `resample_matrix` along both axes, in float64.
 
     Equivalent to PyTorch's `interpolate`. The official DeiT, Swin, T2T-ViT and LV-ViT
-    use bicubic as it is, timm bicubic with `antialias`, timm's `.npz` loader bilinear,
+    use plain bicubic, timm bicubic with `antialias`, timm's `.npz` loader bilinear, and
     vision_transformer bilinear with `align_corners`.
     """
     rows, columns = (

@@ -1,4 +1,4 @@
-"""Fixed sinusoid positions."""
+"""Fixed sinusoidal positions."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from vit_jax_tricks.typing import Float
 def sinusoid_positions(n: int, d: int) -> Float[np.ndarray, "1 n d"]:
     """sin(p / 10000^(2 floor(j / 2) / d)) in even columns j, cos in odd ones; float32.
 
-    Source: Vaswani et al. 2017, arXiv 1706.03762. Equivalent to T2T-ViT's
+    Source: Vaswani et al., 2017, arXiv:1706.03762. Equivalent to T2T-ViT's
     `get_sinusoid_encoding` (tested).
     """
     j = np.arange(d)

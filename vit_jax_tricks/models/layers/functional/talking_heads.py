@@ -1,4 +1,4 @@
-"""Attention whose heads are mixed before and after the softmax."""
+"""Talking-heads attention: mixes the heads before and after the softmax."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from vit_jax_tricks.typing import Array, Float
 def mix_heads(
     x: Float[Array, "b g n m"], kernel: Float[Array, "g k"], bias: Float[Array, "k"]
 ) -> Float[Array, "b k n m"]:
-    """A linear map from heads to heads, the same for every query and key."""
+    """Linear map across heads, the same for every query and key."""
     mixed = jnp.einsum("bgnm,gk->bknm", x, kernel.astype(x.dtype))
     return mixed + bias.astype(x.dtype)[None, :, None, None]
 
@@ -26,10 +26,12 @@ def talking_heads_attention(
     after: Callable,
     drop: Callable = lambda weights: weights,
 ) -> Float[Array, "b n g h"]:
-    """after(softmax(before(h ** -0.5 * q k^T))) v, `before` and `after` mixing heads.
+    """after(softmax(before(h ** -0.5 * q k^T))) v, with heads mixed twice.
 
-    Both take and return [b, g, n, m] in at least float32 (`mix_heads`); `drop` is
-    applied to the result. Source: Shazeer et al. 2020, arXiv 2003.02436.
+    `before` and `after` mix the heads. Both take and return [b, g, n, m] in at least
+    float32 (`mix_heads`). `drop` is applied to the result of `after`.
+
+    Source: Shazeer et al., 2020, arXiv:2003.02436.
     """
     wide = at_least_float32(q.dtype)
     q = q * q.shape[-1] ** -0.5

@@ -1,4 +1,4 @@
-"""Overlapping windows of a map as tokens."""
+"""Overlapping windows of a map as tokens, and their inverse."""
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +10,11 @@ from vit_jax_tricks.typing import Array, Float
 def unfold(
     x: Float[Array, "b h w c"], size: int, *, stride: int, padding: int
 ) -> Float[Array, "b i j f"]:
-    """The size x size windows of a zero-padded map, each as one vector.
+    """Extracts the size x size windows of a zero-padded map, each as one vector.
 
-    Features are ordered (channel, row, column), f = c size^2, and
-    i = floor((h + 2 padding - size) / stride) + 1. Made of slices: no products.
-    Equivalent to torch.nn.Unfold (tested).
+    Features are ordered (channel, row, column), f = c size^2, and i = floor((h + 2
+    padding - size) / stride) + 1. Uses slices only, no products. Equivalent to
+    torch.nn.Unfold (tested).
     """
     x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     for axis in (1, 2):  # rows, then columns, each as a new axis before the channels
@@ -35,13 +35,13 @@ def fold(
 ) -> Float[Array, "b h w c"]:
     """Sums overlapping windows into maps of `shape` = (h, w): `unfold` transposed.
 
-    What lies in the padding is cut off. Equivalent to torch.nn.Fold.
+    Values that fall in the padding are cropped. Equivalent to torch.nn.Fold.
     """
     taps = rearrange(windows, "b i j (c p q) -> p q b i j c", p=size, q=size)
     zero = jnp.zeros((), windows.dtype)
 
     def spread(at: int, steps: int, length: int) -> tuple[int, int, int]:
-        """Before, after and between the entries of one tap along one axis."""
+        """Padding before, after and between the entries of one tap along one axis."""
         return at, length + 2 * padding - at - (steps - 1) * stride - 1, stride - 1
 
     rows, columns = windows.shape[1:3]

@@ -1,4 +1,4 @@
-"""Windows of a feature map: cutting, cyclic shifts, masks, merging of neighbours."""
+"""Windows of a feature map: partition, cyclic shifts, masks and patch merging."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,18 +23,18 @@ def window_partition(
 def window_reverse(
     windows: Shaped[Array, "b m n c"], window: Size, size: Size
 ) -> Shaped[Array, "b h w c"]:
-    """The inverse of `window_partition` for maps of `size` = (h, w)."""
+    """Inverse of `window_partition` for maps of `size` = (h, w)."""
     p, q = window
     i = size[0] // p
     return rearrange(windows, "b (i j) (p q) c -> b (i p) (j q) c", i=i, p=p, q=q)
 
 
 def fit_window(window: Size, size: Size, *, square: bool = False) -> tuple[Size, Size]:
-    """The window that a map of `size` gets, and the shift of its shifted blocks.
+    """Window for a map of `size`, and the shift of its shifted blocks.
 
-    A window as large as the map or larger becomes the map and does not shift; others
-    shift by half a window. Each axis decides for itself, as in timm's
-    `SwinTransformerBlock`. With `square` the shorter side decides for both, as in
+    A window at least as large as the map is reduced to the map and does not shift; any
+    other shifts by half a window. Each axis is handled separately, as in timm's
+    `SwinTransformerBlock`. With `square`, the shorter side decides for both axes, as in
     microsoft/Swin-Transformer: min(size) <= window gives (min(size), min(size)).
     """
     if square:
@@ -50,11 +50,13 @@ def fit_window(window: Size, size: Size, *, square: bool = False) -> tuple[Size,
 def shift_mask(
     size: Size, window: Size, shift: tuple[int, int] | tuple[Array, Array]
 ) -> Float[Array, "m n n"]:
-    """What each window adds to its attention logits after a cyclic shift.
+    """Mask that each window adds to its attention logits after a cyclic shift.
 
     -100 between tokens that the shift brought together from opposite sides of the map,
-    else 0. `shift` may be traced; 0 gives no mask on its axis. `size` must be a
-    multiple of `window`. Source: Liu et al. 2021 (Swin), arXiv 2103.14030.
+    and 0 elsewhere. `shift` may be traced; 0 gives no mask along its axis. `size` must
+    be a multiple of `window`.
+
+    Source: Liu et al., 2021 (Swin), arXiv:2103.14030.
     """
     side = [
         jnp.where(jnp.arange(n) >= n - s, label, 0)
@@ -69,7 +71,7 @@ def shift_mask(
 def masked_bias(
     bias: Float[Array, "g n n"], mask: Float[Array, "m n n"] | None
 ) -> Float[Array, "1 #m g n n"]:
-    """Position bias plus the windows' masks: what `attention` adds to its logits."""
+    """Position bias plus the window masks, as `attention` adds them to its logits."""
     if mask is None:
         return bias[None, None]
     return (bias[None] + mask[:, None].astype(bias.dtype))[None]
@@ -83,12 +85,12 @@ def over_windows(
     shift: Size,
     shifted: bool | Bool[Array, ""],
 ) -> Float[Array, "b h w c"]:
-    """`attend(windows, mask)` on the windows of a map, shifted cyclically or not.
+    """Applies `attend(windows, mask)` to windows of a map, cyclically shifted or not.
 
-    Roll by -shift, pad with zeros at the bottom and the right to whole windows, attend,
-    crop, roll back. `mask` is None where nothing shifts; it separates what the roll
-    joined, not the padding. `shifted` may be traced, so that a scan over blocks can
-    alternate. Equivalent to timm's `SwinTransformerBlock._attn`.
+    Rolls by -shift, pads with zeros at the bottom and right to whole windows, attends,
+    crops, and rolls back. `mask` is None if nothing shifts; it separates tokens joined
+    by the roll, but does not mask the padding. `shifted` may be traced, so that a scan
+    over blocks can alternate. Equivalent to timm's `SwinTransformerBlock._attn`.
     """
     _, h, w, _ = x.shape
     size = -(-h // window[0]) * window[0], -(-w // window[1]) * window[1]
@@ -106,11 +108,12 @@ def over_windows(
 
 
 def merge_neighbours(x: Shaped[Array, "b h w c"]) -> Shaped[Array, "b i j f"]:
-    """2x2 neighbours side by side in the channels, f = 4c: halves a map.
+    """Stacks each 2x2 neighbourhood in the channels, f = 4c, which halves a map.
 
-    Channel order (0, 0), (1, 0), (0, 1), (1, 1) as (row, column) of the neighbour. Odd
-    maps are padded with zeros at the bottom and the right, as in timm. Source: the
-    patch merging of Liu et al. 2021 (Swin), arXiv 2103.14030.
+    The channel order is (0, 0), (1, 0), (0, 1), (1, 1), as (row, column) of the
+    neighbour. Odd maps are padded with zeros at the bottom and right, as in timm.
+
+    Source: patch merging of Liu et al., 2021 (Swin), arXiv:2103.14030.
     """
     x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
     return rearrange(x, "b (i p) (j q) c -> b i j (q p c)", p=2, q=2)
