@@ -1,4 +1,4 @@
-"""Compression: quantisation and its calibration, pruning and its scores."""
+"""Compression: quantisation with its calibration, and pruning with its scores."""
 
 from vit_jax_tricks.compress import clipping, observers, scores
 from vit_jax_tricks.compress.calibration import calibrate, weight_ranges

@@ -1,4 +1,4 @@
-"""Ranges of weights and activations from a few batches, for any of the models."""
+"""Calibrates ranges of weights and activations from a few batches, for any model."""
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,9 +25,10 @@ _STATE = "input_observer"
 def beside_params(
     variables: Mapping[str, Any], values: Mapping[str, Any], key: str
 ) -> dict[str, Any]:
-    """The variables with each value as `key` of the module that takes that input.
+    """The variables, with each value stored as `key` in the module of that input.
 
-    Among the parameters, so that a scan over stacked blocks gives each block its own.
+    The values are stored among the parameters, so that a scan over stacked blocks gives
+    each block its own.
     """
     params = jax.tree.map(lambda leaf: leaf, variables["params"])
     for name, value in values.items():
@@ -39,13 +40,13 @@ def beside_params(
 
 
 def weight_ranges(params: Params, specs: Mapping[str, Spec]) -> dict[str, Range]:
-    """The steps of the named weights: one a weight, or one for each output channel.
+    """Computes the steps of the named weights: one per weight, or per output channel.
 
-    Output channels are what a matrix product makes: heads and their dimensions of
-    `qkv/kernel` [d, 3, g, h] jointly, d of `proj/kernel` [g, h, d]. Layers stacked by
-    scan have their own.
+    Output channels are those of the matrix product: heads and their dimensions jointly
+    for `qkv/kernel` [d, 3, g, h], d for `proj/kernel` [g, h, d]. Layers stacked by scan
+    have separate steps.
 
-    Raises: UserError for `per_channel` on a parameter that is no matrix.
+    Raises: UserError for `per_channel` on a parameter that is not a matrix.
     """
     table = plan(params)
     leaves = jax.tree.leaves(params)
@@ -74,13 +75,13 @@ def observe(
     *,
     specs: Mapping[str, Spec],
 ) -> dict[str, Any]:
-    """The observers' states after the model has seen one more batch."""
+    """Updates the observers' states with one more batch."""
 
     def watch(next_fun, args, kwargs, context):
         name = input_name(context, args)
         if name is not None and name in states:
             module = context.module
-            again = module.has_variable("intermediates", _STATE)  # a second call
+            again = module.has_variable("intermediates", _STATE)  # a repeated call
             state = module.get_variable("intermediates" if again else "params", _STATE)
             state = specs_of.update(specs[name], state, args[0])
             module.put_variable("intermediates", _STATE, state)
@@ -104,13 +105,13 @@ def calibrate(
     batches: Iterable[Num[Array, "b h w c"]],
     rules: Sequence[Rule],
 ) -> dict[str, Range]:
-    """The range of every place that the rules quantise, by name.
+    """Calibrates the range of every place that the rules quantise, by name.
 
     Weights are read once; activations are observed while the model evaluates the
-    `batches` of images. 500 or more training images are usual.
+    `batches` of images. 500 or more training images are typical.
 
-    Raises: UserError when there is no batch, when activations are not finite, and as
-    `quantized_places` does.
+    Raises: UserError if there is no batch or activations are not finite, and as
+      `quantized_places` does.
     """
     rest = iter(batches)
     first = next(rest, None)

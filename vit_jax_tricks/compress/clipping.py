@@ -1,4 +1,4 @@
-"""Where to clip, decided from a histogram: percentile, squared error, entropy."""
+"""Clipping limits chosen from a histogram: percentile, squared error or entropy."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.typing import Array, Float
 
 
-_ALPHA = 1e-5  # the share of the values by which torch's search narrows the range
+_ALPHA = 1e-5  # fraction of values dropped per step of torch's search
 
 
 def _edges(state: Histogram) -> Float[Array, "edges"]:
@@ -22,11 +22,12 @@ def _edges(state: Histogram) -> Float[Array, "edges"]:
 
 @checked
 def percentile_limits(state: Histogram, *, percentile: float = 99.99) -> MinMax:
-    """The bin edges that `percentile` per cent of the values lie beneath, and above.
+    """Bin edges below which, and above which, `percentile` per cent of the values lie.
 
-    Of a histogram of |x| only the upper one matters. Raises: UserError for a percentile
-    outside (0, 100].
-    Equivalent to Model-Optimizer's `_compute_amax_percentile` for the upper edge.
+    For a histogram of |x| only the upper edge matters. Equivalent to Model-Optimizer's
+    `_compute_amax_percentile` for the upper edge.
+
+    Raises: UserError for a percentile outside (0, 100].
     """
     if not 0 < percentile <= 100:
         raise UserError(f"percentile={percentile} must be over 0 and at most 100.")
@@ -43,10 +44,10 @@ def percentile_limits(state: Histogram, *, percentile: float = 99.99) -> MinMax:
 
 @checked
 def mse_limits(state: Histogram, *, grid: Grid, start_bin: int = 128) -> MinMax:
-    """+-amax of least squared error, for a histogram of |x|.
+    """Limits +-amax of least squared error, for a histogram of |x|.
 
-    amax = argmin over bin centres a from `start_bin` on of
-    sum_c counts_c (c - fake_quant(c; a / high))^2.
+    amax = argmin over bin centres a, from `start_bin` on, of sum_c counts_c (c -
+    fake_quant(c; a / high))^2.
 
     Equivalent to Model-Optimizer's `_compute_amax_mse`.
     """
@@ -64,15 +65,15 @@ def mse_limits(state: Histogram, *, grid: Grid, start_bin: int = 128) -> MinMax:
 
 @checked
 def entropy_limits(state: Histogram, *, grid: Grid, start_bin: int = 128) -> MinMax:
-    """+-amax that loses least information, for a histogram of |x| (TensorRT's choice).
+    """Limits +-amax of least information loss, for a histogram of |x| (as in TensorRT).
 
-    For each i from `start_bin` on: P is the first i bins, with all counts beyond added
-    to the last; Q is the first i bins, merged into grid.high + 1 levels and spread out
-    again over the bins that were not empty. amax is the upper edge of bin i - 1 for the
-    i (the last of equals) with the least KL(P || Q). Bin 0 counts as much as bin 1.
+    For each i from `start_bin` on, P is the first i bins, with all counts beyond added
+    to the last one. Q is the first i bins merged into grid.high + 1 levels, then spread
+    over the bins that were not empty. amax is the upper edge of bin i - 1 for the i
+    with the least KL(P || Q), the last one on ties. Bin 0 is given the count of bin 1.
 
-    Equivalent to Model-Optimizer's `_compute_amax_entropy`. Source: Migacz 2017, 8-bit
-    inference with TensorRT (GTC).
+    Equivalent to Model-Optimizer's `_compute_amax_entropy`.
+    Source: Migacz, 2017, 8-bit inference with TensorRT (GTC).
     """
     bins = state.counts.shape[0]
     counts = jnp.asarray(state.counts).at[0].set(state.counts[1])
@@ -108,13 +109,14 @@ def sweep_limits(
     *,
     axes: tuple[int, ...],
 ) -> MinMax:
-    """The ends of x over `axes`, both shrunk by the factor of least squared error.
+    """Minimum and maximum of x over `axes`, scaled for the least squared error.
 
-    One of 1, 0.99, ..., 0.11 for each channel, minimising the sum over `axes` of
-    (x - round_within(low, high))^2; `round_within` fake-quantises x in that range.
+    The factor is one of 1, 0.99, ..., 0.11, chosen for each channel to minimise the sum
+    over `axes` of (x - round_within(low, high))^2; `round_within` fake-quantises x in
+    that range.
 
-    Equivalent to FQ-ViT's `OmseObserver` (Lin et al. 2021, arXiv 2111.13824) with its
-    factors, tried for each channel by itself.
+    Equivalent to FQ-ViT's `OmseObserver` (Lin et al., 2021, arXiv:2111.13824) with its
+    factors, searched separately for each channel.
     """
     low, high = x.min(axes, keepdims=True), x.max(axes, keepdims=True)
 
@@ -133,9 +135,9 @@ def sweep_limits(
 
 @checked
 def l2_limits(state: Histogram, *, grid: Grid) -> MinMax:
-    """Both ends of least squared error, narrowed from the outside in.
+    """Both limits of least squared error, narrowed from the outside in.
 
-    Each step gives up 1e-5 of the values on the side whose bins are emptier, until the
+    Each step drops 1e-5 of the values on the side with the emptier bins, until the
     error of rounding a uniform density in each bin to the grid's levels would grow.
 
     Equivalent to torch's HistogramObserver (tested).
@@ -183,8 +185,11 @@ def l2_limits(state: Histogram, *, grid: Grid) -> MinMax:
 def _rounding_error(
     counts: Array, width: Array, start: Array, end: Array, number: int
 ) -> Array:
-    """Integral of the squared distance to the next of `number` levels that share bins
-    start..end, for counts spread evenly over each bin."""
+    """Rounding error of counts that are spread evenly over each bin.
+
+    The integral of the squared distance to the nearest of `number` levels over the bins
+    start..end.
+    """
     level = width * (end - start + 1).astype(jnp.float32) / number
     safe = jnp.where(level > 0, level, 1.0)
     left = (jnp.arange(counts.shape[0]) - start).astype(jnp.float32) * width

@@ -1,4 +1,4 @@
-"""Fake quantisation: numbers rounded to a grid, gradients as if they were not."""
+"""Fake quantisation: rounds values to a grid, with straight-through gradients."""
 
 from typing import Any
 
@@ -19,12 +19,12 @@ def operands(
     zero_point: Float[Array, "..."] | Int[Array, "..."] | int | float | None,
     grid: Grid,
 ) -> tuple[Array, Array, Array]:
-    """All three in one float dtype and with broadcastable shapes.
+    """Converts all three to one float dtype and to broadcastable shapes.
 
-    `fn` is the name of the caller, for messages.
+    `fn` is the caller's name, for messages.
 
-    Raises: UserError for a scale or zero point that fits no axis of x, or a zero point
-    on an 8-bit float.
+    Raises: UserError for a scale or zero point that does not fit the axes of x, or a
+      zero point with an 8-bit float grid.
     """
     if grid.float8 and zero_point is not None:
         raise UserError(f"{fn}: {grid.float8} has no zero point: leave zero_point out.")
@@ -39,7 +39,7 @@ def operands(
 
 
 def check_fits(fn: str, name: str, value: Array, shape: tuple[Any, ...]) -> None:
-    """Raises UserError unless `value` is one number or broadcasts over `shape`."""
+    """Raises UserError unless `value` is a single number or broadcasts over `shape`."""
     pairs = zip(value.shape, shape, strict=False)
     if value.ndim not in (0, len(shape)) or any(s not in (1, n) for s, n in pairs):
         raise UserError(
@@ -58,16 +58,17 @@ def fake_quant(
 ) -> Float[Array, "..."]:
     """Rounds to the grid and back: s (clip(round(x / s) + z, low, high) - z).
 
-    Ties go to the even number; x / s is x times the float32 number 1 / s, so that
-    compiled and op-by-op programs agree. The gradient of x is the upstream one where
-    the rounded number lies in the grid, ends included, and 0 where it was clipped; the
-    scale has none. `scale` and `zero_point` are scalars or have one value for each
-    channel and size 1 along the other axes. Result in x's dtype, float32 inside.
+    Ties round to even. x / s is computed as x times the float32 number 1 / s, so that
+    compiled and op-by-op programs agree. The gradient with respect to x is the upstream
+    gradient where the rounded value lies in the grid, ends included, and 0 where it was
+    clipped; the scale gets none. `scale` and `zero_point` are scalars, or have one
+    value for each channel and size 1 along the other axes. The result has x's dtype;
+    arithmetic is in float32.
 
     Raises: UserError for shapes that do not fit.
     Equivalent to torch's fake_quantize_per_tensor_affine and
-    fake_quantize_per_channel_affine, bit for bit (tested). Source: Jacob et al. 2017,
-    arXiv 1712.05877.
+    fake_quantize_per_channel_affine, bit for bit (tested).
+    Source: Jacob et al., 2017, arXiv:1712.05877.
     """
     wide, scale, zero_point = operands("fake_quant", x, scale, zero_point, grid)
     scale, zero_point = jax.lax.stop_gradient((scale, zero_point))
@@ -83,18 +84,19 @@ def learned_fake_quant(
     grid: Grid,
     grad_factor: float | None = None,
 ) -> Float[Array, "..."]:
-    """`fake_quant` whose scale, and zero point, have gradients of their own (LSQ).
+    """`fake_quant` with gradients for the scale and the zero point (LSQ).
 
     d y / d s = round(x / s) - x / s inside the grid, low - z below and high - z above;
-    d y / d z = 0 inside and -s outside; both are summed over the values that share a
+    d y / d z = 0 inside and -s outside. Both are summed over the values that share a
     step and multiplied by `grad_factor`, by default 1 / sqrt(values * high). The zero
-    point is rounded and kept in the grid. A step that an update made negative counts as
-    the smallest positive number.
+    point is rounded and clipped to the grid. A step that an update made negative counts
+    as the smallest positive number.
 
     Raises: UserError for shapes that do not fit.
     Equivalent to torch's _fake_quantize_learnable_per_tensor_affine and
-    _per_channel_affine (tested). Source: Esser et al. 2019 (LSQ), arXiv 1902.08153;
-    zero points Bhalgat et al. 2020 (LSQ+), arXiv 2004.09576.
+    _per_channel_affine (tested).
+    Sources: Esser et al., 2019 (LSQ), arXiv:1902.08153; zero points: Bhalgat et al.,
+    2020 (LSQ+), arXiv:2004.09576.
     """
     wide, step, zero_point = operands("learned_fake_quant", x, scale, zero_point, grid)
     if grad_factor is None:
@@ -106,9 +108,9 @@ def learned_fake_quant(
 def learned_step(
     x: Float[Array, "..."], *, grid: Grid, axes: tuple[int, ...] | None = None
 ) -> Float[Array, "..."]:
-    """The first step of LSQ, 2 mean|x| / sqrt(high), over `axes` (kept, of size 1).
+    """Initial step of LSQ, 2 mean|x| / sqrt(high), over `axes` (kept with size 1).
 
-    Source: Esser et al. 2019, arXiv 1902.08153.
+    Source: Esser et al., 2019, arXiv:1902.08153.
     """
     wide = jnp.asarray(x).astype(at_least_float32(x.dtype))
     mean = jnp.abs(wide).mean(axes, keepdims=axes is not None)
@@ -116,7 +118,7 @@ def learned_step(
 
 
 def levels(x: Array, scale: Array, zero_point: Array, grid: Grid) -> Array:
-    """round(x / s) + z, not yet clipped."""
+    """round(x / s) + z, before clipping."""
     return grid.round(x * (1 / scale)) + zero_point
 
 

@@ -1,4 +1,4 @@
-"""The numbers that a quantised value can be: a run of integers, or an 8-bit float."""
+"""Grids of quantised values: ranges of integers, or 8-bit floats."""
 
 import dataclasses
 import functools
@@ -18,12 +18,12 @@ _INTEGER = re.compile(r"(u?)int([2-8])(_narrow)?")
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """The integers low, low + 1, ..., high, or with `float8` all numbers of that type.
+    """The integers low, low + 1, ..., high or, with `float8`, all numbers of that type.
 
-    `narrow` grids leave out the lowest integer, -128 of int8, so that they are
-    symmetric. `dtype` is the smallest type that stores the numbers.
+    `narrow` grids omit the lowest integer, -128 for int8, so that they are symmetric.
+    `dtype` is the smallest type that stores the numbers.
 
-    Raises: UserError when 0 is not between the ends or 16 bits cannot hold them.
+    Raises: UserError if 0 is not between the ends, or 16 bits cannot hold them.
     """
 
     low: int | float
@@ -44,7 +44,7 @@ class Grid:
 
     @property
     def dtype(self) -> Any:
-        """What stores a number of the grid."""
+        """Storage type of a number of the grid."""
         if self.float8:
             return FLOAT8[self.float8]
         for dtype in (jnp.int8, jnp.uint8, jnp.int16, jnp.uint16):
@@ -54,8 +54,10 @@ class Grid:
         return None
 
     def round(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        """The nearest number, ties to even; unchanged beyond the range of an 8-bit
-        float."""
+        """Rounds to the nearest number, ties to even.
+
+        Values beyond the range of an 8-bit float are unchanged.
+        """
         if not self.float8:
             return jnp.round(x)
         rounded = x.astype(self.dtype).astype(x.dtype)
@@ -64,10 +66,10 @@ class Grid:
 
 @functools.lru_cache
 def grid(name: str) -> Grid:
-    """The grid of a name: "int8", "uint4", "int8_narrow", "float8_e4m3fn", ...
+    """Returns the grid of a name: "int8", "uint4", "int8_narrow", "float8_e4m3fn", ...
 
-    2 to 8 bits; "_narrow" leaves out the lowest signed integer, as TensorRT's and
-    ONNX Runtime's weights do.
+    Integers have 2 to 8 bits; "_narrow" omits the lowest signed integer, as the weights
+    of TensorRT and ONNX Runtime do.
 
     Raises: UserError for any other name.
     """

@@ -1,4 +1,4 @@
-"""The stored form of quantised numbers, and products of them in integers."""
+"""Stored form of quantised numbers, and their products in integer arithmetic."""
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +20,9 @@ def quantize(
 ) -> Num[Array, "..."]:
     """clip(round(x / s) + z, low, high), in the grid's own dtype.
 
-    `dequantize` of it is `fake_quant` of x, bit for bit. ONNX's QuantizeLinear divides
-    by s instead of multiplying with 1 / s: the two part only at values within a
-    rounding error of a tie.
+    Its `dequantize` equals `fake_quant` of x, bit for bit. ONNX's QuantizeLinear
+    divides by s instead of multiplying by 1 / s: the two differ only within a rounding
+    error of a tie.
 
     Raises: UserError for shapes that do not fit.
     """
@@ -37,7 +37,7 @@ def dequantize(
     scale: Float[Array, "..."] | float,
     zero_point: Int[Array, "..."] | int | None = None,
 ) -> Float[Array, "..."]:
-    """(q - z) s in float32, the meaning of a stored number.
+    """(q - z) s in float32, the value of a stored number.
 
     Equivalent to ONNX's DequantizeLinear.
     """
@@ -54,10 +54,12 @@ def dequantize(
 def integer_dot(
     x: Num[Array, "*b d"], kernel: Num[Array, "d e"], zero_point: int | Array | None
 ) -> Int[Array, "*b e"]:
-    """sum_d (x_d - z) w_de in int32, from int8 or uint8 x and int8 w.
+    """sum_d (x_d - z) w_de in int32, for int8 or uint8 x and int8 w.
 
-    Both factors of the product are int8: uint8 numbers are moved down by 128, and z is
-    taken off afterwards, as z times the column sums of w.
+    Both factors of the product are int8: uint8 values are shifted down by 128, and z is
+    subtracted afterwards, as z times the column sums of w.
+
+    Raises: UserError for other dtypes.
     """
     if kernel.dtype != jnp.int8 or x.dtype not in (jnp.int8, jnp.uint8):
         raise UserError(
@@ -84,14 +86,14 @@ def int8_linear(
     x_zero_point: Int[Array, ""] | int | None = None,
     bias: Float[Array, "e"] | None = None,
 ) -> Float[Array, "*b e"]:
-    """A linear layer in integers: s_x s_w sum_d (x_d - z) w_de + bias.
+    """Linear layer in integer arithmetic: s_x s_w sum_d (x_d - z) w_de + bias.
 
-    int8 or uint8 activations times int8 weights add up in int32, and one scale for each
-    output channel makes float32 of it, which is what an int8 engine computes. It equals
-    the float layer on fake-quantised operands to float32 rounding.
+    Products of int8 or uint8 activations and int8 weights accumulate in int32, and one
+    scale for each output channel converts the sum to float32, as an int8 engine does.
+    The result equals the float layer on fake-quantised operands up to float32 rounding.
 
     Raises: UserError for other dtypes.
-    Source: Jacob et al. 2017, arXiv 1712.05877.
+    Source: Jacob et al., 2017, arXiv:1712.05877.
     """
     total = integer_dot(x, kernel, x_zero_point)
     scale = jnp.asarray(x_scale, jnp.float32) * jnp.asarray(kernel_scale, jnp.float32)

@@ -1,4 +1,4 @@
-"""What calibration remembers of the values it saw: pure states and their updates."""
+"""Calibration observers: pure states of the values seen, and their updates."""
 
 from typing import NamedTuple
 
@@ -13,14 +13,14 @@ Axes = tuple[int, ...] | None
 
 
 class MinMax(NamedTuple):
-    """The ends of what was seen; +inf and -inf before anything was."""
+    """Minimum and maximum of the values seen; +inf and -inf before the first."""
 
     low: Float[Array, "*c"]
     high: Float[Array, "*c"]
 
 
 class Histogram(NamedTuple):
-    """How many values fell into equal bins from `low` to `high`."""
+    """Counts of values in equal bins from `low` to `high`."""
 
     counts: Float[Array, "bins"]
     low: Float[Array, ""]
@@ -28,31 +28,31 @@ class Histogram(NamedTuple):
 
 
 class MeanAbs(NamedTuple):
-    """The sum of |x| and the number of values."""
+    """Sum of |x| and number of values."""
 
     total: Float[Array, ""]
     number: Float[Array, ""]
 
 
 def empty_min_max() -> MinMax:
-    """Nothing seen yet."""
+    """The state before any value."""
     return MinMax(jnp.float32(jnp.inf), jnp.float32(-jnp.inf))
 
 
 def empty_histogram(bins: int = 2048) -> Histogram:
-    """Nothing seen yet, in that many bins."""
+    """The state before any value, with `bins` bins."""
     return Histogram(jnp.zeros(bins, jnp.float32), *empty_min_max())
 
 
 def empty_mean_abs() -> MeanAbs:
-    """Nothing seen yet."""
+    """The state before any value."""
     return MeanAbs(jnp.float32(0), jnp.float32(0))
 
 
 def _check_state(fn: str, state: MinMax, shape: tuple[int, ...]) -> None:
     if state.low.shape not in ((), shape):
         raise UserError(
-            f"{fn}: state.low has the shape {list(state.low.shape)}; expected [] or "
+            f"{fn}: state.low has shape {list(state.low.shape)}; expected [] or "
             f"{list(shape)}, that of x over the same axes."
         )
 
@@ -65,7 +65,7 @@ def _ends(x: Float[Array, "..."], axes: Axes) -> MinMax:
 
 @checked
 def min_max(state: MinMax, x: Float[Array, "..."], *, axes: Axes = None) -> MinMax:
-    """The smallest and the largest value so far, over all axes or `axes` (kept as 1).
+    """Smallest and largest value so far, over all axes or over `axes` (kept as 1).
 
     Equivalent to torch's MinMaxObserver and PerChannelMinMaxObserver (tested).
     """
@@ -86,7 +86,7 @@ def moving_average(
     constant: float = 0.01,
     axes: Axes = None,
 ) -> MinMax:
-    """Each end e moves towards the batch's: e + c (e_batch - e); the first one sets it.
+    """Moves each limit towards the batch's, e + c (e_batch - e); the first sets it.
 
     Raises: UserError for a constant outside (0, 1].
     Equivalent to torch's MovingAverageMinMaxObserver (tested).
@@ -106,7 +106,7 @@ def moving_average(
 
 @checked
 def mean_abs(state: MeanAbs, x: Float[Array, "..."]) -> MeanAbs:
-    """Adds up |x|, from which LSQ's first step is made."""
+    """Accumulates |x|, from which LSQ's initial step is computed."""
     x = jnp.asarray(x).astype(jnp.float32)
     return MeanAbs(state.total + jnp.abs(x).sum(), state.number + x.size)
 
@@ -121,8 +121,9 @@ def histogram(
 ) -> Histogram:
     """Counts x, or |x| from 0 on, in bins over the range of all values so far.
 
-    When the range grows, each old bin is cut into `upsample` equal parts that go where
-    their centres fall.
+    When the range grows, each old bin is divided into `upsample` equal parts, which are
+    assigned to the new bins by their centres.
+
     Equivalent to torch's HistogramObserver (tested).
     """
     x = jnp.asarray(x).astype(jnp.float32).reshape(-1)

@@ -1,9 +1,9 @@
-"""The places of a model that can be quantised, found without touching its code.
+"""Finds the places of a model that can be quantised, without changes to its code.
 
-A weight is named as its parameter, `blocks_0/attn/qkv/kernel`; an activation as the
-module that takes it, `blocks_0/attn/qkv/input`. Modules that own a kernel and modules
-that hold no other take activations: linear layers and convolutions, norms, and dropouts
-(`blocks_0/attn/Dropout_0/input` is the softmax output).
+A weight is named after its parameter, `blocks_0/attn/qkv/kernel`; an activation after
+the module that takes it, `blocks_0/attn/qkv/input`. Activations belong to modules that
+own a kernel and to modules without submodules: linear layers and convolutions, norms,
+and dropouts (`blocks_0/attn/Dropout_0/input` is the softmax output).
 """
 
 import itertools
@@ -26,7 +26,7 @@ _STACK = re.compile(r"(.*/)?blocks/(.*)")
 
 
 def input_name(context: Any, args: Sequence[Any]) -> str | None:
-    """The name of the activation that a module is called on, if it is one."""
+    """Name of the activation that a module is called on, or None if it is not one."""
     if context.method_name != "__call__" or not args:
         return None
     if not hasattr(args[0], "dtype") or not jnp.issubdtype(args[0].dtype, jnp.floating):
@@ -37,7 +37,7 @@ def input_name(context: Any, args: Sequence[Any]) -> str | None:
 def input_places(
     model: nn.Module, variables: Any, images: Num[Array, "b h w c"]
 ) -> list[str]:
-    """The names of all activations, in the order of the computation."""
+    """Names of all activations, in the order of the computation."""
     seen: dict[str, None] = {}
 
     def record(next_fun, args, kwargs, context):
@@ -58,7 +58,7 @@ def input_places(
 
 
 def layer_names(name: str, weights: Mapping[str, Parameter]) -> tuple[str, ...]:
-    """The names of the layers that a place holds: several where scan stacked blocks."""
+    """Names of the layers that a place covers: several if scan stacked the blocks."""
     if name in weights:
         return weights[name].names
     stack = _STACK.fullmatch(name)
@@ -73,7 +73,7 @@ def layer_names(name: str, weights: Mapping[str, Parameter]) -> tuple[str, ...]:
 
 
 def quantized_weights(params: Params, rules: Sequence[Rule]) -> dict[str, Spec]:
-    """The spec of every leaf of any tree of parameters that the rules quantise.
+    """Spec of every leaf that the rules quantise, in any parameter tree.
 
     Raises: UserError as `match` does, and for a rule that matches nothing.
     """
@@ -88,10 +88,10 @@ def quantized_places(
     images: Num[Array, "b h w c"],
     rules: Sequence[Rule],
 ) -> dict[str, Spec]:
-    """The spec of every weight and activation that the rules quantise.
+    """Spec of every weight and activation that the rules quantise.
 
     Raises: UserError as `match` does, for a rule that matches nothing, and for
-    activations with `per_channel`.
+      activations with `per_channel`.
     """
     weights = plan(variables["params"])
     every = [*weights, *input_places(model, variables, images)]

@@ -1,4 +1,4 @@
-"""What heads and hidden units cost, counted from traced programs."""
+"""Costs of heads and hidden units, counted from traced programs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,10 +20,10 @@ def model_macs(model: Any) -> int:
 
 
 def unit_costs(model: Any, groups: Mapping[str, Group]) -> dict[str, int]:
-    """The MACs of one head or hidden unit of each group, for one image.
+    """MACs of one head or hidden unit of each group, for one image.
 
-    The difference that one more of them makes. Blocks of the same parameter shapes, but
-    for what was pruned, in the same stage count once.
+    This is the difference that one more of them makes. Blocks of the same stage whose
+    parameters differ only in the pruned lengths are counted once.
     """
     model = unrolled(model)
     shapes = parameter_shapes(model)
@@ -43,7 +43,7 @@ def unit_costs(model: Any, groups: Mapping[str, Group]) -> dict[str, int]:
 def _signature(
     group: Group, groups: Mapping[str, Group], shapes: Mapping[str, tuple[int, ...]]
 ) -> Any:
-    """The kind, stage and parameters of a block without their lengths to be pruned."""
+    """Kind, stage and parameter shapes of a block, without the lengths to be pruned."""
     lengths = {}
     for other in groups.values():
         if other.block == group.block:

@@ -1,4 +1,4 @@
-"""The config that trains a pruned model on: the run's own, gentler and shorter."""
+"""Config that fine-tunes a pruned model: the run's own, gentler and shorter."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,11 +8,11 @@ from typing import Any
 from vit_jax_tricks.config import tuples
 
 
-GENTLER = 0.3  # of the learning rate; a tenth recovers less (docs/compression.md)
-SHORTER = 0.3  # of the epochs
-# What the fine-tuning decides, or what belongs to a run.
+GENTLER = 0.3  # factor of the learning rate; 0.1 recovers less (docs/compression.md)
+SHORTER = 0.3  # factor of the epochs
+# Keys that the fine-tuning sets itself, or that belong to a single run.
 _OWN = ("name", "epochs", "steps", "init", "resume", "model")
-_NAMES = ("epochs", "lr", "distil (the weight of the unpruned model's word)")
+_NAMES = ("epochs", "lr", "distil (the weight of the distillation loss)")
 _OWN_SCHEDULE = ("lr", "warmup_epochs")
 
 
@@ -25,14 +25,14 @@ def finetune_config(
     share: float,
     teacher: str | None = None,
 ) -> str:
-    """The text of a config file that starts from the weights in `out`.
+    """Text of a config file that starts from the weights in `out`.
 
     Args:
       before: the config of the unpruned run, with the model's new fields.
-      defaults: that of `configs/common.py`.
+      defaults: the config of `configs/common.py`.
       out: the workdir of the pruned model.
-      epochs: of the unpruned run.
-      share: of the multiply-accumulates that stayed.
+      epochs: epochs of the unpruned run.
+      share: fraction of the multiply-accumulates that was kept.
       teacher: the workdir of the unpruned run, to distil from.
     """
     rest = {k: v for k, v in before.items() if k not in _OWN}
@@ -84,13 +84,13 @@ def finetune_config(
 
 
 def _in_docstring(text: str) -> str:
-    """As it may stand there; a name that is no UTF-8 becomes escapes."""
+    """Escapes text for a docstring; names that are not valid UTF-8 are also escaped."""
     text = text.replace("\\", r"\\").replace('"', r"\"")
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _distillation(teacher: str | Path | None, loss: Mapping[str, Any]) -> list[str]:
-    """Learning from the unpruned model, whose weight is an argument."""
+    """Lines that distil from the unpruned model, with the weight as an argument."""
     shares = []
     if "classification" in loss:
         shares = [
@@ -109,7 +109,7 @@ def _distillation(teacher: str | Path | None, loss: Mapping[str, Any]) -> list[s
 
 
 def _changes(path: str, ours: Mapping[str, Any], defaults: Mapping) -> list[str]:
-    """Assignments of what differs from the defaults."""
+    """Assignments for the values that differ from the defaults."""
     lines = []
     for key, value in ours.items():
         default = defaults.get(key)
@@ -124,7 +124,7 @@ def _changes(path: str, ours: Mapping[str, Any], defaults: Mapping) -> list[str]
 
 
 def _value(value: Any) -> str:
-    """A value of JSON as Python: lists are tuples, sections ConfigDicts."""
+    """A JSON value as Python source: lists become tuples, sections ConfigDicts."""
     if isinstance(value, Mapping):
         return f"ml_collections.ConfigDict({dict(value)!r})"
     return repr(tuples(value))

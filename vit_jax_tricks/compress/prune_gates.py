@@ -1,4 +1,4 @@
-"""A model with a gate on every head and hidden unit, its code untouched."""
+"""Runs a model with a gate on every head and hidden unit, without changing its code."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,15 +17,15 @@ def gated_apply(
     groups: Mapping[str, Group],
     gates: Mapping[str, Float[Array, "#b s"]],
 ) -> tuple[tuple[Float[Array, "b k"], dict[str, Array]], dict[str, Array]]:
-    """`model.apply` with the outputs of heads and hidden units times their gates.
+    """`model.apply` with the outputs of heads and hidden units multiplied by gates.
 
-    `gates` are by group, for all images or each; what has none passes. Blocks are not
-    stacked: `model` and `variables` are unrolled.
+    `gates` are given by group, for all images or for each; groups without gates pass
+    unchanged. Blocks are not stacked: `model` and `variables` are unrolled.
 
     Returns:
-      What the model returns, and what it computed on the way, by path: the outputs
-      before their gates as `blocks_0/attn/proj` [b, ..., g, h] and `blocks_0/mlp/fc2`
-      [b, ..., s], the attention probabilities as `blocks_0/attn` [b, ..., g, n, n].
+      The model's result, and its intermediates by path: the outputs before their gates
+        as `blocks_0/attn/proj` [b, ..., g, h] and `blocks_0/mlp/fc2` [b, ..., s], and
+        the attention probabilities as `blocks_0/attn` [b, ..., g, n, n].
     """
     by_place = {group.place: group for group in groups.values()}
     heads = [group.layer for group in groups.values() if group.kind == "heads"]
@@ -60,7 +60,7 @@ def masked_apply(
     groups: Mapping[str, Group],
     plan: Plan,
 ) -> tuple[Float[Array, "b k"], dict[str, Array]]:
-    """`model.apply` without what the plan removes, at the model's full size.
+    """`model.apply` without the parts that the plan removes, at the model's full size.
 
     Equal to the model that `shrink` makes (tested for every family).
     """

@@ -1,7 +1,7 @@
-"""What pruning can remove: the heads and the hidden units of each block.
+"""Prunable groups of a model: the heads and the hidden units of each block.
 
-Found without rules for each layer: a model with one more of them has parameters that
-are longer along one axis, and that is their axis.
+They are found without rules for each layer: a model with one more unit has parameters
+that are longer along one axis, and that is the unit's axis.
 """
 
 import dataclasses
@@ -20,9 +20,9 @@ from vit_jax_tricks.param_groups import path_name
 
 KINDS = {"heads": "block_heads", "hidden": "block_hidden"}
 _PROJECTIONS = {"heads": "attn/proj", "hidden": "mlp/fc2"}
-# Norms over all heads or hidden units together: without some, all the others change.
+# Norms over all heads or hidden units together: removing one changes all the others.
 _NORMS = {"heads": "scale_attn_norm", "hidden": "scale_mlp_norm"}
-Plan = Mapping[str, Sequence[int]]  # what is kept of each group, by its name
+Plan = Mapping[str, Sequence[int]]  # kept indices of each group, by its name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Group:
     Attributes:
       block: its path, `blocks_3` or `layers_1/blocks_0`.
       kind: "heads" or "hidden".
-      size: how many there are.
+      size: the number of heads or units.
       place: the path of the linear layer that takes their outputs.
-      axes: of each parameter that they have a part of, by path: the axis, and how many
-        times they are listed along it (twice in a packed SwiGLU).
+      axes: for the path of each parameter that holds a part of them, the axis, and how
+        often they occur along it (twice in a packed SwiGLU).
     """
 
     block: str
@@ -46,28 +46,28 @@ class Group:
 
     @property
     def name(self) -> str:
-        """`blocks_3/heads`."""
+        """Name of the group, such as `blocks_3/heads`."""
         return f"{self.block}/{self.kind}"
 
     @property
     def layer(self) -> str:
-        """The path of the attention layer or MLP that they are in."""
+        """Path of the attention layer or MLP that contains them."""
         return self.place.rpartition("/")[0]
 
 
 def find_groups(model: Any, kinds: Sequence[str] = tuple(KINDS)) -> dict[str, Group]:
-    """All groups of some kinds by name, in the order of the blocks.
+    """Finds all groups of the given kinds by name, in the order of the blocks.
 
-    Parameters are named as those of `unrolled(model)`. A block without heads has no
-    group of them.
+    Parameters are named as in `unrolled(model)`. A block without heads has no heads
+    group.
 
     Raises: UserError for a family whose blocks cannot be unequal, blocks with parallel
-    branches, and norms over all heads or hidden units.
+      branches, and norms over all heads or hidden units.
     """
     if not all(hasattr(model, field) for field in FIELDS.values()):
         raise UserError(
-            f"{type(model).__name__} cannot be pruned: its blocks have one size; ViT, "
-            "DeiT, Swin, LV-ViT, T2T-ViT and ConViT can."
+            f"{type(model).__name__} cannot be pruned: its blocks must be equal; use "
+            "ViT, DeiT, Swin, LV-ViT, T2T-ViT or ConViT."
         )
     if getattr(model, "parallel", 1) > 1:
         raise UserError(
@@ -78,8 +78,8 @@ def find_groups(model: Any, kinds: Sequence[str] = tuple(KINDS)) -> dict[str, Gr
             raise UserError(f'kind "{kind}" is unknown: {" or ".join(KINDS)}.')
         if getattr(model, _NORMS[kind], False):
             raise UserError(
-                f"{_NORMS[kind]}=True normalises all {kind} together, so that none can "
-                f"be removed without changing the others; prune without {kind}."
+                f"{_NORMS[kind]}=True normalises all {kind} together, so none can be "
+                f"removed without changing the others; prune without {kind}."
             )
     model = unrolled(model)
     before = parameter_shapes(model)
@@ -108,14 +108,14 @@ _BLOCK = re.compile(r"(?:layers_\d+/)?blocks_\d+")
 
 
 def unrolled(model: Any) -> Any:
-    """The model with blocks apart, neither scanned nor recomputed."""
+    """The model with unstacked blocks, neither scanned nor rematerialised."""
     return model.clone(scan=False, remat=False)
 
 
 def resized(model: Any, sizes: Mapping[str, Mapping[str, int]]) -> Any:
     """The model with other numbers of heads or hidden units, by kind and block.
 
-    Raises: UserError where the model's fields do not allow it.
+    Raises: UserError if the model's fields do not allow it.
     """
     fields = {}
     for kind, counts in sizes.items():
@@ -135,9 +135,9 @@ def resized(model: Any, sizes: Mapping[str, Mapping[str, int]]) -> Any:
 def block_sizes(
     model: Any, kind: str, shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, int]:
-    """How many heads or hidden units each block has.
+    """Number of heads or hidden units of each block.
 
-    0 for blocks without attention, 1 for those without an MLP, which is not read.
+    0 for blocks without attention; 1, which is not read, for blocks without an MLP.
     """
     none = 0 if kind == "heads" else 1
     paths = {b: f"{b}/{_PROJECTIONS[kind]}/kernel" for b in _blocks(model)}
@@ -145,7 +145,7 @@ def block_sizes(
 
 
 def parameter_shapes(model: Any) -> dict[str, tuple[int, ...]]:
-    """The shape of each parameter by path."""
+    """Shape of each parameter by path."""
     images = jax.ShapeDtypeStruct((1, *model.image_shape), jnp.float32)
     init = functools.partial(model.init, train=False)
     params = jax.eval_shape(init, jax.random.key(0), images)["params"]

@@ -1,4 +1,4 @@
-"""A smaller model from a larger one: heads and hidden units removed for good."""
+"""Prunes a model: removes heads and hidden units to give a smaller one."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,17 +30,17 @@ from vit_jax_tricks.typing import Array, Params
 
 @dataclasses.dataclass(frozen=True)
 class Pruned:
-    """A pruned model with its weights, and how it came about.
+    """A pruned model with its weights, and a record of the pruning.
 
     Attributes:
-      model, variables: of the smaller model, blocks apart.
-      full_model: the larger one, blocks apart.
-      groups: what could be removed from the larger one.
-      scores: of each group, higher was kept.
-      channels: of the residual stream that are kept; None: all.
-      plan: what is kept of each group.
+      model, variables: the smaller model, with unstacked blocks.
+      full_model: the larger model, with unstacked blocks.
+      groups: the prunable groups of the larger model.
+      scores: scores of each group; higher ones were kept.
+      channels: kept channels of the residual stream; None means all.
+      plan: kept indices of each group.
       costs: MACs of one head or hidden unit of each group.
-      macs, full_macs: of the smaller and of the larger model, for one image.
+      macs, full_macs: MACs of the smaller and of the larger model, for one image.
     """
 
     model: Any
@@ -69,31 +69,33 @@ def prune(
     min_hidden: int = 8,
     multiple: int = 8,
 ) -> Pruned:
-    """The model without the least important heads and hidden units.
+    """Removes the least important heads and hidden units of a model.
 
     Args:
       model: of a family whose blocks may be unequal.
-      variables: its weights, blocks stacked or not.
+      variables: its weights, with blocks stacked or not.
       batches: pairs of normalised images [b, h, w, c] and labels [b] for the scores.
-      flops: the share of the multiply-accumulates that stays, at most.
+      flops: the largest fraction of the multiply-accumulates to keep.
       criterion: one of `CRITERIA`.
-      normalize: "layer" compares scores within their layer and kind, "none" over all
-        layers, heads with hidden units, for criteria in units of the loss.
-      kinds: what may be removed: "heads", "hidden".
-      width: the share of the residual stream's channels that stays; the others go
-        first, and heads and hidden units as far as the budget then asks.
-      min_heads, min_hidden: what every block keeps; min_heads=0 may remove its whole
-        attention but for the bias of the projection.
-      multiple: of hidden units, for the tiles of matrix products.
+      normalize: "layer" compares scores within their layer and kind; "none" compares
+        them across all layers, heads with hidden units, for criteria in units of the
+        loss.
+      kinds: the kinds that may be removed: "heads", "hidden".
+      width: the fraction of the residual stream's channels to keep. Channels are
+        removed first, then heads and hidden units as far as the budget still requires.
+      min_heads, min_hidden: the minimum that every block keeps; min_heads=0 may remove
+        a block's whole attention except the bias of its projection.
+      multiple: hidden units are kept in multiples of this, to fit the tiles of matrix
+        products.
 
-    Raises: UserError for values that do not fit, and a budget out of reach.
+    Raises: UserError for invalid values, and a budget that cannot be reached.
     """
     check_options(flops=flops, criterion=criterion, normalize=normalize)
     check_criterion(model, criterion)
     groups = find_groups(model, kinds)
     model, variables = unrolled(model), unstacked(variables)
     if width < 1 and iter(batches) is batches:
-        batches = list(batches)  # they are seen twice
+        batches = list(batches)  # they are read twice
     narrow, channels = keep_channels(model, variables, batches, width)
     full, costs = model_macs(model), unit_costs(narrow, groups)
     scores = score(model, variables, batches, groups, criterion)
@@ -124,17 +126,17 @@ def prune(
 
 
 def check_options(*, flops: Number, criterion: str, normalize: str) -> None:
-    """Raises UserError for values that do not fit."""
+    """Raises UserError for invalid values."""
     if not 0 < flops <= 1:
         raise UserError(
-            f"flops={flops}: the share that stays must be over 0 and at most 1."
+            f"flops={flops}: the fraction to keep must be over 0 and at most 1."
         )
     if normalize not in ("layer", "none"):
         raise UserError(f'normalize="{normalize}" is unknown: "layer" or "none".')
     if normalize == "none" and criterion not in OF_THE_LOSS:
         raise UserError(
-            f'normalize="none" compares heads with hidden units, and "{criterion}" '
-            f"gives them other units; use {' or '.join(OF_THE_LOSS)}."
+            f'normalize="none" compares heads with hidden units, but "{criterion}" '
+            f"scores them in different units; use {' or '.join(OF_THE_LOSS)}."
         )
 
 
@@ -152,12 +154,12 @@ def pruned_model(model: Any, groups: Mapping[str, Group], plan: Plan) -> Any:
 
 
 def shrink(variables: Params, groups: Mapping[str, Group], plan: Plan) -> Params:
-    """The variables that a plan keeps, for `pruned_model`, blocks apart.
+    """The variables that a plan keeps, for `pruned_model`, with unstacked blocks.
 
-    Of `qkv/kernel` [d, 3, g, h] and `proj/kernel` [g, h, d] some g stay, of
-    `fc1/kernel` [d, s] and `fc2/kernel` [s, d] some s, and so for biases, position
-    tables and gates; biases behind them and norms stay. Of attention without heads the
-    bias of `proj` is left.
+    `qkv/kernel` [d, 3, g, h] and `proj/kernel` [g, h, d] keep some g; `fc1/kernel` [d,
+    s] and `fc2/kernel` [s, d] keep some s; likewise their biases, position tables and
+    gates. The biases after `proj` and `fc2`, and the norms, are unchanged. Attention
+    without heads keeps only the bias of `proj`.
     """
     arrays = flatten(variables)
     for name, kept in plan.items():
@@ -181,5 +183,5 @@ def shrink(variables: Params, groups: Mapping[str, Group], plan: Plan) -> Params
 
 
 def unstacked(variables: Params) -> Params:
-    """The variables with blocks apart."""
+    """The variables with unstacked blocks."""
     return traverse_util.unflatten_dict(flatten(variables), sep="/")

@@ -1,4 +1,4 @@
-"""Scores of all heads and hidden units of a model from a few batches."""
+"""Scores all heads and hidden units of a model from a few batches."""
 
 import functools
 from collections.abc import Callable, Iterable, Mapping
@@ -17,9 +17,9 @@ from vit_jax_tricks.param_groups import path_name
 from vit_jax_tricks.typing import Array, Float, Int, Num
 
 
-Scores = dict[str, Array]  # by name of the group, [size]
-# Of heads, from attention probabilities [b, g, n, m]; hidden units then go by
-# |activation| |outgoing weights|. Entropies begin at 0: uniform.
+Scores = dict[str, Array]  # group name -> scores [size]
+# Scores of heads from attention probabilities [b, g, n, m]; hidden units are scored by
+# |activation| |outgoing weights|. Entropies are shifted so that uniform gives 0.
 ATTENTION: dict[str, Callable[[Array], Array]] = {
     "confidence": scores.attention_confidence,
     "entropy": lambda weights: 1 + scores.attention_entropy(weights),
@@ -27,7 +27,7 @@ ATTENTION: dict[str, Callable[[Array], Array]] = {
     "mean_attention": scores.mean_attention,
 }
 CRITERIA = ("gradient", "taylor", "output_norm", *ATTENTION)
-# In units of the loss, so that heads and hidden units of all layers compare.
+# In units of the loss, so that heads and hidden units of all layers are comparable.
 OF_THE_LOSS = ("gradient", "taylor")
 
 
@@ -40,13 +40,13 @@ def score_batch(
     groups: Mapping[str, Group],
     criterion: str,
 ) -> Scores:
-    """The scores of one batch; higher is kept.
+    """Scores of one batch; higher ones are kept.
 
-    "gradient" E |dL / d gate| image by image (Michel et al. 2019, arXiv 1905.10650);
-    "taylor" sum |w dL/dw| over the weights (Molchanov et al. 2019, arXiv 1906.10771);
-    "output_norm" what a head or unit adds to the residual stream. The others judge
-    heads by their attention and hidden units by their output norm. L is the
-    cross-entropy of the logits.
+    "gradient" is E |dL / d gate|, image by image (Michel et al., 2019,
+    arXiv:1905.10650); "taylor" is sum |w dL/dw| over the weights (Molchanov et al.,
+    2019, arXiv:1906.10771); "output_norm" is the norm of what a head or unit adds to
+    the residual stream. The others score heads by their attention and hidden units by
+    their output norm. L is the cross-entropy of the logits.
     """
     if criterion == "taylor":
         return _taylor(variables, images, labels, model=model, groups=groups)
@@ -89,12 +89,12 @@ def score(
     groups: Mapping[str, Group],
     criterion: str,
 ) -> dict[str, Float[np.ndarray, "s"]]:
-    """The mean scores over batches of (normalised images, labels), by group.
+    """Mean scores over batches of (normalised images, labels), by group.
 
-    A thousand images or more are usual.
+    A thousand or more images are typical.
 
-    Raises: UserError for an unknown criterion, one that the model has no place for, no
-    batch, and scores that are not finite.
+    Raises: UserError for an unknown criterion, one that the model does not support, no
+      batch, and scores that are not finite.
     """
     check_criterion(model, criterion)
     model = unrolled(model)
@@ -120,7 +120,7 @@ def score(
 
 
 def check_criterion(model: Any, criterion: str) -> None:
-    """Raises UserError for an unknown criterion, or without its class token."""
+    """Raises UserError for an unknown criterion, or one without its class token."""
     if criterion not in CRITERIA:
         raise UserError(
             f'criterion "{criterion}" is unknown.{nearest(criterion, CRITERIA)}'
@@ -130,8 +130,8 @@ def check_criterion(model: Any, criterion: str) -> None:
         late or not getattr(model, "class_token", True)
     ):
         raise UserError(
-            "class_attention needs a class token in every block, which "
-            f"{type(model).__name__} has not here; use another criterion."
+            "class_attention needs a class token in every block, but "
+            f"{type(model).__name__} lacks one here; use another criterion."
         )
 
 

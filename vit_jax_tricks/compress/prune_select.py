@@ -1,4 +1,4 @@
-"""Which heads and hidden units stay, so that a model fits a budget."""
+"""Selects the heads and hidden units to keep, so that a model fits a budget."""
 
 from collections.abc import Mapping
 
@@ -20,24 +20,25 @@ def select(
     min_hidden: int = 8,
     multiple: int = 8,
 ) -> dict[str, tuple[int, ...]]:
-    """What is kept of each group, ascending, once `excess` MACs are removed.
+    """The kept indices of each group, ascending, after removing `excess` MACs.
 
-    Removed in the order of importance per MAC over all layers, heads and hidden units
-    together: score / cost, or with `relative` score / mean score of the group, which
-    takes each layer to be worth its MACs. Hidden units go in lots that leave a
-    `multiple`. At the end what still fits the budget is put back, last removed first.
+    Units are removed in the order of importance per MAC, over all layers, heads and
+    hidden units together: score / cost or, with `relative`, score / mean score of the
+    group, which values each layer at its MACs. Hidden units are removed in lots that
+    leave a `multiple`. Finally, units that still fit the budget are restored, last
+    removed first.
 
     Args:
       groups: by name.
-      scores: of each group, not negative.
+      scores: scores of each group, not negative.
       costs: MACs of one head or hidden unit of each group.
-      excess: how many MACs have to go.
-      relative: whether scores compare within their group alone.
-      min_heads, min_hidden: what every group keeps, if it has as many; at least 1
-        hidden unit.
-      multiple: of hidden units.
+      excess: number of MACs to remove.
+      relative: whether scores are comparable only within their group.
+      min_heads, min_hidden: the minimum that every group keeps, if it has that many; at
+        least 1 hidden unit.
+      multiple: hidden units are kept in multiples of this.
 
-    Raises: UserError where all that may go is not enough.
+    Raises: UserError if removing everything allowed is not enough.
     """
     lots = []
     orders: dict[str, list[int]] = {}
@@ -69,8 +70,8 @@ def select(
     if excess > 0:
         saved = sum(number * costs[name] for name, number in removed)
         raise UserError(
-            f"the budget is out of reach: {saved / 1e6:.1f} MMACs can be removed, and "
-            f"{(saved + excess) / 1e6:.1f} have to; raise flops, or lower min_heads or "
+            f"the budget is out of reach: {saved / 1e6:.1f} MMACs can be removed, but "
+            f"{(saved + excess) / 1e6:.1f} must go; raise flops, or lower min_heads or "
             "min_hidden."
         )
     stuck = set()

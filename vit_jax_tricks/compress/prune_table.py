@@ -1,4 +1,4 @@
-"""What pruning did to each block, as a table."""
+"""Table of the effect of pruning on each block."""
 
 import math
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ HEADER = ("block", "heads", "hidden", "MMACs", "parameters")
 
 
 class Row(NamedTuple):
-    """One block, or the whole model; pairs are before and after.
+    """One block, or the whole model; each pair is (before, after).
 
-    `macs` of a block are those of its heads and hidden units.
+    The `macs` of a block are those of its heads and hidden units.
     """
 
     block: str
@@ -34,7 +34,7 @@ class Row(NamedTuple):
 
 
 def rows(result: Pruned) -> list[Row]:
-    """A row for each block, and one for the model."""
+    """One row for each block, and one for the model."""
     sizes = [
         {path: math.prod(shape) for path, shape in parameter_shapes(model).items()}
         for model in (result.full_model, result.model)
@@ -86,7 +86,7 @@ def show(table: Sequence[Row]) -> None:
 
 
 def markdown(table: Sequence[Row]) -> str:
-    """The table in Markdown."""
+    """Formats the table as Markdown."""
     lines = [HEADER, ("---", *["---:"] * (len(HEADER) - 1))]
     lines += [row.cells() for row in table]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

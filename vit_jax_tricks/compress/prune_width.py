@@ -1,8 +1,8 @@
-"""A narrower residual stream: whole channels removed from every layer.
+"""Narrows the residual stream: removes whole channels from every layer.
 
-Not exact as the removal of heads is: LayerNorm's mean and variance are over all
-channels, so that without one the others change. The result is the model whose norms
-look at the kept channels alone.
+Unlike the removal of heads, this is not exact: LayerNorm's mean and variance are over
+all channels, so removing one changes the others. The result is a model whose norms see
+only the kept channels.
 """
 
 from collections.abc import Iterable
@@ -27,7 +27,7 @@ from vit_jax_tricks.pretrained.export import flatten
 from vit_jax_tricks.typing import Array, Float, Params
 
 
-MULTIPLE = 8  # of channels
+MULTIPLE = 8  # channels are kept in multiples of this
 
 
 def keep_channels(
@@ -36,13 +36,13 @@ def keep_channels(
     batches: Iterable[tuple[Array, Array]],
     share: Number,
 ) -> tuple[Any, tuple[int, ...] | None]:
-    """The narrower model, and the channels of most variance, ascending; None: all.
+    """The narrower model, and the channels of most variance, ascending; None means all.
 
     Raises: UserError for a share outside (0, 1], and a model whose width is fixed.
     """
     if not 0 < share <= 1:
         raise UserError(
-            f"width={share}: the share that stays must be over 0 and at most 1."
+            f"width={share}: the fraction to keep must be over 0 and at most 1."
         )
     if share == 1:
         return model, None
@@ -56,9 +56,9 @@ def keep_channels(
 def channel_scores(
     model: Any, variables: Params, batches: Iterable[tuple[Array, Array]]
 ) -> Float[np.ndarray, "d"]:
-    """The variance of each channel over tokens and images, before every block.
+    """Variance of each channel over tokens and images, before every block.
 
-    As a share of the variance of all channels there; the mean over blocks.
+    As a fraction of the total variance there, averaged over the blocks.
 
     Raises: UserError without a batch.
     """
@@ -90,23 +90,23 @@ def channel_scores(
 
 
 def check_width(model: Any) -> None:
-    """Raises UserError for a model whose width is fixed by more than its weights."""
+    """Raises UserError for a model whose width is not set by its weights alone."""
     name = type(model).__name__
     why = None
     if hasattr(model, "depths") or not hasattr(model, "head_dim"):
         why = f"{name} ties its width to stages, heads or fixed positions"
     elif getattr(model, "stem", "patch") != "patch":
-        why = f'stem="{model.stem}" has a width of its own'
+        why = f'stem="{model.stem}" has a fixed width'
     elif getattr(model, "global_pool", "token") in ("map", "prr"):
         why = f'global_pool="{model.global_pool}" cuts the width into heads'
     elif parse(getattr(model, "pos_embed", "learn")).absolute not in (None, "learn"):
         why = f'pos_embed="{model.pos_embed}" is computed from the width'
     if why is not None:
-        raise UserError(f"{why}; prune heads and hidden units alone, with width=1.")
+        raise UserError(f"{why}; prune only heads and hidden units, with width=1.")
 
 
 def with_width(model: Any, width: int) -> Any:
-    """The model with another `embed_dim`, its heads and hidden units as they were."""
+    """The model with another `embed_dim`, and unchanged heads and hidden units."""
     shapes = parameter_shapes(model)
     sizes = {"hidden": block_sizes(model, "hidden", shapes)}
     dim = model.head_dim or model.embed_dim // model.num_heads
@@ -114,7 +114,7 @@ def with_width(model: Any, width: int) -> Any:
 
 
 def narrowed(variables: Params, model: Any, channels: tuple[int, ...] | None) -> Params:
-    """The variables of `with_width(model, len(channels))`, blocks apart."""
+    """The variables of `with_width(model, len(channels))`, with unstacked blocks."""
     arrays = flatten(variables)
     model = unrolled(model)
     if channels is not None:

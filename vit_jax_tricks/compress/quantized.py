@@ -1,4 +1,4 @@
-"""A model with quantised weights and activations, for training and evaluation."""
+"""Applies a model with quantised weights and activations, in training or evaluation."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -28,7 +28,7 @@ def quantize_params(
 ) -> Params:
     """The same tree with the named weights fake-quantised; works on any pytree.
 
-    `choose` gets the name, the weight and its rounded form, and decides.
+    `choose` gets the name, the weight and its rounded form, and returns the one to use.
     """
 
     def value(path: tuple, leaf: Array) -> Array:
@@ -54,13 +54,14 @@ def quantized_apply(
     """`model.apply` with every place in `ranges` fake-quantised by its rule.
 
     Gradients pass straight through to the parameters, and to the `ranges` of learned
-    steps, which makes this the forward pass of quantisation-aware training. Pure:
-    compile it with everything but the model and the rules as arguments. `gates` say for
-    each place whether it is quantised now, so that one program serves any choice; only
-    for blocks that are not stacked. `options` are those of `model.apply` (rngs,
+    steps; this is the forward pass of quantisation-aware training. The function is
+    pure: compile it with everything but the model and the rules as arguments. `gates`
+    say for each place whether it is quantised now, so that one program serves any
+    choice; they need unstacked blocks. `options` are those of `model.apply` (rngs,
     mutable).
 
-    Raises: UserError when a range belongs to no rule, or a weight has none.
+    Raises: UserError when a range belongs to no rule, or a quantised weight has no
+      range.
     """
     weights = plan(variables["params"])
     names = {name: layer_names(name, weights) for name in [*weights, *ranges]}

@@ -1,4 +1,4 @@
-"""A model and its quantisation as one, for training steps and commands."""
+"""A model together with its quantisation, for training steps and commands."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -27,18 +27,18 @@ from vit_jax_tricks.typing import Array, Num, Params
 
 @dataclasses.dataclass(frozen=True)
 class QuantizedModel:
-    """`model` with every place that `rules` name fake-quantised, in training too.
+    """`model` with every place named by `rules` fake-quantised, in training too.
 
-    Its variables are the model's with `params["quant"]` (see `range_store`). What
-    becomes of a calibrated range:
+    Its variables are the model's, with `params["quant"]` (see `range_store`). A
+    calibrated range is used in one of three ways:
 
     * a learned one (LSQ) is trained;
-    * the step of a weight with the observer "min_max" is not stored but made from the
-      weight at each call, s = max|w| / high, so that no weight is ever clipped;
-    * any other stays as it was calibrated, as NVIDIA's recipe has it (no gradient
-      reaches it, and no decay).
+    * the step of a weight with the observer "min_max" is not stored but computed from
+    the weight at each call, s = max|w| / high, so that no weight is ever clipped;
+    * any other keeps its calibrated value, as in NVIDIA's recipe (no gradient reaches
+    it, and no decay).
 
-    Attributes that it has not are the model's own.
+    Other attributes are looked up on `model`.
     """
 
     model: nn.Module
@@ -57,7 +57,7 @@ class QuantizedModel:
         train: bool = False,
         **options: Any,
     ) -> Any:
-        """As `model.apply`, by the ranges in `variables`."""
+        """As `model.apply`, with the ranges in `variables`."""
         return quantized_apply(
             self.model,
             without_ranges(variables),
@@ -69,7 +69,7 @@ class QuantizedModel:
         )
 
     def ranges(self, variables: Mapping[str, Any]) -> dict[str, Range]:
-        """The range of every place, as `quantized_apply` takes them."""
+        """The range of every place, in the form that `quantized_apply` takes."""
         params, kept = without_ranges(variables)["params"], stored(variables)
         specs = self._specs(params, kept)
         follow = {n: spec for n, spec in specs.items() if _follows(n, spec, kept)}
@@ -79,7 +79,7 @@ class QuantizedModel:
     def with_ranges(
         self, variables: Mapping[str, Any], ranges: Mapping[str, Range]
     ) -> dict[str, Any]:
-        """The variables with calibrated ranges."""
+        """The variables with calibrated ranges added."""
         params = without_ranges(variables)["params"]
         specs, inputs = self._specs(params, ranges), ranges.keys() - plan(params).keys()
         kept = {
@@ -90,7 +90,7 @@ class QuantizedModel:
         return with_stored(variables, kept)
 
     def with_any_ranges(self, variables: Mapping[str, Any]) -> dict[str, Any]:
-        """The variables with ranges of the right shapes, not calibrated.
+        """The variables with uncalibrated ranges of the right shapes added.
 
         Raises: UserError as `quantized_places` does.
         """
@@ -120,5 +120,5 @@ class QuantizedModel:
 
 
 def _follows(name: str, spec: Spec, inputs: Any) -> bool:
-    """Whether a place that is not in `inputs` has its step from the weight itself."""
+    """Whether a place not in `inputs` derives its step from the weight itself."""
     return name not in inputs and spec.observer == "min_max" and not spec.learned

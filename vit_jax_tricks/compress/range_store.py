@@ -1,7 +1,7 @@
-"""Ranges among the parameters, `variables["params"]["quant"]`, and in files.
+"""Stores ranges among the parameters, `variables["params"]["quant"]`, and in files.
 
 Optimisers, averages, checkpoints and shardings then see one tree. A learned step is
-kept as its logarithm: an update then scales it, and it stays positive.
+stored as its logarithm, so that updates scale it and it stays positive.
 """
 
 from collections.abc import Mapping
@@ -19,12 +19,12 @@ from vit_jax_tricks.typing import Array
 
 
 KEY = "quant"
-# scale or log_scale, and where there is one zero_point: arrays, or only their shapes.
+# scale or log_scale, and zero_point if there is one: arrays, or only their shapes.
 Leaves = Mapping[str, Any]
 
 
 def packed(spec: Spec, found: Range) -> dict[str, Array]:
-    """A range as parameters, float32."""
+    """Converts a range to parameters, float32."""
     leaves = {}
     if found.zero_point is not None:
         leaves["zero_point"] = jnp.asarray(found.zero_point).astype(jnp.float32)
@@ -36,7 +36,7 @@ def packed(spec: Spec, found: Range) -> dict[str, Array]:
 
 
 def unpacked(spec: Spec, leaves: Leaves) -> Range:
-    """The range again; zero points are whole numbers unless they are learned."""
+    """Inverse of `packed`; zero points are integers unless they are learned."""
     zero_point = leaves.get("zero_point")
     if spec.learned:
         return Range(jnp.exp(leaves["log_scale"]), zero_point)
@@ -52,7 +52,7 @@ def without_ranges(variables: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stored(variables: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The leaves of each place whose range is stored."""
+    """The stored leaves of each place that has a stored range."""
     kept: dict[str, dict[str, Any]] = {}
     flat: Any = traverse_util.flatten_dict(variables["params"].get(KEY, {}), sep="/")
     for path, value in flat.items():
@@ -64,7 +64,7 @@ def stored(variables: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def with_stored(
     variables: Mapping[str, Any], kept: Mapping[str, Leaves]
 ) -> dict[str, Any]:
-    """The inverse of `stored`."""
+    """Inverse of `stored`."""
     flat = {
         f"{name}/{leaf}": value
         for name, leaves in kept.items()
@@ -76,7 +76,7 @@ def with_stored(
 
 
 def by_layer(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """The stored leaves by path, `blocks_0/attn/qkv/input/scale`: blocks apart."""
+    """Stored leaves by path, `blocks_0/attn/qkv/input/scale`, with unstacked blocks."""
     weights = plan(without_ranges(variables)["params"])
     flat = {}
     for name, leaves in stored(variables).items():
@@ -88,7 +88,7 @@ def by_layer(variables: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_layers(like: Mapping[str, Any], layers: Mapping[str, Any]) -> dict[str, Any]:
-    """The variables `like` with the leaves of `by_layer`, stacked as theirs are.
+    """The variables `like` with the leaves of `by_layer`, stacked as in `like`.
 
     Raises: UserError unless both have the same places and shapes.
     """
@@ -108,8 +108,8 @@ def from_layers(like: Mapping[str, Any], layers: Mapping[str, Any]) -> dict[str,
             for path, part in zip(paths, parts, strict=True):
                 if part.shape != shape:
                     raise UserError(
-                        f"the stored range {path} is of shape {part.shape}, the "
-                        f"model's {shape}: {again}"
+                        f"the stored range {path} is of shape {part.shape}, but the "
+                        f"model's is {shape}: {again}"
                     )
             value = parts[0] if name in group else jnp.stack(parts)
             kept.setdefault(name, {})[leaf] = value

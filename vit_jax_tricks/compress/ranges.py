@@ -1,4 +1,4 @@
-"""From a range of values to the step and zero point of a grid."""
+"""Converts a range of values to the step and zero point of a grid."""
 
 from typing import NamedTuple
 
@@ -11,11 +11,11 @@ from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.typing import Array, Float, Num
 
 
-EPS = float(jnp.finfo(jnp.float32).eps)  # the smallest step, as torch's observers have
+EPS = float(jnp.finfo(jnp.float32).eps)  # smallest step, as in torch's observers
 
 
 class Range(NamedTuple):
-    """How one place is quantised; no `zero_point` means 0."""
+    """Quantisation parameters of one place; `zero_point` None means 0."""
 
     scale: Float[Array, "..."]
     zero_point: Num[Array, "..."] | None = None
@@ -23,9 +23,9 @@ class Range(NamedTuple):
 
 @checked
 def next_power_of_two(scale: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The smallest power of two that is not below the scale: a shift, not a product.
+    """The smallest power of two that is at least the scale: a shift, not a product.
 
-    Exact: only exponents are touched, and the range is never narrower.
+    Exact: only exponents change, and the range never narrows.
     """
     mantissa, exponent = jnp.frexp(scale)
     exact = (mantissa == 0.5).astype(exponent.dtype)
@@ -33,7 +33,7 @@ def next_power_of_two(scale: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def _quotient(x: Array, divisor: float | int) -> Array:
-    """x / divisor, correctly rounded: XLA would multiply with 1 / divisor instead."""
+    """x / divisor, correctly rounded: XLA would multiply by 1 / divisor instead."""
     return x / jax.lax.optimization_barrier(jnp.full_like(x, divisor))
 
 
@@ -45,10 +45,11 @@ def affine_range(
     grid: Grid,
     power_of_two: bool = False,
 ) -> Range:
-    """The whole grid over [low, high], with 0 on a step of its own.
+    """Spans the whole grid over [low, high], with 0 exactly on a grid point.
 
-    s = (max(high, 0) - min(low, 0)) / (grid.high - grid.low), at least 2^-23;
-    z = clip(grid.low - round(min(low, 0) / s)). `power_of_two` makes s the next power.
+    s = (max(high, 0) - min(low, 0)) / (grid.high - grid.low), at least 2^-23; z =
+    clip(grid.low - round(min(low, 0) / s)). `power_of_two` rounds s up to the next
+    power of two.
 
     Raises: UserError for an 8-bit float.
     Equivalent to torch's observers with per_tensor_affine (tested).
@@ -71,14 +72,14 @@ def symmetric_range(
     half_range: bool = False,
     power_of_two: bool = False,
 ) -> Range:
-    """The same step on both sides of 0: s = max(-low, high, 0) / grid.high.
+    """Uses the same step on both sides of 0: s = max(-low, high, 0) / grid.high.
 
-    The largest value is then a number of the grid (TensorRT and ONNX Runtime; zero
-    point 0). With `half_range` the divisor is (grid.high - grid.low) / 2, 127.5 for
-    int8: torch's observers and Qwix. On an unsigned grid the zero point is then its
-    middle as torch has it, 128 of uint8 and high // 2 of others; without `half_range`
-    it is 0, for values that are never negative. The step is at least 2^-23;
-    `power_of_two` makes it the next power.
+    The largest value is then a grid point and the zero point is 0 (TensorRT and ONNX
+    Runtime). With `half_range` the divisor is (grid.high - grid.low) / 2, 127.5 for
+    int8, as in torch's observers and Qwix. On an unsigned grid, the zero point with
+    `half_range` is the middle as in torch, 128 for uint8 and high // 2 for others;
+    without `half_range` it is 0, for values that are never negative. The step is at
+    least 2^-23; `power_of_two` rounds it up to the next power of two.
 
     Equivalent to torch's observers with per_tensor_symmetric (tested).
     """

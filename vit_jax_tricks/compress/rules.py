@@ -1,4 +1,4 @@
-"""Which places are quantised, and how: regular expressions on their names."""
+"""Quantisation rules: regular expressions on place names, each with a spec."""
 
 import functools
 import re
@@ -13,8 +13,8 @@ Rule: TypeAlias = tuple[str, Spec | None]
 
 WEIGHT = Spec("int8_narrow", per_channel=True)
 ACTIVATION = Spec("int8")
-# What stays in float: both ends of the network, everything that normalises, softmax
-# outputs, position networks, and what only scales or passes on.
+# Places that stay in float: both ends of the network, all norms, softmax outputs,
+# position networks, and layers that only scale or pass on values.
 SENSITIVE = (
     r"(.*/)?("
     r"patch_embed|stem|tokens_to_token|\w*head\w*|pre_logits"
@@ -30,10 +30,10 @@ def standard_rules(
 ) -> tuple[Rule, ...]:
     """`weight` for each kernel, `activation` for its input, except `SENSITIVE` places.
 
-    The defaults are W8A8 as TensorRT and ONNX Runtime execute it: symmetric, int8
+    The defaults are W8A8 as executed by TensorRT and ONNX Runtime: symmetric, int8
     weights from -127 to 127 for each output channel, one static step for each input.
-    `standard_rules(Spec("int4_narrow", per_channel=True, observer="mse"))` is W4A8;
-    without `activation` only weights are quantised.
+    `standard_rules(Spec("int4_narrow", per_channel=True, observer="mse"))` is W4A8.
+    With `activation=None` only weights are quantised.
     """
     return (
         (SENSITIVE, None),
@@ -46,13 +46,14 @@ def standard_rules(
 def match(
     names: Mapping[str, tuple[str, ...]], rules: Sequence[Rule]
 ) -> dict[str, Spec]:
-    """The spec of each place that has one; of several rules the first decides.
+    """The spec of each quantised place; the first rule that matches decides.
 
-    `names` are the names of the layers that a place holds: several for blocks stacked
-    by scan, which must agree. A rule matches whole names; None leaves in float.
+    `names` are the names of the layers that a place covers: several for blocks stacked
+    by scan, whose rules must agree. A rule matches whole names; None leaves a place in
+    float.
 
-    Raises: UserError for a bad regex, a place without a rule and stacked layers that do
-    not agree.
+    Raises: UserError for an invalid regex, a place without a rule, and stacked layers
+      whose rules do not agree.
     """
     found = {}
     for path, group in names.items():

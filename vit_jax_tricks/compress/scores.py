@@ -1,7 +1,7 @@
-"""How much a head or a hidden neuron matters: pure scores, higher is kept.
+"""Pure importance scores of heads and hidden neurons; higher ones are kept.
 
-Averages over a batch; the mean over batches is the score of the data. A thousand images
-or more are usual.
+Each score is an average over a batch; the score of the data is the mean over batches. A
+thousand or more images are typical.
 """
 
 from collections.abc import Sequence
@@ -16,26 +16,26 @@ from vit_jax_tricks.typing import Array, Float
 
 @checked
 def mean_attention(weights: Float[Array, "b g n m"]) -> Float[Array, "g"]:
-    """The mean attention probability of each head, which is 1 / m for every head.
+    """Mean attention probability of each head, which is 1 / m for every head.
 
-    Rows of a softmax sum to 1, so this score ranks heads by rounding noise alone. It is
-    here to be compared with, not to be used.
+    Rows of a softmax sum to 1, so this score ranks heads by rounding noise only. It
+    exists for comparison, not for use.
     """
     return _wide(weights).mean((0, 2, 3))
 
 
 @checked
 def attention_confidence(weights: Float[Array, "b g n m"]) -> Float[Array, "g"]:
-    """The mean over images and queries of the largest probability, in [1 / m, 1].
+    """Mean over images and queries of the largest probability, in [1 / m, 1].
 
-    Source: Voita et al. 2019, arXiv 1905.09418.
+    Source: Voita et al., 2019, arXiv:1905.09418.
     """
     return _wide(weights).max(-1).mean((0, 2))
 
 
 @checked
 def attention_entropy(weights: Float[Array, "b g n m"]) -> Float[Array, "g"]:
-    """Minus the mean entropy of the rows over log m: 0 where focused, -1 where uniform.
+    """Negative mean entropy of the rows over log m: 0 if focused, -1 if uniform.
 
     sum_j A_ij log A_ij / log m, with 0 log 0 = 0.
     """
@@ -49,11 +49,11 @@ def attention_entropy(weights: Float[Array, "b g n m"]) -> Float[Array, "g"]:
 def class_attention(
     weights: Float[Array, "b g n m"], *, prefix: int = 1
 ) -> Float[Array, "g"]:
-    """How much the class token takes from the patches: 1 - sum_{j < prefix} A_0j.
+    """Attention of the class token to the patches: 1 - sum_{j < prefix} A_0j.
 
     `prefix` counts the tokens before the patches (class, distillation, registers).
 
-    Raises: UserError when there is no prefix token, or nothing else.
+    Raises: UserError if there is no prefix token, or nothing else.
     """
     if not 0 < prefix < weights.shape[-1]:
         raise UserError(
@@ -67,10 +67,11 @@ def class_attention(
 def head_output_norm(
     outputs: Float[Array, "b n g h"], proj: Float[Array, "g h d"]
 ) -> Float[Array, "g"]:
-    """The mean over tokens of |y_g W_g|, what each head adds to the residual stream.
+    """Mean over tokens of |y_g W_g|, each head's addition to the residual stream.
 
-    `outputs` are the heads' own, attention times values, and `proj` the kernel behind
-    them. |y W|^2 = y W W^T y^T, so that no [b, n, g, d] is made.
+    `outputs` are the heads' own outputs, attention times values, and `proj` is the
+    kernel that follows. It is computed as |y W|^2 = y W W^T y^T, which avoids an array
+    [b, n, g, d].
     """
     y, w = _wide(outputs), _wide(proj)
     gram = jnp.einsum("ghd,gkd->ghk", w, w)
@@ -84,10 +85,10 @@ def gate_gradients(
     proj: Float[Array, "g h d"],
     upstream: Float[Array, "b n d"],
 ) -> Float[Array, "b g"]:
-    """The gradient of each image's loss by a gate on each head, at gates of 1.
+    """Gradient of each image's loss with respect to a gate on each head, at gates of 1.
 
-    sum_n (y_g W_g) . dL / d out, `upstream` being dL / d out of the projection for the
-    sum of the images' losses.
+    sum_n (y_g W_g) . dL / d out, where `upstream` is dL / d out at the projection's
+    output for the sum of the images' losses.
     """
     y, w, upstream = _wide(outputs), _wide(proj), _wide(upstream)
     back = jnp.einsum("bnd,ghd->bngh", upstream, w)
@@ -98,11 +99,12 @@ def gate_gradients(
 def gate_importance(
     gradients: Float[Array, "b *l g"], *, normalize: bool = True
 ) -> Float[Array, "*l g"]:
-    """The mean of |dL / d gate|, the absolute value taken image by image.
+    """Mean of |dL / d gate|, with the absolute value taken image by image.
 
     `normalize` divides the scores of each layer by their L2 norm, as the reference does
     before it ranks heads over all layers.
-    Source: Michel et al. 2019, arXiv 1905.10650.
+
+    Source: Michel et al., 2019, arXiv:1905.10650.
     """
     scores = jnp.abs(_wide(gradients)).mean(0)
     return normalize_layers(scores) if normalize else scores
@@ -110,7 +112,7 @@ def gate_importance(
 
 @checked
 def normalize_layers(scores: Float[Array, "*l g"]) -> Float[Array, "*l g"]:
-    """Scores over the L2 norm of their layer (the last axis); zeros stay zeros."""
+    """Divides scores by the L2 norm of their layer (the last axis); zeros stay zero."""
     norm = jnp.sqrt(jnp.square(scores).sum(-1, keepdims=True))
     return scores / jnp.maximum(norm, jnp.finfo(scores.dtype).tiny)
 
@@ -123,15 +125,15 @@ def taylor(
     *,
     kind: str = "abs",
 ) -> Float[Array, "s"]:
-    """The first-order change of the loss when structure s of all the weights goes.
+    """First-order change of the loss when structure s is removed from all the weights.
 
-    Structure s is index s of each weight along its axis of `axes`: for a head
-    `qkv/kernel` axis 2, `qkv/bias` 1 and `proj/kernel` 0; for a hidden neuron
+    Structure s is index s of each weight along its axis in `axes`: for a head,
+    `qkv/kernel` axis 2, `qkv/bias` 1 and `proj/kernel` 0; for a hidden neuron,
     `fc1/kernel` 1, `fc1/bias` 0 and `fc2/kernel` 0. "abs" is sum |w g|, "square" is
     (sum w g)^2.
 
-    Raises: UserError for another kind or structures of different numbers.
-    Source: Molchanov et al. 2019, arXiv 1906.10771.
+    Raises: UserError for an unknown kind, or unequal numbers of structures.
+    Source: Molchanov et al., 2019, arXiv:1906.10771.
     """
     if kind not in ("abs", "square"):
         raise UserError(f'kind="{kind}" is unknown: "abs" or "square".')
@@ -139,8 +141,8 @@ def taylor(
     numbers = [w.shape[axis] for w, axis in zip(weights, axes, strict=True)]
     if len(set(numbers)) != 1:
         raise UserError(
-            f"axes {tuple(axes)} hold {numbers} structures: they must be as many in "
-            "each weight."
+            f"axes {tuple(axes)} hold {numbers} structures: each weight must have the "
+            "same number."
         )
     products = []
     for w, g, axis in zip(weights, gradients, axes, strict=True):
@@ -155,9 +157,10 @@ def taylor(
 def neuron_output_norm(
     hidden: Float[Array, "*b s"], fc2: Float[Array, "s d"]
 ) -> Float[Array, "s"]:
-    """The mean of |a_s| |W_s|, what each hidden neuron adds to the residual stream.
+    """Mean of |a_s| |W_s|, each hidden neuron's addition to the residual stream.
 
-    `hidden` are activations behind the nonlinearity, `fc2` the kernel behind them.
+    `hidden` are the activations after the nonlinearity, `fc2` is the kernel that
+    follows.
     """
     a = jnp.abs(_wide(hidden)).reshape(-1, hidden.shape[-1]).mean(0)
     return a * jnp.sqrt(jnp.square(_wide(fc2)).sum(1))

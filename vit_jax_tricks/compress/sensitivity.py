@@ -1,4 +1,4 @@
-"""What each quantised place costs alone, all others in float."""
+"""Cost of quantising each place alone, with all others in float."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -21,11 +21,11 @@ Batch = tuple[Float[Array, "b h w c"], Int[Array, "b"]]
 
 
 class Cost(NamedTuple):
-    """What one place does to the model, over all images.
+    """Effect of quantising one place on the model, over all images.
 
     `sqnr` is the power of the float logits over that of their change, in dB;
-    `agreement` the share of images with the same best class; `loss` the change of the
-    mean cross-entropy, in nats.
+    `agreement` the fraction of images with the same best class; `loss` the change of
+    the mean cross-entropy, in nats.
     """
 
     place: str
@@ -42,13 +42,13 @@ def sensitivity(
     rules: Sequence[Rule],
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Cost]:
-    """The cost of each place in `ranges`, in their order, and of all together at last.
+    """The cost of each place in `ranges`, in order, and finally of all places together.
 
-    One program serves all of them, and one more a smaller last batch.
+    One compiled program serves all of them, plus one for a smaller last batch.
 
     Args:
-      model: with blocks that are not stacked by scan.
-      variables: of the model.
+      model: with unstacked blocks.
+      variables: the model's variables.
       batches: (normalised images, labels).
       ranges, rules: as `quantized_apply` takes them.
       progress: called with the number of places done; may raise to stop.

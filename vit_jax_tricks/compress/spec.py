@@ -1,4 +1,4 @@
-"""How one place is quantised: grid, granularity and the way to its range."""
+"""Quantisation of one place: grid, granularity and the observer of its range."""
 
 import dataclasses
 from typing import Any
@@ -32,17 +32,17 @@ _SYMMETRIC_ONLY = ("mean_abs",)
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """The quantisation of one weight or activation.
+    """Quantisation of one weight or activation.
 
-    `grid` is a name of `compress.grid`. `symmetric` has no zero point, `per_channel`
-    (weights) one step for each output channel. `observer` decides the range: "min_max",
-    "moving_average" (with `constant`), "percentile" (with `percentile`), "mse" (least
-    squared error), "entropy" (least KL divergence), "mean_abs" (LSQ's first step) or
-    "fixed" (the range `fixed`, such as (0, 1) for probabilities). `power_of_two` rounds
-    the step up to one, `half_range` is `symmetric_range`'s, `learned` lets gradients
-    reach the step (LSQ).
+    `grid` is a name known to `compress.grid`. `symmetric` omits the zero point;
+    `per_channel` (weights) uses one step for each output channel. `observer` determines
+    the range: "min_max", "moving_average" (with `constant`), "percentile" (with
+    `percentile`), "mse" (least squared error), "entropy" (least KL divergence),
+    "mean_abs" (LSQ's initial step) or "fixed" (the range `fixed`, such as (0, 1) for
+    probabilities). `power_of_two` rounds the step up to a power of two, `half_range` is
+    as in `symmetric_range`, and `learned` lets gradients reach the step (LSQ).
 
-    Raises: UserError for names that do not exist and choices that exclude one another.
+    Raises: UserError for unknown names, and for choices that exclude one another.
     """
 
     grid: str = "int8"
@@ -73,15 +73,15 @@ class Spec:
         if self.fixed is not None and not self.fixed[0] < self.fixed[1]:
             raise UserError(f"fixed={self.fixed} must be (low, high), low < high.")
         if self.half_range and not self.symmetric:
-            raise UserError("half_range is about symmetric ranges: symmetric=True.")
+            raise UserError("half_range needs a symmetric range: set symmetric=True.")
 
     @property
     def values(self) -> Grid:
-        """The grid itself."""
+        """The grid object."""
         return grid(self.grid)
 
     def range(self, low: Float[Array, "..."], high: Float[Array, "..."]) -> Range:
-        """The step and zero point for values in [low, high]."""
+        """Step and zero point for values in [low, high]."""
         given: dict[str, Any] = dict(grid=self.values, power_of_two=self.power_of_two)
         if self.symmetric:
             found = symmetric_range(low, high, half_range=self.half_range, **given)
@@ -92,13 +92,13 @@ class Spec:
         return found
 
     def apply(self, x: Float[Array, "..."], found: Range) -> Float[Array, "..."]:
-        """x, fake-quantised."""
+        """Fake-quantises x."""
         rounded = learned_fake_quant if self.learned else fake_quant
         return rounded(x, found.scale, found.zero_point, grid=self.values)
 
 
 def empty(spec: Spec) -> Any:
-    """The state of the observer of activations before the first batch."""
+    """State of an activation observer before the first batch."""
     if spec.observer == "fixed":
         return ()
     if spec.observer in ("min_max", "moving_average"):
@@ -109,7 +109,7 @@ def empty(spec: Spec) -> Any:
 
 
 def update(spec: Spec, state: Any, x: Float[Array, "..."]) -> Any:
-    """The state after one more batch of activations."""
+    """State after one more batch of activations."""
     if spec.observer == "fixed":
         return state
     if spec.observer == "min_max":
@@ -125,9 +125,10 @@ def update(spec: Spec, state: Any, x: Float[Array, "..."]) -> Any:
 
 
 def limits(spec: Spec, state: Any) -> MinMax:
-    """The range that the observer decides for.
+    """The range that the observer chooses.
 
-    Entropy clips at +-amax; an affine range ends where the values do, if that is less.
+    Entropy clips at +-amax; an affine range ends at the extreme values if they lie
+    inside.
     """
     if spec.fixed is not None:
         low, high = spec.fixed
@@ -153,7 +154,7 @@ def limits(spec: Spec, state: Any) -> MinMax:
 def weight_range(
     spec: Spec, weight: Float[Array, "..."], axes: tuple[int, ...]
 ) -> Range:
-    """The steps of a weight whose values along `axes` share one.
+    """Steps of a weight whose values along `axes` share one.
 
     "mse" sweeps the range of each channel (`clipping.sweep_limits`).
 
