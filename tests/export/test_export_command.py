@@ -117,7 +117,7 @@ def test_a_run(run, capsys, tmp_path):
         (("--out=a.onnx", "--format=stablehlo"), "ends in .stablehlo"),
         (("--out=a.onnx", "--format=onx"), 'Did you mean "onnx"?'),
         (("--out=no/a.onnx",), "/no does not exist; give a file in a folder"),
-        (("--out=weights.safetensors/a.onnx",), "is no folder; give a file in a"),
+        (("--out=weights.safetensors/a.onnx",), "is not a folder; give a file in a"),
         (("--out=folder.onnx",), "is a folder; give the name of a file in it"),
         (("--out=/proc/a.onnx",), "--out=/proc/a.onnx cannot be written"),
         (("--out=a.onnx", "--int8"), "--int8 calibrates on images: give --data=SPEC"),

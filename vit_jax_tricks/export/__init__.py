@@ -1,7 +1,7 @@
-"""Trained models as files for other programs: ONNX, INT8 and StableHLO.
+"""Exports trained models for other programs: ONNX, INT8 ONNX and StableHLO.
 
-ONNX needs the packages of `pip install 'vit_jax_tricks[export]'`, so that each name is
-imported when it is used.
+ONNX needs the packages of `pip install 'vit_jax_tricks[export]'`, so each name is
+imported on first use.
 """
 
 import importlib

@@ -1,8 +1,8 @@
-"""Writes a trained model as a file: `python -m vit_jax_tricks.export --workdir=DIR`.
+"""Exports a trained model to a file: `python -m vit_jax_tricks.export --workdir=DIR`.
 
-ONNX (float or INT8) or StableHLO, for any number of images, with the preprocessing and
-the names of the classes inside. The file is then loaded again and measured beside the
-model it was made from: differences, size, latency at batch 1, 8 and 32.
+Writes ONNX (float or INT8) or StableHLO, for any batch size, with the preprocessing and
+the class names inside. The file is then loaded and compared with the model it was made
+from: differences, size, and latency at batch 1, 8 and 32.
 """
 
 import sys
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 USAGE = f"""{(__doc__ or "").strip()}
 
 {command.MODEL_USAGE}\
-  --format=onnx          or stablehlo
+  --format=onnx          the format: onnx or stablehlo
   --out=FILE             the file to write: NAME.onnx or NAME.stablehlo
-  --int8                 INT8 ONNX: weights and inputs of linear layers in 8 bits
-  --data=SPEC            images to calibrate and compare with; a run has its own
-  --data.KEY=VALUE       one key of a config's data section
-  --calibration=512      training images that the ranges of INT8 come from
-  --check=256            images to compare on; random ones where there is no data
-  --json                 one JSON line on standard output, the rest on standard error
-  --help                 this text
+  --int8                 INT8 ONNX: 8-bit weights and inputs of linear layers
+  --data=SPEC            images for calibration and comparison; a run has its own
+  --data.KEY=VALUE       set one key of the config's data section
+  --calibration=512      number of training images to calibrate INT8 ranges on
+  --check=256            number of images to compare on; random if there is no data
+  --json                 print one JSON line; everything else goes to standard error
+  --help                 show this text
 """
 
 

@@ -1,4 +1,4 @@
-"""Whether int8 products are exact on this CPU, as onnxruntime computes them."""
+"""Checks whether onnxruntime's int8 products are exact on this CPU."""
 
 import functools
 import pathlib
@@ -13,7 +13,7 @@ VNNI = {"avx512vnni", "avxvnni"}  # avx512_vnni and avx_vnni on Linux
 
 
 def has_vnni() -> bool | None:
-    """Whether an x86 CPU adds int8 products in 32 bits; None where nothing says."""
+    """Whether an x86 CPU accumulates int8 products in 32 bits; None if unknown."""
     features = _features()
     if not features:
         return None
@@ -22,28 +22,29 @@ def has_vnni() -> bool | None:
 
 @functools.cache
 def saturates() -> bool:
-    """Whether sums of two products are cut off at 16 bits unless onnxruntime is told.
+    """Whether onnxruntime by default saturates sums of two int8 products at 16 bits.
 
-    x86 without VNNI does so (AVX2, AVX-512 before 2019), and is assumed where nothing
-    says. onnxruntime's other kernels, those of ARM among them, add in 32 bits. The
-    option against it, `session.x64quantprecision`, also replaces VNNI's kernels by
-    slower ones where there are some, so it is for such CPUs alone.
+    x86 CPUs without VNNI do (AVX2, and AVX-512 before 2019); an unknown x86 CPU is
+    assumed to. onnxruntime's other kernels, including those for ARM, accumulate in 32
+    bits. The option `session.x64quantprecision` avoids the saturation, but also
+    replaces VNNI's kernels by slower ones, so it is for CPUs without VNNI only.
+
     Source: onnxruntime, core/mlas/lib/platform.cpp.
     """
     return platform.machine().lower() in X86 and not has_vnni()
 
 
 def products() -> str:
-    """In words, how int8 products are computed here."""
+    """Describes in words how int8 products are computed here."""
     if saturates():
-        return "exact by session.x64quantprecision, as this CPU has no VNNI"
+        return "exact by session.x64quantprecision, since this CPU lacks VNNI"
     if platform.machine().lower() in X86:
         return "exact by VNNI"
     return f"exact on {platform.machine()}"
 
 
 def _features() -> list[str]:
-    """What Linux or macOS says of an x86 CPU, in lower case."""
+    """Features of an x86 CPU as Linux or macOS reports them, in lower case."""
     try:
         if platform.system() == "Darwin":
             found = subprocess.run(

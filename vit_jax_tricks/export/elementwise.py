@@ -1,4 +1,4 @@
-"""Element by element: arithmetic, functions, comparisons, casts."""
+"""Translates elementwise operations: arithmetic, functions, comparisons and casts."""
 
 import dataclasses
 from typing import Any
@@ -42,13 +42,13 @@ ONNX = {
     "not": "Not",
 }
 SAME = ("copy", "copy_p", "stop_gradient", "optimization_barrier", "reduce_precision")
-# An operation with this number on its right (or on either side) changes nothing.
+# Neutral element on the right (or, if commutative, on either side) of an operation.
 _NEUTRAL = {"add": 0, "sub": 0, "mul": 1, "div": 1, "max": -np.inf, "min": np.inf}
 _COMMUTES = ("add", "mul", "max", "min")
 
 
 def aligned(value: Any, rank: int) -> Any:
-    """A constant number as an array of the rank of its partner."""
+    """A scalar constant as an array of the rank of the other operand."""
     if isinstance(value, Constant) and not value.shape:
         ones = (1,) * rank
         return Constant(value.array.reshape(ones), ones)
@@ -56,7 +56,7 @@ def aligned(value: Any, rank: int) -> Any:
 
 
 def compute(t: Translator, op: str, values: list[Value], shape: Shape) -> Tensor:
-    """An operator that broadcasts its operands."""
+    """Adds an operator that broadcasts its operands."""
     dims = broadcast(*(value.dims for value in values))
     inputs = [t.graph.name(value) for value in values]
     return Tensor(t.graph.add(op, inputs, dims), shape, dims)
@@ -73,7 +73,7 @@ def _fold(t: Translator, eqn: Any, values: list[Any], shape: Shape) -> Constant:
 def _elementwise(t: Translator, eqn: Any, values: list[Value]) -> Any:
     shape, name = t.shape(eqn.outvars[0]), eqn.primitive.name
     if name == "convert_element_type" and _same_type(eqn):
-        return values[0]  # levels stay levels
+        return values[0]  # quantised levels stay levels
     values = [aligned(floats(value), len(shape)) for value in values]
     if all(isinstance(value, Constant) for value in values):
         return _fold(t, eqn, values, shape)
@@ -95,7 +95,7 @@ def _same_type(eqn: Any) -> bool:
 
 
 def _without_neutral(name: str, values: list[Any], shape: Shape) -> Any:
-    """The one operand that the result equals, if there is one."""
+    """The operand that the result equals, or None."""
     if name not in _NEUTRAL:
         return None
     pairs = [(values[0], values[1])]

@@ -1,4 +1,4 @@
-"""What the command `export` does: a file, loaded again and measured."""
+"""Body of the command `export`: writes a file, loads it and measures it."""
 
 import importlib.util
 import json
@@ -23,11 +23,11 @@ from vit_jax_tricks.stop import Stop
 
 
 FORMATS = ("onnx", "stablehlo")
-BATCH = 32  # images that go through the model at once
+BATCH = 32  # images per call of the model
 
 
 class Images(NamedTuple):
-    """Normalised images to compare on, with their labels where they have some."""
+    """Normalised images to compare on, with their labels if they have any."""
 
     images: np.ndarray
     labels: np.ndarray | None
@@ -37,11 +37,11 @@ class Images(NamedTuple):
 
 
 def run(given: Arguments, stop: Stop) -> dict[str, Any]:
-    """Writes the file that a command line asks for and returns what was measured.
+    """Writes the file that a command line requests and returns the measurements.
 
     Raises:
-      UserError: flags that contradict one another, a model that has no translation, and
-        as `load_pretrained` and `data.build`.
+      UserError: flags that contradict one another, a model that cannot be translated,
+        and as `load_pretrained` and `data.build`.
     """
     kind, out = _target(given)
     int8 = given.get("int8") is not None
@@ -79,7 +79,7 @@ def run(given: Arguments, stop: Stop) -> dict[str, Any]:
 
 
 class Made(NamedTuple):
-    """A file's contents, how to load it, what it must equal and what runs beside it."""
+    """A file's contents and loader, its references, and functions to time it beside."""
 
     contents: list[bytes]
     load: Callable[[bytes], proof.Function]
@@ -89,7 +89,7 @@ class Made(NamedTuple):
 
 
 def _target(given: Arguments) -> tuple[str, Path]:
-    """The format and the file to write, in a folder that exists."""
+    """The format and the output file, in an existing folder."""
     kind = given.choice("format", FORMATS, "onnx")
     text = given.get("out")
     if text is None or not text.endswith(f".{kind}"):
@@ -102,7 +102,7 @@ def _target(given: Arguments) -> tuple[str, Path]:
     if out.is_dir():
         raise UserError(f"--out={text} is a folder; give the name of a file in it.")
     if not out.parent.is_dir():
-        what = "is no folder" if out.parent.exists() else "does not exist"
+        what = "is not a folder" if out.parent.exists() else "does not exist"
         raise UserError(f"--out={text}: {out.parent} {what}; give a file in a folder.")
     check_writable(out)
     needed = ("onnx", "onnxruntime") if kind == "onnx" else ("flatbuffers",)
@@ -113,7 +113,7 @@ def _target(given: Arguments) -> tuple[str, Path]:
 
 
 def _check_quantized(given: Arguments, source: str) -> None:
-    """Ranges of a quantised run are its own; without --int8 it would lose them."""
+    """Requires --int8 for a quantised run, which has its own ranges."""
     if given.get("int8") is None:
         raise UserError(
             f"{source} is quantised: add --int8, or export the float run that it was "
@@ -132,7 +132,7 @@ def _data(given: Arguments, trained: Trained) -> data.Data | None:
 
 
 def _shown(given: Arguments, trained: Trained, opened: data.Data | None) -> Images:
-    """Test images as the model takes them, or random ones."""
+    """Test images as the model takes them, or random images."""
     count = given.whole("check", 256) or 256
     spec = trained.spec
     if opened is None:
@@ -160,7 +160,7 @@ def _quantized(
     opened: data.Data,
     stop: Stop,
 ) -> tuple[QuantizedModel, dict[str, Any]]:
-    """The model with its own ranges, else calibrated now by the standard rules."""
+    """The model with its own ranges, or calibrated now by the standard rules."""
     if isinstance(trained.model, QuantizedModel):
         return QuantizedModel(model, trained.model.rules), variables
     quantized = QuantizedModel(model, compress.standard_rules())
@@ -242,7 +242,7 @@ def _make(
 
 
 def describe(trained: Trained) -> dict[str, Any]:
-    """What whoever runs the file must know: input, preprocessing, names of classes."""
+    """Metadata for users of the file: input, preprocessing and class names."""
     spec = trained.spec
     view = spec.to_json()["view"]
     return {

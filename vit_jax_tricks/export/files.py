@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Writes files atomically: they appear complete or not at all."""
 
 import os
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ from vit_jax_tricks.errors import UserError
 
 @contextmanager
 def staged(*paths: Path) -> Iterator[list[Path]]:
-    """Other names to write the files under; they get their own at the end.
+    """Yields temporary paths to write to; they are renamed to `paths` at the end.
 
-    After an error none of them is left.
+    After an error none of the temporary files remains.
     """
     partials = [_partial(path) for path in paths]
     try:
@@ -25,17 +25,17 @@ def staged(*paths: Path) -> Iterator[list[Path]]:
 
 
 def check_writable(path: Path) -> None:
-    """Raises UserError where the file cannot be written; leaves its folder as it is."""
+    """Raises UserError if the file cannot be written; leaves its folder unchanged."""
     partial = _partial(path)
     try:
         partial.touch()
         partial.unlink()
     except OSError as error:
         raise UserError(
-            f"--out={path} cannot be written ({error.strerror}); give another place."
+            f"--out={path} cannot be written ({error.strerror}); give another path."
         ) from error
 
 
 def _partial(path: Path) -> Path:
-    """Of this process, as two may export to one name."""
+    """The temporary name, unique to this process in case two export to one name."""
     return path.with_name(f".{path.name}.{os.getpid()}.partial")

@@ -1,4 +1,4 @@
-"""Models in float32, which is what is exported whatever they were trained in."""
+"""Converts models to float32, the precision in which every model is exported."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 
 def in_float32(model: nn.Module, variables: Any) -> tuple[Any, Any]:
-    """The model that computes in float32, and its variables so."""
+    """The model and its variables, both in float32."""
     fields = {"dtype", "param_dtype"} & set(model.__dataclass_fields__)
     single: Any = dict.fromkeys(fields, jnp.float32)
 

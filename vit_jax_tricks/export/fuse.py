@@ -1,7 +1,7 @@
-"""Patterns of nodes that ONNX has one operator for.
+"""Fuses patterns of nodes for which ONNX has a single operator.
 
-Each pattern looks at one node and what it is made of, and gives the node to put in its
-place; what nothing reads any more is left out at the end.
+Each pattern inspects one node and its inputs, and returns the node to put in its place;
+nodes that are no longer read are removed at the end.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ Pattern = Callable[[Graph, str], Node | None]
 
 
 def fuse(graph: Graph, outputs: list[str]) -> None:
-    """Rewrites the graph, in order, and drops what the outputs do not need."""
+    """Rewrites the graph in order and removes nodes that the outputs do not need."""
     for name in list(graph.nodes):
         for pattern in PATTERNS:
             found = pattern(graph, name)
@@ -39,7 +39,7 @@ def _prune(graph: Graph, outputs: list[str]) -> None:
 
 
 def of(graph: Graph, name: str, *ops: str) -> tuple[str, ...] | None:
-    """The inputs of a node if it is the last of a chain of operators.
+    """The inputs of a node if it is the last of a chain of operators, else None.
 
     `of(g, x, "Reciprocal", "Sqrt")` are the inputs of Sqrt in Reciprocal(Sqrt(...)).
     """
@@ -53,7 +53,7 @@ def of(graph: Graph, name: str, *ops: str) -> tuple[str, ...] | None:
 
 
 def number(graph: Graph, name: str, op: str) -> tuple[str, float] | None:
-    """(x, value) of `op(x, value)`, on either side."""
+    """(x, value) of `op(x, value)`, with the value on either side."""
     node = graph.node(name)
     if node.op == op:
         for x, other in (node.inputs, node.inputs[::-1]):
@@ -64,10 +64,10 @@ def number(graph: Graph, name: str, op: str) -> tuple[str, float] | None:
 
 
 def gelu(graph: Graph, name: str) -> Node | None:
-    """0.5 x (1 - erf(-x / sqrt(2))) as 0.5 (x (1 + erf(x / sqrt(2)))).
+    """Rewrites 0.5 x (1 - erf(-x / sqrt(2))) as 0.5 (x (1 + erf(x / sqrt(2)))).
 
-    That is the form which ONNX Runtime makes one operator of, the bias included; of
-    ONNX's own `Gelu` (opset 20) it makes one without the bias.
+    ONNX Runtime fuses this form into one operator, bias included; it fuses ONNX's own
+    `Gelu` (opset 20) without the bias.
     """
     node = graph.node(name)
     if node.op != "Mul":
@@ -97,7 +97,7 @@ def _gelu(graph: Graph, name: str, x: str) -> Node:
 
 
 def softmax(graph: Graph, name: str) -> Node | None:
-    """exp(x - max x) / sum exp(x - max x)."""
+    """Matches exp(x - max x) / sum exp(x - max x)."""
     node = graph.node(name)
     if node.op != "Div":
         return None
@@ -114,7 +114,7 @@ def softmax(graph: Graph, name: str) -> Node | None:
 
 
 def mean(graph: Graph, name: str) -> Node | None:
-    """sum x / n."""
+    """Matches sum x / n."""
     divided = number(graph, name, "Div")
     summed = divided and of(graph, divided[0], "ReduceSum")
     if not divided or not summed or graph.node(name).inputs[0] != divided[0]:
@@ -127,7 +127,7 @@ def mean(graph: Graph, name: str) -> Node | None:
 
 
 def layer_norm(graph: Graph, name: str) -> Node | None:
-    """(x - mean x) / sqrt(mean (x - mean x)^2 + eps) over the last axis."""
+    """Matches (x - mean x) / sqrt(mean (x - mean x)^2 + eps) over the last axis."""
     node = graph.node(name)
     if node.op != "Mul":
         return None
@@ -152,7 +152,7 @@ def layer_norm(graph: Graph, name: str) -> Node | None:
 
 
 def norm_gain(graph: Graph, name: str) -> Node | None:
-    """layer norm times a gain for each channel, and plus an offset."""
+    """Matches a layer norm times a gain for each channel, plus an offset."""
     node = graph.node(name)
     if node.op not in ("Mul", "Add"):
         return None
@@ -171,7 +171,7 @@ def norm_gain(graph: Graph, name: str) -> Node | None:
 
 
 def bias_before_reshape(graph: Graph, name: str) -> Node | None:
-    """reshape(x W) + b as reshape(x W + b), which kernels of products can take in."""
+    """Rewrites reshape(x W) + b as reshape(x W + b), so kernels can fuse the bias."""
     node = graph.node(name)
     if node.op != "Add":
         return None
@@ -190,7 +190,7 @@ def bias_before_reshape(graph: Graph, name: str) -> Node | None:
 
 
 def bias_as_vector(graph: Graph, name: str) -> Node | None:
-    """x + b [1, ..., 1, c] with b [c], which ONNX Runtime takes into other kernels."""
+    """Rewrites x + b [1, ..., 1, c] with b [c], which ONNX Runtime can fuse."""
     node = graph.node(name)
     if node.op != "Add":
         return None
@@ -202,7 +202,7 @@ def bias_as_vector(graph: Graph, name: str) -> Node | None:
 
 
 def scale_after_transpose(graph: Graph, name: str) -> Node | None:
-    """transpose(a x) as a transpose(x), so that a product can take a in."""
+    """Rewrites transpose(a x) as a transpose(x), so that a product can absorb a."""
     node = graph.node(name)
     scaled = node.op == "Transpose" and number(graph, node.inputs[0], "Mul")
     if not scaled:
@@ -214,7 +214,7 @@ def scale_after_transpose(graph: Graph, name: str) -> Node | None:
 
 
 def fake_quant(graph: Graph, name: str) -> Node | None:
-    """s (clip(round(x / s) + z, low, high) - z) as two nodes."""
+    """Matches s (clip(round(x / s) + z, low, high) - z) and returns two nodes."""
     found = number(graph, name, "Mul")
     if found is None:
         return None
@@ -242,7 +242,7 @@ def fake_quant(graph: Graph, name: str) -> Node | None:
 
 
 def levels_last(graph: Graph, name: str) -> Node | None:
-    """Reshaping a dequantised tensor as dequantising the reshaped one.
+    """Rewrites reshape(dequantise(x)) as dequantise(reshape(x)).
 
     Quantisation then stands directly before the product that it belongs to.
     """
@@ -265,9 +265,9 @@ def levels_last(graph: Graph, name: str) -> Node | None:
 def _row(
     graph: Graph, tensor: str, other: str, size: object = None
 ) -> np.ndarray | None:
-    """A constant [1, ..., 1, c] beside a tensor [..., c] as a vector.
+    """A constant [1, ..., 1, c] beside a tensor [..., c], as a vector; else None.
 
-    With `size` the last axes of the tensor may together be those c channels.
+    With `size`, the last axes of the tensor together may be those c channels.
     """
     array = graph.constants.get(other)
     shape = graph.shapes[tensor]

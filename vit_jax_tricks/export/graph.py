@@ -1,4 +1,4 @@
-"""The graph under construction: nodes and constants by name, equal ones made once."""
+"""The graph under construction: named nodes and constants, without duplicates."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from vit_jax_tricks.export.values import (
 
 @dataclasses.dataclass(frozen=True)
 class Node:
-    """One ONNX operator with one output, whose name is the node's key in the graph."""
+    """One ONNX operator with one output, named by the node's key in the graph."""
 
     op: str
     inputs: tuple[str, ...]
@@ -29,7 +29,7 @@ class Node:
 class Graph:
     """Nodes in the order of the computation, constants, and the shape of each.
 
-    `images` is the name of the input. Shapes are those before any broadcasting.
+    `images` is the name of the input. Shapes are those before broadcasting.
     """
 
     def __init__(self, images: str, shape: Shape):
@@ -40,7 +40,7 @@ class Graph:
         self._known: dict[Any, str] = {}
 
     def constant(self, array: Any) -> str:
-        """The name of a constant."""
+        """Adds a constant and returns its name."""
         array = np.ascontiguousarray(array).reshape(np.shape(array))
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._known:
@@ -51,11 +51,11 @@ class Graph:
         return self._known[key]
 
     def integers(self, values: Any) -> str:
-        """The name of a constant of int64, such as a shape."""
+        """Adds an int64 constant, such as a shape, and returns its name."""
         return self.constant(np.asarray(values, np.int64))
 
     def add(self, op: str, inputs: Sequence[str], shape: Shape, **attributes) -> str:
-        """The name of the output of an operator; the same operator is made once."""
+        """Adds an operator and returns its output's name; duplicates are shared."""
         key = (op, tuple(inputs), repr(sorted(attributes.items())))
         if key not in self._known:
             name = f"{op.lower()}_{len(self.nodes)}"
@@ -65,11 +65,11 @@ class Graph:
         return self._known[key]
 
     def node(self, name: str) -> Node:
-        """The node that makes a tensor; of constants and the input an empty one."""
+        """The node that produces a tensor; an empty one for constants and input."""
         return self.nodes.get(name, Node("", (), {}))
 
     def name(self, value: Value) -> str:
-        """The name of a value in its `dims`, for operators that broadcast."""
+        """Name of a value in its `dims`, for operators that broadcast."""
         if isinstance(value, Tensor):
             return value.name
         if isinstance(value, Quantized):
@@ -77,7 +77,7 @@ class Graph:
         return self.constant(value.array)
 
     def full(self, value: Value) -> str:
-        """The name of a value in its whole shape."""
+        """Name of a value in its full shape."""
         if isinstance(value, Constant) and static(value.shape):
             return self.constant(value.full())
         name = self.name(value)
@@ -86,11 +86,11 @@ class Graph:
         return self.add("Expand", [name, self._extent(value.shape)], value.shape)
 
     def tensor(self, op: str, inputs: Sequence[str], shape: Shape, **more) -> Tensor:
-        """`add`, as a value in its whole shape."""
+        """`add`, returned as a value in its full shape."""
         return Tensor(self.add(op, inputs, shape, **more), shape, shape)
 
     def reshape(self, name: str, shape: Shape) -> str:
-        """In another shape; of a reshaped tensor, the tensor before it."""
+        """Reshapes a tensor; consecutive reshapes are merged."""
         while self.node(name).op == "Reshape":
             name = self.nodes[name].inputs[0]
         if self.shapes[name] == shape:
@@ -101,7 +101,7 @@ class Graph:
         return self.add("Reshape", [name, self.integers(target)], shape)
 
     def transpose(self, name: str, axes: Sequence[int]) -> str:
-        """With permuted axes; of a transposed tensor, the tensor before it."""
+        """Permutes the axes of a tensor; consecutive transpositions are merged."""
         node = self.node(name)
         if node.op == "Transpose":
             axes = [node.attributes["perm"][axis] for axis in axes]
@@ -114,18 +114,18 @@ class Graph:
         return self.add("Transpose", [name], shape, perm=[int(axis) for axis in axes])
 
     def swapped(self, name: str) -> str:
-        """The last two axes swapped, by an operator that products can take in."""
+        """Swaps the last two axes, by an operator that products can absorb."""
         *rest, rows, columns = self.shapes[name]
         axes = [*range(len(rest)), len(rest) + 1, len(rest)]
         return self.add("Transpose", [name], (*rest, columns, rows), perm=axes)
 
     def scalar(self, name: str) -> float:
-        """The value of a constant of one element; of anything else nan."""
+        """Value of a one-element constant; nan for anything else."""
         array = self.constants.get(name)
         return np.nan if array is None or array.size != 1 else float(array.item())
 
     def _extent(self, shape: Shape) -> str:
-        """A shape as a tensor, computed where it depends on the number of images."""
+        """A shape as a tensor, computed if it depends on the number of images."""
         if static(shape):
             return self.integers(shape)
         batch = self.add("Shape", [self.images], (1,), start=0, end=1)
@@ -142,7 +142,7 @@ class Graph:
 
 
 def broadcast(*shapes: Shape) -> Shape:
-    """The shape that operands of equal rank are broadcast to."""
+    """Shape to which operands of equal rank are broadcast."""
     return tuple(
         next((size for size in axis if size != 1), 1)
         for axis in zip(*shapes, strict=True)

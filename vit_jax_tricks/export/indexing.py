@@ -1,4 +1,4 @@
-"""Gathering by indices that do not depend on the images."""
+"""Translates gathers whose indices do not depend on the images."""
 
 from typing import Any
 
@@ -35,7 +35,7 @@ def _gather(t: Translator, eqn: Any, values: list[Any]) -> Value:
     if any(window[axis] != 1 for axis in axes) or axes != numbers.collapsed_slice_dims:
         raise t.unsupported(eqn, " of several wide windows")
     rows = _separate(t, eqn, starts)
-    # Each axis is taken by itself: first the last one, so that the others stay put.
+    # Axes are taken one at a time, last first, so that the others keep their places.
     for axis, row in reversed(list(zip(axes, rows, strict=True))):
         shape[axis : axis + 1] = row.shape
         name = _take(t, name, axis, row, tuple(shape))
@@ -54,7 +54,7 @@ def _check(t: Translator, eqn: Any, starts: Any, shape: Shape, window: Shape) ->
 
 
 def _separate(t: Translator, eqn: Any, starts: np.ndarray) -> list[np.ndarray]:
-    """The indices along each axis: of several axes one vector each, of their mesh."""
+    """Indices along each axis; for several axes, the vectors whose mesh they are."""
     *places, count = starts.shape
     if count == 1:
         return [starts[..., 0]]
@@ -82,7 +82,7 @@ def _take(t: Translator, name: str, axis: int, row: np.ndarray, shape: Shape) ->
 def _arranged(
     t: Translator, eqn: Any, name: str, axes: Any, ranks: list[int]
 ) -> Tensor:
-    """Axes of the indices where JAX has them: between those of the windows."""
+    """Moves the index axes to their place in JAX, among the window axes."""
     out = t.shape(eqn.outvars[0])
     offset = list(eqn.params["dimension_numbers"].offset_dims)
     taken, kept, place = [], [], 0
@@ -98,7 +98,7 @@ def _arranged(
 
 
 def _along(t: Translator, eqn: Any, operand: Any, starts: np.ndarray) -> Tensor:
-    """One element for each index: `take_along_axis` by a table for all images."""
+    """One element for each index: `take_along_axis` with one table for all images."""
     numbers = eqn.params["dimension_numbers"]
     batching = numbers.operand_batching_dims
     (axis,) = numbers.start_index_map

@@ -1,4 +1,4 @@
-"""A calibrated model as ONNX with int8 weights and QuantizeLinear/DequantizeLinear."""
+"""Exports a calibrated model as INT8 ONNX with QuantizeLinear and DequantizeLinear."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -23,7 +23,7 @@ from vit_jax_tricks.export.values import Quantized, Value, constant
 from vit_jax_tricks.param_groups import path_name, plan
 
 
-# `quantized_apply` leaves the weights alone: they are stored as levels.
+# Keeps `quantized_apply` from quantising weights, which are stored as levels.
 _NO_WEIGHTS: Rule = (r"(?!(.*/)?input$).*", None)
 
 
@@ -35,12 +35,12 @@ def to_onnx_int8(
     image_shape: Sequence[int],
     metadata: Mapping[str, str] | None = None,
 ) -> onnx.ModelProto:
-    """`compress.quantized_apply` as ONNX, equal to it up to float32 rounding.
+    """Exports `compress.quantized_apply` as ONNX, equal up to float32 rounding.
 
     Each weight in `ranges` is stored as int8 levels with one step for each output
-    channel; each activation passes QuantizeLinear and DequantizeLinear before the
-    product that takes it. `ranges` and `rules` are those of `compress.calibrate`; input
-    and output are those of `to_onnx`.
+    channel; each activation passes through QuantizeLinear and DequantizeLinear before
+    the product that takes it. `ranges` and `rules` are those of `compress.calibrate`;
+    input and output are those of `to_onnx`.
 
     Raises: UserError for 8-bit floats, and as `to_onnx` and `quantized_apply` do.
     """
@@ -81,7 +81,7 @@ def to_onnx_int8(
 
 
 def _fixed(found: Range) -> Range:
-    """A learned range as the numbers that it stands for."""
+    """Converts a learned range to the numbers that it stands for."""
     scale = jnp.maximum(found.scale, jnp.finfo(jnp.float32).tiny)
     if found.zero_point is None:
         return Range(scale)

@@ -1,7 +1,8 @@
-"""Int8 products of one input as one product.
+"""Joins int8 products of the same input into one product.
 
-ONNX Runtime has int8 kernels for a quantised tensor that one product reads, and takes
-the float ones where several do: the projections to q, k and v of the same tokens.
+ONNX Runtime has int8 kernels for a quantised tensor that is read by one product, but
+falls back to float kernels if several read it, such as the projections to q, k and v of
+the same tokens.
 """
 
 import numpy as np
@@ -11,7 +12,7 @@ from vit_jax_tricks.export.values import Shape
 
 
 def insert(graph: Graph, key: str, node: Node, shape: Shape, before: str) -> str:
-    """Puts a node before another one, in the order of the computation."""
+    """Inserts a node before another one, in the order of the computation."""
     names = list(graph.nodes)
     later = names[names.index(before) :]
     moved = [(name, graph.nodes.pop(name)) for name in later]
@@ -22,7 +23,7 @@ def insert(graph: Graph, key: str, node: Node, shape: Shape, before: str) -> str
 
 
 def join(graph: Graph) -> None:
-    """Products of the same levels with int8 weights, their columns side by side."""
+    """Joins products of the same levels with int8 weights, columns side by side."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for name, node in graph.nodes.items():
         levels = [graph.node(source) for source in node.inputs]

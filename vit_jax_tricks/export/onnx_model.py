@@ -1,4 +1,4 @@
-"""A model as ONNX: traced for any number of images, translated, fused, written."""
+"""Exports a model as ONNX for any batch size: traces, translates, fuses, writes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,9 +20,9 @@ from vit_jax_tricks.export.values import Batch, Shape, Value, constant
 
 
 OPSET = 19
-IR_VERSION = 9  # of that opset
+IR_VERSION = 9  # that goes with this opset
 IMAGES, LOGITS = "images", "logits"
-LIMIT = 2**31  # bytes of a protobuf message
+LIMIT = 2**31  # largest protobuf message, in bytes
 _MODULES = (elementwise, indexing, products, reductions, shapes)  # they fill RULES
 
 
@@ -32,12 +32,12 @@ def to_onnx(
     image_shape: Sequence[int],
     metadata: Mapping[str, str] | None = None,
 ) -> onnx.ModelProto:
-    """The logits of `model.apply(variables, images, train=False)` in float32.
+    """Exports the logits of `model.apply(variables, images, train=False)` in float32.
 
-    The graph takes `images` [batch, h, w, c] of `image_shape` (h, w, c), normalised,
-    and gives `logits` [batch, k], for any batch.
+    The graph takes normalised `images` [batch, h, w, c] of `image_shape` (h, w, c) and
+    returns `logits` [batch, k], for any batch size.
 
-    Raises: UserError for an operation that has no translation, naming it.
+    Raises: UserError, naming the operation, if one cannot be translated.
     """
     model, variables = in_float32(model, variables)
 
@@ -57,7 +57,7 @@ def write(
     subject: str,
     metadata: Mapping[str, str] | None,
 ) -> onnx.ModelProto:
-    """`function(tree, images)` with the leaves of the tree as given values."""
+    """Exports `function(tree, images)`, with the leaves of the tree as given values."""
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)
     graph = Graph(IMAGES, (Batch(1), *image_shape))
@@ -72,9 +72,9 @@ def write(
 
 
 def _unshare(graph: Graph) -> None:
-    """Gives every stored weight levels and zero points of its own.
+    """Gives every stored weight its own levels and zero points.
 
-    Where onnxruntime makes uint8 of them (`proof.PRECISE`) it stops at shared ones.
+    When onnxruntime converts them to uint8 (`proof.PRECISE`), it fails on shared ones.
     """
     taken = set()
     for key, node in graph.nodes.items():
@@ -125,13 +125,13 @@ def _info(name: str, shape: Shape) -> onnx.ValueInfoProto:
 
 
 def serialized(model: onnx.ModelProto) -> bytes:
-    """The bytes of an .onnx file.
+    """Bytes of an .onnx file.
 
     Raises: UserError for a model of more than 2 GB.
     """
     if (size := model.ByteSize()) >= LIMIT:
         raise UserError(
-            f"the model takes {size / 1e9:.1f} GB, and an .onnx file holds 2.1 GB; "
+            f"the model takes {size / 1e9:.1f} GB, but an .onnx file holds 2.1 GB; "
             "give --format=stablehlo."
         )
     return model.SerializeToString()

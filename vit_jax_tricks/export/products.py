@@ -1,4 +1,4 @@
-"""Matrix products and convolutions; constant factors stay int8 where they are."""
+"""Translates matrix products and convolutions; stored int8 weights stay int8."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,7 +26,7 @@ def _dot_general(t: Translator, eqn: Any, values: list[Value]) -> Value:
     if all(constants):
         arrays = [floats(value).array for value in values]
         return Constant(np.asarray(eqn.primitive.bind(*arrays, **eqn.params)), out)
-    # The right factor is the constant, or the one whose sum is not along its last axis.
+    # The right factor is the constant, or the one not contracted along its last axis.
     ready = [contracted[-1:] == (len(v.shape) - 1,) for v, contracted, _ in sides]
     if constants[0] or (not constants[1] and ready == [False, True]):
         found = _product(t, *reversed(sides))
@@ -38,7 +38,7 @@ def _dot_general(t: Translator, eqn: Any, values: list[Value]) -> Value:
 
 
 def _product(t: Translator, left: tuple, right: tuple) -> Tensor:
-    """[batch, free of left, free of right], as JAX orders the axes."""
+    """[batch, free of left, free of right], the order of axes in JAX."""
     (a, a_sum, batch), (b, b_sum, b_batch) = left, right
     a_free = _rest(a.shape, a_sum, batch)
     b_free = _rest(b.shape, b_sum, b_batch)
@@ -57,7 +57,7 @@ def _product(t: Translator, left: tuple, right: tuple) -> Tensor:
         rows = product(sizes[1])
         x = _merged(t, a, [*batch, *a_free, *a_sum], (*sizes[0], rows, inner))
         last = max(b_sum, default=-1) == len(b.shape) - 1
-        if last:  # a transposition that the product can take in
+        if last:  # a transposition that the product can absorb
             axes = [*b_batch, *b_free, *b_sum]
             y = t.graph.swapped(_merged(t, b, axes, (*sizes[0], columns, inner)))
         else:
@@ -79,7 +79,7 @@ def _merged(t: Translator, value: Value, axes: list[int], shape: Shape) -> str:
 def _matrix(
     t: Translator, value: Constant | Quantized, axes: list[int], shape: tuple[Size, ...]
 ) -> str:
-    """A constant factor; of int8 levels with one step a column, dequantised there."""
+    """A constant factor; int8 levels with one step per column are dequantised there."""
     if isinstance(value, Quantized):
         matrix = value.rearranged(lambda part: part.transpose(axes).reshape(shape))
         name = dequantized(t, matrix, 1)
@@ -89,7 +89,7 @@ def _matrix(
 
 
 def dequantized(t: Translator, weight: Quantized, axis: int) -> str | None:
-    """A weight stored as levels; None where a step does not belong to one channel."""
+    """A weight stored as levels; None if a step does not belong to a single channel."""
     others = tuple(i for i in range(weight.levels.ndim) if i != axis)
     steps = []
     for part in (weight.scale, weight.zero_point):

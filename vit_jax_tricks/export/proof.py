@@ -1,4 +1,4 @@
-"""What an exported file does, beside what it was made from."""
+"""Compares an exported file with the model it was made from, and times both."""
 
 import statistics
 import time
@@ -11,8 +11,8 @@ from vit_jax_tricks.export import cpu
 from vit_jax_tricks.typing import Float, Int
 
 
-BATCHES = (1, 8, 32)  # images at once, whose latency is measured
-ROUNDS, SECONDS = 15, 4.0  # at most, of each batch; the latter for all rounds
+BATCHES = (1, 8, 32)  # batch sizes whose latency is measured
+ROUNDS, SECONDS = 15, 4.0  # limits for each batch size; seconds cover all rounds
 LEAST_ROUNDS = 3
 PRECISE = ("session.x64quantprecision", "1")
 
@@ -22,8 +22,8 @@ Function = Callable[[Float[np.ndarray, "b h w c"]], Float[np.ndarray, "b k"]]
 def onnx_function(source: str | bytes, *, exact: bool | None = None) -> Function:
     """The function in an .onnx file or its bytes, run by onnxruntime on one thread.
 
-    `exact` asks for `PRECISE`; by default it does where int8 products saturate
-    otherwise (`cpu.saturates`).
+    `exact` enables `PRECISE`; by default it is enabled if int8 products would otherwise
+    saturate (`cpu.saturates`).
     """
     import onnxruntime
 
@@ -49,10 +49,10 @@ def compare(
     reference: Float[np.ndarray, "n k"],
     labels: Int[np.ndarray, "n"] | None = None,
 ) -> dict[str, float]:
-    """How far two sets of logits are apart.
+    """Differences between two sets of logits.
 
-    `max_difference` of any logit, `top1_agreement` in 0..1, and with labels the
-    `accuracy` of the file and `accuracy_reference`.
+    `max_difference` over all logits, `top1_agreement` in 0..1 and, with labels, the
+    `accuracy` of the file and the `accuracy_reference`.
     """
     best, expected = file.argmax(-1), reference.argmax(-1)
     found = {
@@ -72,11 +72,11 @@ def latency(
     rounds: int | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> dict[str, dict[int, float]]:
-    """The median milliseconds of each function for each batch, taken in turns.
+    """Median milliseconds of each function for each batch size, timed in turns.
 
-    `batches` are by default `BATCHES`, and rounds go on for `SECONDS`, but at least
-    `LEAST_ROUNDS` and at most `ROUNDS`, or are exactly as many as given. `images` are
-    repeated where they are too few; `check` may raise to stop.
+    `batches` default to `BATCHES`. `rounds` sets the exact number of rounds; by default
+    they run for `SECONDS`, but at least `LEAST_ROUNDS` and at most `ROUNDS`. `images`
+    are repeated if there are too few; `check` may raise to stop.
     """
     found: dict[str, dict[int, float]] = {name: {} for name in functions}
     for size in batches or BATCHES:
@@ -100,6 +100,6 @@ def latency(
 
 
 def outputs(function: Function, images: Any, size: int = 32) -> Any:
-    """The logits of all images, `size` at a time."""
+    """Logits of all images, computed `size` at a time."""
     parts = [images[at : at + size] for at in range(0, len(images), size)]
     return np.concatenate([np.asarray(function(part)) for part in parts])

@@ -1,4 +1,4 @@
-"""Sums and extrema along axes and over windows."""
+"""Translates sums and extrema along axes and over windows."""
 
 import math
 from typing import Any
@@ -46,7 +46,7 @@ def _argmax(t: Translator, eqn: Any, values: list[Any]) -> Value:
 
 @rule(*_WINDOWS)
 def _window(t: Translator, eqn: Any, values: list[Any]) -> Value:
-    """Pooling of feature maps [b, h, w, c]; a sum is the mean times the entries."""
+    """Pools feature maps [b, h, w, c]; a sum is the mean times the entry count."""
     p, value = eqn.params, floats(values[0])
     if isinstance(value, Constant) and static(value.shape):
         return t.fold(eqn, [value])[0]

@@ -1,4 +1,4 @@
-"""Shapes: reshaping, broadcasting, transposing, slicing, joining, padding."""
+"""Translates shape operations: reshape, broadcast, transpose, slice, join and pad."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from vit_jax_tricks.export.values import (
 
 
 def reshaped(t: Translator, value: Any, shape: Shape) -> Value:
-    """A value in another shape of as many elements."""
+    """A value in another shape with the same number of elements."""
     if isinstance(value, Quantized):
         return value.rearranged(lambda part: part.reshape(shape))
     if isinstance(value, Constant) and static(value.shape):
@@ -28,7 +28,7 @@ def reshaped(t: Translator, value: Any, shape: Shape) -> Value:
 def sliced(
     graph: Graph, name: str, bounds: dict[int, tuple[int, int, int]], shape: Shape
 ) -> str:
-    """From start to end in steps, along the axes that `bounds` has."""
+    """Slices from start to end in steps, along the axes in `bounds`."""
     if not bounds:
         return name
     columns = zip(*bounds.values(), strict=True)
@@ -162,7 +162,7 @@ def _edged(g: Graph, name: str, filling: str, edges: list[int], shape: Shape) ->
 
 
 def _spread(g: Graph, name: str, filling: str, axis: int, between: int) -> str:
-    """So many numbers between the entries of an axis: in an axis of their own."""
+    """Puts `between` fill values between the entries of an axis, by an extra axis."""
     shape = g.shapes[name]
     before, (length, *after) = shape[:axis], shape[axis:]
     assert isinstance(length, int)

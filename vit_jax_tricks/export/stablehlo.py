@@ -1,4 +1,4 @@
-"""A model as StableHLO: one file for CPU, GPU and TPU, for any number of images."""
+"""Exports a model as StableHLO: one file for CPU, GPU and TPU, for any batch size."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -13,16 +13,16 @@ from vit_jax_tricks.export.float32 import in_float32
 
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-SEAL = b"vit_jax_tricks sha256:"  # at the end, before the digest of all before it
+SEAL = b"vit_jax_tricks sha256:"  # precedes the digest of everything before it
 
 
 def to_stablehlo(
     model: nn.Module, variables: Mapping[str, Any], image_shape: Sequence[int]
 ) -> bytes:
-    """The logits of `model.apply(variables, images, train=False)` in float32.
+    """Exports the logits of `model.apply(variables, images, train=False)` in float32.
 
-    The weights are inside; `images` [batch, h, w, c] are normalised. `load` reads it,
-    and so does `jax.export.deserialize`, which passes over the checksum at the end.
+    The weights are inside; `images` [batch, h, w, c] are normalised. `load` reads the
+    file, as does `jax.export.deserialize`, which ignores the checksum at the end.
     """
     model, variables = in_float32(model, variables)
 
@@ -37,15 +37,15 @@ def to_stablehlo(
 
 
 def load(content: bytes) -> Callable[[Any], Any]:
-    """The function in a file of `to_stablehlo`: images to logits.
+    """Loads a file of `to_stablehlo` as a function from images to logits.
 
-    Raises: UserError when it is no such file, or damaged.
+    Raises: UserError if it is not such a file, or damaged.
     """
     content, seal, digest = bytes(content).rpartition(SEAL)
     if not seal:
         raise UserError(
-            "no complete StableHLO file of vit_jax_tricks.export; export the model "
-            "again, or copy the file again."
+            "no complete StableHLO file of vit_jax_tricks.export; export the model, or "
+            "copy the file, again."
         )
     if hashlib.sha256(content).digest() != digest:
         raise UserError(

@@ -1,6 +1,6 @@
-"""What TensorRT asks of explicitly quantised graphs, checked without TensorRT.
+"""Checks TensorRT's rules for explicitly quantised graphs, without TensorRT.
 
-Source: the comments of IQuantizeLayer in NVIDIA's NvInfer.h and its best practices for
+Source: the comments of IQuantizeLayer in NVIDIA's NvInfer.h, and its best practices for
 placing Q/DQ layers.
 """
 
@@ -10,16 +10,16 @@ from onnx import numpy_helper
 
 
 _AXES = {"MatMul": 1, "Conv": 0}  # the output channels of a weight
-_WEIGHT = 1  # the input of a product that the weight is
+_WEIGHT = 1  # index of the weight among a product's inputs
 
 
 def tensorrt_problems(model: onnx.ModelProto) -> list[str]:
-    """One line for each rule that a graph breaks; nothing when TensorRT can take it.
+    """Lists the rules that a graph breaks, one line each; empty if TensorRT accepts it.
 
-    Zero points are 0 and levels int8; steps are positive constants, one for an
-    activation, one for a tensor or each output channel of a weight; each
+    The rules: zero points are 0 and levels int8; steps are positive constants, one for
+    each activation, and one for the whole or for each output channel of a weight; each
     QuantizeLinear is followed by a DequantizeLinear with the same step, directly before
-    a product whose other factor is quantised too; weights are stored as levels.
+    a product whose other factor is also quantised; weights are stored as levels.
     """
     return _Checker(model).problems()
 

@@ -1,4 +1,4 @@
-"""From a jaxpr to a graph: constants computed, calls opened, the rest translated."""
+"""Translates a jaxpr to a graph: folds constants, inlines calls."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -19,14 +19,14 @@ from vit_jax_tricks.export.values import (
 )
 
 
-# From an equation and its operands to its outputs.
+# Maps an equation and its operands to its outputs.
 Rule = Callable[["Translator", Any, list[Value]], Any]
 RULES: dict[str, Rule] = {}
 _INNER = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Registers the translation of primitives."""
+    """Registers the translation of the named primitives."""
 
     def register(function: Rule) -> Rule:
         RULES.update(dict.fromkeys(names, function))
@@ -36,7 +36,7 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 
 class Translator:
-    """Walks a jaxpr whose inputs are values; `batch` is its number of images.
+    """Translates a jaxpr whose inputs are values; `batch` is its number of images.
 
     `subject` names the model in messages.
     """
@@ -46,15 +46,15 @@ class Translator:
         self._batch = batch
 
     def shape(self, variable: Any) -> tuple:
-        """The shape of a variable."""
+        """Shape of a variable."""
         return sizes(variable.aval.shape, self._batch)
 
     def sizes(self, shape: Sequence[Any]) -> tuple:
-        """A shape in a parameter of an equation."""
+        """A shape given as a parameter of an equation."""
         return sizes(shape, self._batch)
 
     def unsupported(self, eqn: Any, why: str = "") -> UserError:
-        """The error for an operation that has no translation."""
+        """The error for an operation that cannot be translated."""
         return UserError(
             f"{self.subject} uses {eqn.primitive.name}{why}, which this exporter does "
             "not write as ONNX; --format=stablehlo takes every model."
@@ -63,9 +63,9 @@ class Translator:
     def run(
         self, jaxpr: Any, constants: Iterable[Any], inputs: Iterable[Value]
     ) -> list[Value]:
-        """The outputs of a jaxpr.
+        """Translates a jaxpr and returns its outputs.
 
-        Raises: UserError for an operation that has no translation.
+        Raises: UserError for an operation that cannot be translated.
         """
         known: dict[Any, Value] = {}
         known.update(zip(jaxpr.constvars, map(constant, constants), strict=True))
@@ -97,7 +97,7 @@ class Translator:
         return self.fold(eqn, values)
 
     def fold(self, eqn: Any, values: Sequence[Value]) -> list[Constant]:
-        """The outputs of an equation whose operands are all constant."""
+        """Evaluates an equation whose operands are all constant."""
         whole = [floats(value).full() for value in values]
         found = eqn.primitive.bind(*whole, **eqn.params)
         return [
@@ -107,7 +107,7 @@ class Translator:
 
 
 def floats(value: Any) -> Any:
-    """A constant, of weights the one that their levels stand for."""
+    """Dequantises a stored weight; other values are returned unchanged."""
     return value.dequantized() if isinstance(value, Quantized) else value
 
 
@@ -121,7 +121,7 @@ def _dtype(aval: Any) -> Any:
 
 @rule("platform_index")
 def _platform(translator: Translator, eqn: Any, values: list[Value]) -> Value:
-    """The branch that is written for any platform, not for CPUs."""
+    """Selects the branch for any platform, not the one for CPUs."""
     platforms = eqn.params["platforms"]
     return constant(np.int32(platforms.index(None)))
 
@@ -139,7 +139,7 @@ def _cond(
 
 @rule("scan")
 def _scan(translator: Translator, eqn: Any, values: list[Value]) -> Sequence[Value]:
-    """Unrolled: the graph has a copy of the body for each step."""
+    """Unrolls a scan: the graph has a copy of the body for each step."""
     p = eqn.params
     fixed, carried = p["num_consts"], p["num_consts"] + p["num_carry"]
     body = p["jaxpr"]
@@ -174,5 +174,5 @@ def _stack(translator: Translator, parts: list[Value], shape: tuple) -> Value:
 
 
 def trace(function: Callable, *arguments: Any) -> Any:
-    """The jaxpr of a function; its inputs are the leaves of the arguments, in order."""
+    """Traces a function; the jaxpr's inputs are the arguments' leaves, in order."""
     return jax.make_jaxpr(function)(*arguments)

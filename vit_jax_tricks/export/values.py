@@ -1,4 +1,4 @@
-"""What a variable of a jaxpr is in the graph: a tensor, a constant, int8 levels."""
+"""Values of jaxpr variables in the graph: tensors, constants and int8 levels."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from vit_jax_tricks.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """A size that is `times` the number of images."""
+    """A size equal to `times` the number of images."""
 
     times: int
 
@@ -21,7 +21,7 @@ Shape: TypeAlias = tuple[Size, ...]
 
 
 def sizes(shape: Sequence[Any], batch: Any) -> Shape:
-    """The sizes of a traced shape, `batch` being JAX's symbolic number of images."""
+    """Sizes of a traced shape; `batch` is JAX's symbolic number of images."""
     found = []
     for size in shape:
         times = size if isinstance(size, int) else size // batch
@@ -35,13 +35,13 @@ def sizes(shape: Sequence[Any], batch: Any) -> Shape:
 
 
 def product(shape: Sequence[Size]) -> Size:
-    """The number of elements."""
+    """Number of elements of a shape."""
     whole, batches = 1, 0
     for size in shape:
         batches += isinstance(size, Batch)
         whole *= size.times if isinstance(size, Batch) else size
     if batches > 1:
-        raise UserError("a shape that is quadratic in the number of images.")
+        raise UserError("a shape is quadratic in the number of images.")
     return Batch(whole) if batches else whole
 
 
@@ -52,10 +52,10 @@ def static(shape: Sequence[Size]) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """What a node computes.
+    """Output of a node.
 
-    `dims` is the shape that it has in the graph: as `shape`, or 1 where it is still to
-    be broadcast, which most operators do by themselves.
+    `dims` is its shape in the graph: that of `shape`, or 1 along axes still to be
+    broadcast, which most operators do themselves.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Constant:
-    """Known when exporting; axes of `array` are as `shape` or 1, to be broadcast."""
+    """A value known at export; axes of `array` are as in `shape`, or 1 to broadcast."""
 
     array: np.ndarray
     shape: Shape
@@ -75,7 +75,7 @@ class Constant:
         return self.array.shape
 
     def full(self) -> np.ndarray:
-        """The array in its whole shape, which must not depend on the batch."""
+        """The array in its full shape, which must not depend on the batch."""
         return np.broadcast_to(self.array, self.shape)
 
 
@@ -83,7 +83,7 @@ class Constant:
 class Quantized:
     """A weight as it is stored: (levels - zero_point) * scale.
 
-    `scale` and `zero_point` have as many axes as `levels`, of its sizes or 1.
+    `scale` and `zero_point` have as many axes as `levels`, each of the same size or 1.
     """
 
     levels: np.ndarray
@@ -104,7 +104,7 @@ class Quantized:
         return Constant(wide * self.scale, self.levels.shape)
 
     def rearranged(self, change: Any) -> "Quantized":
-        """With `change` applied to levels and steps alike, such as a transposition."""
+        """Applies `change`, such as a transposition, to levels and steps alike."""
         scale, zero_point = (
             change(np.broadcast_to(part, self.levels.shape))
             for part in (self.scale, self.zero_point)
@@ -116,6 +116,6 @@ Value: TypeAlias = Tensor | Constant | Quantized
 
 
 def constant(array: Any) -> Constant:
-    """A constant in its whole shape."""
+    """A constant in its full shape."""
     array = np.asarray(array)
     return Constant(array, array.shape)

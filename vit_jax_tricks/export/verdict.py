@@ -1,15 +1,15 @@
-"""What an export says of itself."""
+"""Prints the result of an export."""
 
 from typing import Any
 
 from vit_jax_tricks.console import banner, say
 
 
-LOSS = 0.005  # of accuracy, in 0..1, that is worth a word
+LOSS = 0.005  # loss of accuracy, in 0..1, that is reported
 
 
 def show(result: dict[str, Any], int8: bool) -> None:
-    """Prints the comparison, and where INT8 loses."""
+    """Prints the comparison, and the losses of INT8."""
     rows = {"file": f"{result['file']}, {result['megabytes']:.2f} MB"}
     if int8:
         rows["float file"] = f"{result['megabytes_float']:.2f} MB"
@@ -42,7 +42,7 @@ def show(result: dict[str, Any], int8: bool) -> None:
 
 
 def losses(result: dict[str, Any]) -> list[str]:
-    """Where INT8 is worse than float: one line each."""
+    """One line for each way in which INT8 is worse than float."""
     found = []
     slow = [
         str(size)
