@@ -158,7 +158,7 @@ MISTAKES = {
     "no picture": ([], "no picture is given"),
     "missing picture": (["none.png"], "none.png does not exist"),
     "a folder": (["."], "is a folder"),
-    "no picture inside": (["names.txt"], "names.txt: no picture"),
+    "no picture inside": (["names.txt"], "names.txt: not a picture"),
     "cut picture": (["cut.png"], "cut.png: damaged"),
     "unknown flag": (["--lables=x", "wide.png"], 'Did you mean "--labels"?'),
     "unknown override": (["--model.dept=1", "wide.png"], 'Did you mean "depth"?'),

@@ -233,7 +233,7 @@ class TestDamage:
     def test_no_pack(self, tmp_path):
         with pytest.raises(UserError, match="none does not exist; make one with"):
             LabelPack.open(tmp_path / "none")
-        with pytest.raises(UserError, match="is no label pack; make one with"):
+        with pytest.raises(UserError, match="is not a label pack; make one with"):
             LabelPack.open(tmp_path)
 
 

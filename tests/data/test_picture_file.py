@@ -227,7 +227,7 @@ def test_sixteen_bits_round_to_the_nearest():
 @pytest.mark.parametrize(
     ("levels", "said"),
     [
-        (RAMP.astype(np.float32), "floats from 0 to 255, and 0 to 1 are read"),
+        (RAMP.astype(np.float32), "floats from 0 to 255, but 0 to 1 are read"),
         (np.full((4, 4), np.nan, np.float32), "floats from nan"),
         (np.full((4, 4), -0.5, np.float32), "floats from -0.5"),
         (np.full((4, 4), 70000, np.int32), "integers from 70000 .* 0 to 65535"),

@@ -71,7 +71,7 @@ def test_parts_of_splits(spots):
 
 @pytest.mark.parametrize(
     ("split", "said"),
-    [("test", "is no split of spots"), ("train[:1%]", "no split"), ("tr[", "no split")],
+    [("test", "is not a split of spots"), ("train[:1%]", "not a"), ("tr[", "not a")],
 )
 def test_a_wrong_split_is_named_with_those_there(spots, split, said):
     with pytest.raises(UserError, match=rf"test_split.*{said}.*val \(8\)"):

@@ -147,12 +147,12 @@ class TestMaps:
         (copy / "train/a/0.x.png").rename(copy / "train/a/1.y.png")
         args[-1] = f"--data=folder:{copy}"
         runs.refused(
-            command(*args), "train/a/1.x.png and train/a/1.y.png have one label map"
+            command(*args), "train/a/1.x.png and train/a/1.y.png share a label map"
         )
 
     def test_of_no_folder(self, args, maps, command):
         runs.refused(command(*args[:-1], "--data=digits"), "belong to files by name")
-        runs.refused(command(*args, "--from=none"), "/none is no folder")
+        runs.refused(command(*args, "--from=none"), "/none is not a folder")
 
     def test_without_torch(self, args, maps, command, monkeypatch):
         monkeypatch.setitem(sys.modules, "torch", None)

@@ -1,4 +1,4 @@
-"""Data: `build(name)` opens a data set and yields uint8 batches on the host."""
+"""Data: `build(name)` opens a data set that yields uint8 batches on the host."""
 
 from vit_jax_tricks.data.pipeline import Data, build
 

@@ -14,10 +14,10 @@ from vit_jax_tricks.errors import UserError
 
 
 def find_broken(root: pathlib.Path, paths: Sequence[str]) -> dict[str, str]:
-    """Broken pictures and why; good ones are remembered by path, time and size.
+    """Maps broken pictures to the reason; good ones are cached by path, time and size.
 
-    `paths` are relative to `root`. The memory lies under $XDG_CACHE_HOME or ~/.cache
-    and may be deleted at any time.
+    `paths` are relative to `root`. The cache is in $XDG_CACHE_HOME or ~/.cache and may
+    be deleted at any time.
     """
     cache = _cache_file(root)
     known = _read(cache)
@@ -69,7 +69,7 @@ def _read(cache: pathlib.Path) -> dict[str, list[int]]:
 
 
 def _write(cache: pathlib.Path, good: dict[str, list[int]]) -> None:
-    """Atomic; without a writable home the check simply runs again next time."""
+    """Writes atomically; without a writable home, the check runs again next time."""
     with contextlib.suppress(OSError):
         cache.parent.mkdir(parents=True, exist_ok=True)
         partial = cache.with_suffix(f".{os.getpid()}")

@@ -1,4 +1,4 @@
-"""From the bytes of a file to uint8 pixels of a fixed size, on the host.
+"""Decodes picture files to uint8 pixels of a fixed size, on the host.
 
 Sizes are (height, width) and boxes (top, left, height, width) in pixels.
 """
@@ -21,14 +21,15 @@ RESIZES = ("area", "pil_bicubic")
 
 
 def decode(data: bytes, channels: int = 3) -> UInt8[np.ndarray, "h w c"]:
-    """Pixels of a picture file: RGB, or grey for `channels=1`.
+    """Decodes a picture file to RGB, or to grey for `channels=1`.
 
-    Alpha is dropped, and palettes, CMYK, grey and colour become RGB or grey as Pillow's
-    `convert` does, whatever the format. `picture_file` says which formats there are and
-    how deeper samples, EXIF's rotation and very large pictures are read.
+    Alpha is dropped; palettes, CMYK, grey and colour are converted to RGB or grey as by
+    Pillow's `convert`, whatever the format. `picture_file` documents the formats, and
+    how deeper samples, EXIF rotation and very large pictures are read.
 
     Raises:
-      UserError: The bytes are no complete picture, or one without a clear meaning.
+      UserError: the bytes are not a complete picture, or one whose values are
+        ambiguous.
     """
     with _explained():
         image = picture_file.opened(data)
@@ -37,14 +38,14 @@ def decode(data: bytes, channels: int = 3) -> UInt8[np.ndarray, "h w c"]:
 
 
 def check(data: bytes) -> None:
-    """Raises UserError unless `data` decodes to its last row, strictly.
+    """Raises UserError unless `data` decodes strictly to its last row.
 
-    A JPEG is read in full but rebuilt at an eighth of its size, which is faster.
+    A JPEG is read in full but reconstructed at an eighth of its size, which is faster.
     """
     with _explained():
         image = picture_file.opened(data)
         if image.format in picture_file.JPEGS:
-            with contextlib.suppress(ValueError):  # Pillow has the last word
+            with contextlib.suppress(ValueError):  # then Pillow decides
                 simplejpeg.decode_jpeg(data, "GRAY", min_factor=8)
                 return
         picture_file.read(image, data, 3)
@@ -52,14 +53,14 @@ def check(data: bytes) -> None:
 
 @contextlib.contextmanager
 def _explained() -> Iterator[None]:
-    """Makes one line of the many ways in which decoders fail on damaged bytes."""
+    """Turns the many errors of decoders on damaged bytes into a one-line UserError."""
     try:
         yield
     except UserError:
         raise
     except UnidentifiedImageError as error:
         kinds = ", ".join(picture_file.FORMATS)
-        raise UserError(f"no picture: none of {kinds}") from error
+        raise UserError(f"not a picture: none of {kinds}") from error
     except Image.DecompressionBombError as error:
         given, most = str(error).partition(" exceeds")[0], Image.MAX_IMAGE_PIXELS or 0
         raise UserError(
@@ -73,7 +74,7 @@ def _explained() -> Iterator[None]:
 def _jpeg(
     image: ImageFile.ImageFile, data: bytes, channels: int
 ) -> UInt8[np.ndarray, "h w c"] | None:
-    """What Pillow reads of most JPEGs, faster; None for the others."""
+    """Decodes most JPEGs as Pillow does, but faster; None for the others."""
     if image.format not in picture_file.JPEGS or image.mode not in ("L", "RGB"):
         return None
     space = "GRAY" if image.mode == "L" else "RGB"
@@ -81,7 +82,7 @@ def _jpeg(
         if simplejpeg.decode_jpeg_header(data)[:2] != image.size[::-1]:
             return None  # to be read at a smaller size
         pixels = simplejpeg.decode_jpeg(data, space)
-    except ValueError:  # it also refuses flaws that Pillow reads over
+    except ValueError:  # it also rejects flaws that Pillow tolerates
         return None
     colours = picture_file.converted(
         pixels.squeeze(-1) if space == "GRAY" else pixels, channels
@@ -94,8 +95,8 @@ def resize(
 ) -> UInt8[np.ndarray, "p q c"]:
     """Resamples to `size` with antialiasing.
 
-    `area` averages along an axis that shrinks and interpolates cubically along one
-    that grows (OpenCV); `pil_bicubic` is Pillow's BICUBIC to the bit, slower.
+    `area` (OpenCV) averages along an axis that shrinks and interpolates cubically along
+    one that grows; `pil_bicubic` is Pillow's BICUBIC, bit for bit, and slower.
     """
     if image.shape[:2] == size:
         return image
@@ -122,10 +123,10 @@ def random_resized_box(
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> Box:
-    """A crop box by the law of torchvision's RandomResizedCrop.get_params.
+    """Draws a crop box, distributed as torchvision's RandomResizedCrop.get_params.
 
-    Ten tries of area ~ U(scale) * h * w and w/h = exp(U(log ratio)); then the central
-    crop with the nearest allowed ratio. Sides round half to even.
+    Ten attempts with area ~ U(scale) * h * w and w/h = exp(U(log ratio)); then the
+    central crop with the nearest allowed ratio. Sides are rounded half to even.
     """
     for _ in range(10):
         area = rng.uniform(*scale) * height * width
@@ -143,7 +144,7 @@ def random_resized_box(
 
 
 def crop(image: UInt8[np.ndarray, "h w c"], box: Box) -> UInt8[np.ndarray, "p q c"]:
-    """The part of the picture inside the box."""
+    """Cuts the box out of the picture."""
     top, left, height, width = box
     return image[top : top + height, left : left + width]
 
@@ -154,11 +155,12 @@ def center_crop(
     crop_pct: float = 0.875,
     how: str = "area",
 ) -> UInt8[np.ndarray, "s t c"]:
-    """Evaluation's view: the short side to floor(size / crop_pct), then the centre.
+    """Resizes the short side to floor(size / crop_pct), then crops the centre.
 
-    The long side truncates and the offset rounds half to even, as timm's evaluation
-    transform does (torchvision's Resize and CenterCrop). For a size that is no square
-    the picture just covers floor(size / crop_pct), rounded (timm's ResizeKeepRatio).
+    The long side is truncated and the offset rounded half to even, as in timm's
+    evaluation transform (torchvision's Resize and CenterCrop). For a size that is not
+    square, the picture is resized to just cover floor(size / crop_pct), rounded (timm's
+    ResizeKeepRatio).
     """
     size = (size, size) if isinstance(size, int) else size
     height, width = image.shape[:2]
@@ -172,7 +174,7 @@ def center_crop(
 def center_target(
     height: int, width: int, size: tuple[int, int], crop_pct: float
 ) -> tuple[int, int]:
-    """The (height, width) that `center_crop` resizes the whole picture to."""
+    """The (height, width) to which `center_crop` resizes the whole picture."""
     rows, columns = squash_target(size, crop_pct)
     if rows != columns:
         ratio = min(height / rows, width / columns)
@@ -188,15 +190,17 @@ def squash_crop(
     crop_pct: float = 1.0,
     how: str = "area",
 ) -> UInt8[np.ndarray, "s t c"]:
-    """Both sides to floor(size / crop_pct), whatever their ratio, then the centre.
+    """Resizes both sides to floor(size / crop_pct), then crops the centre.
 
-    timm's evaluation transform with `crop_mode="squash"`.
+    The aspect ratio is not kept.
+
+    Equals timm's evaluation transform with `crop_mode="squash"`.
     """
     return _middle(resize(image, squash_target(size, crop_pct), how), size)
 
 
 def squash_target(size: tuple[int, int], crop_pct: float) -> tuple[int, int]:
-    """The (height, width) that `squash_crop` resizes the whole picture to."""
+    """The (height, width) to which `squash_crop` resizes the whole picture."""
     return int(size[0] / crop_pct), int(size[1] / crop_pct)
 
 
@@ -208,6 +212,6 @@ def _middle(
 
 
 def middle_box(whole: tuple[int, int], size: tuple[int, int]) -> Box:
-    """The box of `size` in the middle; odd rests round half to even."""
+    """The central box of `size`; the offset is rounded half to even."""
     (height, width), (rows, columns) = whole, size
     return round((height - rows) / 2), round((width - columns) / 2), rows, columns

@@ -20,14 +20,14 @@ from vit_jax_tricks.data.scene_art import Difficulty
 from vit_jax_tricks.typing import UInt8
 
 
-VERSION = "1.0.0"  # raise it whenever a pixel changes, or old records stay in use
+VERSION = "1.0.0"  # raise it when a pixel changes, or old records stay in use
 SEED = 2026
 JPEG_QUALITY = 95
 
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """One example: the picture, its class, where the digit's ink is, and a sentence."""
+    """One example: the picture, its class, the mask of the digit's ink, a caption."""
 
     image: UInt8[np.ndarray, "s s 3"]
     label: int
@@ -60,7 +60,7 @@ CONFIGS = [
 
 
 def scene(index: int, split: str, size: int, difficulty: Difficulty) -> Scene:
-    """Scene number `index` of a split: always the same one, whatever was drawn before.
+    """Draws scene number `index` of a split, the same whatever was drawn before.
 
     Labels follow index % 10, so that classes are balanced.
     """
@@ -70,7 +70,7 @@ def scene(index: int, split: str, size: int, difficulty: Difficulty) -> Scene:
     scale = rng.uniform(*difficulty.scale)
     angle = rng.uniform(-difficulty.rotation, difficulty.rotation)
     stretch = rng.uniform(0.85, 1.25)
-    across = np.array([0.8 * stretch, 1.0])  # width and height of a digit of height 1
+    across = np.array([0.8 * stretch, 1.0])  # width and height of a unit-height digit
     cos, sin = np.cos(np.radians(angle)), abs(np.sin(np.radians(angle)))
     reach = np.minimum(0.5 * scale * (cos * across + sin * across[::-1]) + 0.02, 0.5)
     centre = rng.uniform(reach, 1 - reach)
@@ -93,7 +93,7 @@ def scene(index: int, split: str, size: int, difficulty: Difficulty) -> Scene:
 
 
 class DigitScenes(tfds.core.GeneratorBasedBuilder):
-    """Records: `image`, `label`, `mask` (0/1, where the digit's ink is), `caption`."""
+    """Records: `image`, `label`, `mask` (0/1, 1 on the digit's ink), `caption`."""
 
     VERSION = tfds.core.Version(VERSION)
     BUILDER_CONFIGS = CONFIGS
@@ -125,7 +125,7 @@ class DigitScenes(tfds.core.GeneratorBasedBuilder):
 
     @property
     def _encoding(self) -> str:
-        """PNG where it is small, JPEG above: the 224 setting stays below a gigabyte."""
+        """PNG for small sizes, JPEG above: 224 stays below a gigabyte."""
         return "png" if self._scene_config.size <= 64 else "jpeg"
 
     def _split_generators(self, dl_manager):
@@ -153,6 +153,6 @@ class DigitScenes(tfds.core.GeneratorBasedBuilder):
 
 
 def encode(image: np.ndarray, encoding: str) -> bytes:
-    """PNG or JPEG bytes of a grey or BGR picture."""
+    """Encodes a grey or BGR picture as PNG or JPEG."""
     options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if encoding == "jpeg" else []
     return cv2.imencode(f".{encoding}", image, options)[1].tobytes()

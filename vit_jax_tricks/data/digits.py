@@ -1,8 +1,8 @@
-"""The 1,797 real hand-written digits that come with scikit-learn, as a TFDS builder.
+"""The 1,797 hand-written digits that come with scikit-learn, as a TFDS builder.
 
-8x8 grey images, 43 writers; E. Alpaydin, C. Kaynak (1998), Optical Recognition of
-Handwritten Digits, UCI Machine Learning Repository, doi:10.24432/C50P49. The copy in
-scikit-learn is the test part of that set.
+8x8 grey images by 43 writers; E. Alpaydin, C. Kaynak (1998), Optical Recognition of
+Handwritten Digits, UCI Machine Learning Repository, doi:10.24432/C50P49. scikit-learn's
+copy is the test part of that set.
 """
 
 import functools
@@ -21,7 +21,7 @@ SEED = 0
 
 @functools.cache
 def glyphs() -> tuple[UInt8[np.ndarray, "1797 8 8"], Int[np.ndarray, "1797"]]:
-    """All digits, their 17 grey levels spread over 0..255, and their labels."""
+    """All digits, with their 17 grey levels scaled to 0..255, and their labels."""
     from sklearn.datasets import load_digits
 
     levels, labels = load_digits(return_X_y=True)
@@ -31,7 +31,7 @@ def glyphs() -> tuple[UInt8[np.ndarray, "1797 8 8"], Int[np.ndarray, "1797"]]:
 
 @functools.cache
 def split() -> dict[str, Int[np.ndarray, "n"]]:
-    """Which digits are in `train` and `test`: seeded, a fifth of each class in test."""
+    """Indices of the digits in `train` and `test`, a fifth of each class; seeded."""
     _, labels = glyphs()
     rng = np.random.default_rng(SEED)
     train, test = [], []

@@ -1,4 +1,4 @@
-"""What tells one state of a data set from another, cheaply."""
+"""Computes cheap fingerprints that show whether a data set has changed."""
 
 import os
 import zlib
@@ -12,14 +12,14 @@ from vit_jax_tricks.data.pipeline import Data
 from vit_jax_tricks.data.source import Records
 
 
-READ, ASKED = 64, 20_000  # examples whose content is read, files whose size is asked
+READ, ASKED = 64, 20_000  # examples whose content is read, files whose size is
 
 
 def fingerprint(data: Data) -> dict[str, Any]:
-    """The classes and both splits, JSON-able: equal for data that gives equal runs.
+    """JSON-able fingerprint of the classes and both splits; equal for equal runs.
 
-    A split has the number of its examples, the CRC-32 of some of their contents, and
-    where they are files those of all names and labels and of (some) sizes.
+    A split has its number of examples, the CRC-32 of a sample of their contents and, if
+    they are files, CRC-32s of all names, all labels and a sample of the sizes.
     """
     names = "\n".join(data.class_names).encode("utf-8", "surrogateescape")
     splits = {"train": data.whole_train, "test": data.test}
@@ -30,7 +30,7 @@ def fingerprint(data: Data) -> dict[str, Any]:
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs between two fingerprints, in words."""
+    """Differences between two fingerprints, in words."""
     if before.get("classes") != now["classes"]:
         return ["other classes"]
     found = []
@@ -64,6 +64,6 @@ def _split(records: Records) -> dict[str, Any]:
 
 
 def _spread(count: int, most: int) -> list[int]:
-    """Up to `most` rows, evenly spread from the first to the last."""
+    """Up to `most` rows, evenly spaced from the first to the last."""
     rows = np.linspace(0, count - 1, min(count, most))
     return np.unique(rows.astype(np.int64)).tolist()

@@ -1,8 +1,8 @@
 """`folder:PATH`: your own pictures, one folder for each class.
 
 Either PATH/class/... (split here), or PATH/train/class/... with PATH/test/class/... or
-PATH/val/class/... (also training, testing, valid and validation, in any case of
-letters; test goes before val); folders inside a class count as part of it.
+PATH/val/class/... (also training, testing, valid and validation, in upper or lower
+case; test takes precedence over val). Folders inside a class belong to that class.
 """
 
 import dataclasses
@@ -38,18 +38,18 @@ class FileRecords:
         return (self.root / self.paths[index]).read_bytes(), int(self.labels[index])
 
     def name(self, index: int) -> str:
-        """How a person finds the picture."""
+        """Path of the picture, for messages."""
         return str(self.root / self.paths[index])
 
 
 def open_folder(
     path: str, *, skip_broken: bool, split_seed: int, test_fraction: float
 ) -> Source:
-    """Finds classes and pictures, checks that each decodes, and splits them.
+    """Finds classes and pictures, checks that each one decodes, and splits them.
 
     Raises:
-      UserError: The folder is missing or no folder, a class is empty or too small for
-        both splits, or pictures are broken and `skip_broken` is off.
+      UserError: the folder is missing or is not a folder, a class is empty or too small
+        for both splits, or pictures are broken and `skip_broken` is off.
     """
     root = _existing(path)
     parts, notes = find_parts(root)
@@ -92,7 +92,7 @@ def open_folder(
 
 
 def _say(path: str, source: Source, notes: list[str], left_out: str) -> None:
-    """How the folder was read, in one or two lines."""
+    """Reports in one or two lines how the folder was read."""
     from vit_jax_tricks.console import say
 
     counts = f"{len(source.train)} + {len(source.test)} pictures (train + test)"
@@ -103,18 +103,19 @@ def _say(path: str, source: Source, notes: list[str], left_out: str) -> None:
 
 
 def split(files: Files, seed: int, test_fraction: float) -> tuple[Files, Files]:
-    """Sends a file to test where hash(seed, path) / 2^64 < test_fraction, by class.
+    """Sends a file to test if hash(seed, path) / 2^64 < test_fraction, class by class.
 
-    A file's side does not depend on the other files, so the split survives additions;
-    only a class that would leave a side empty gives it the file nearest to the border.
+    A file's side does not depend on the other files, so the split is stable when files
+    are added. Only if a class would leave one side empty does that side get the file
+    nearest to the threshold.
 
     Raises:
       UserError: `test_fraction` is not between 0 and 1.
     """
     if not 0 < test_fraction < 1:
         raise UserError(
-            f"config.data.test_fraction={test_fraction}; more than 0 and less than 1 "
-            "is expected, such as 0.2."
+            f"config.data.test_fraction={test_fraction}; expected more than 0 and less "
+            "than 1, such as 0.2."
         )
     train, test = {}, {}
     for name, paths in files.items():

@@ -1,4 +1,4 @@
-"""Which folders are training and test pictures, and which are classes."""
+"""Finds which folders hold training and test pictures, and which are classes."""
 
 import pathlib
 
@@ -6,7 +6,7 @@ from vit_jax_tricks.data.folder_scan import subfolders
 from vit_jax_tricks.errors import UserError
 
 
-ROLES = {  # names of the folders of a split, in any case of letters
+ROLES = {  # names of split folders, case-insensitive
     "train": ("train", "training"),
     "test": ("test", "testing"),
     "val": ("val", "valid", "validation"),
@@ -14,10 +14,10 @@ ROLES = {  # names of the folders of a split, in any case of letters
 
 
 def find_parts(root: pathlib.Path) -> tuple[dict[str, pathlib.Path], list[str]]:
-    """Where train and test are, or {"all": root}, and what a reader may not expect.
+    """The folders of train and test, or {"all": root}, and notes on surprising choices.
 
-    A folder of a split holds class folders; one that holds pictures is a class that is
-    called "train" or "test".
+    A split folder holds class folders; one that holds pictures directly is a class
+    named "train" or "test".
 
     Raises:
       UserError: a split that is incomplete or ambiguous.
@@ -34,7 +34,7 @@ def find_parts(root: pathlib.Path) -> tuple[dict[str, pathlib.Path], list[str]]:
     for several in (train, held):
         if len(several) > 1:
             raise UserError(
-                f"folder:{root} has {_listed(several)}, and it is unclear which is "
+                f"folder:{root} has {_listed(several)}, so it is unclear which is "
                 "meant; remove or rename all but one."
             )
     if not held:
@@ -51,7 +51,7 @@ def find_parts(root: pathlib.Path) -> tuple[dict[str, pathlib.Path], list[str]]:
 def _only_classes(
     root: pathlib.Path, names: list[str], inner: dict[str, list[str]]
 ) -> list[str]:
-    """What is odd about names of a split among classes; nothing to read as a split."""
+    """Notes on classes named like a split; raises UserError if no reading is sound."""
     if inner and len(inner) == len(names):
         full = [name for name, inside in inner.items() if inside]
         if full:
@@ -67,9 +67,9 @@ def _only_classes(
     for name, inside in inner.items():
         if set(inside) & set(names):
             raise UserError(
-                f"folder:{root} has {_listed(names[:5])} side by side, and {name}/ has "
-                f'a class "{min(set(inside) & set(names))}" too; put the other classes '
-                f"in {root / 'train'}, or {name}/ elsewhere."
+                f"folder:{root} has {_listed(names[:5])} side by side, but {name}/ has "
+                f'a class "{min(set(inside) & set(names))}" too; move the other classes '
+                f"to {root / 'train'}, or {name}/ elsewhere."
             )
     return [f'"{name}" is read as a class' for name in inner]
 

@@ -1,4 +1,4 @@
-"""Walks class folders: each real picture once, and a count of what is left out."""
+"""Walks class folders: reads each real picture once and counts what is left out."""
 
 import collections
 import os
@@ -9,7 +9,7 @@ from vit_jax_tricks.data.picture_file import SUFFIXES
 
 
 Files = dict[str, list[str]]  # class -> sorted paths relative to the root
-# What systems keep beside the pictures: thumbnails, resource forks, deleted files.
+# Folders that systems add: thumbnails, resource forks, deleted files.
 SYSTEM = (
     "@eadir",
     "__macosx",
@@ -20,14 +20,14 @@ SYSTEM = (
     "system volume information",
     "lost+found",
 )
-MOST_KINDS = 12  # that one line names
+MOST_KINDS = 12  # most kinds named in one line
 LINKED = "linked to what is read already"
 ABOVE = "linked to a folder around this one"
 ODD = "pipe or device"
 
 
 def subfolders(folder: pathlib.Path) -> list[str]:
-    """The visible folders in a folder, sorted; those of the system left out."""
+    """Visible folders in a folder, sorted, without system folders."""
     if not folder.is_dir():
         return []
     with os.scandir(folder) as entries:
@@ -35,15 +35,15 @@ def subfolders(folder: pathlib.Path) -> list[str]:
 
 
 def is_picture(name: str) -> bool:
-    """Whether the name is that of a picture."""
+    """Whether the file name has a picture suffix."""
     return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
 class Scan:
     """The pictures of one root; `left_out` counts the rest by suffix and reason.
 
-    Real folders and files are read first, then links: a link adds what no other path
-    leads to, so that loops end and no picture counts twice or under two classes.
+    Real folders and files are read first, then links. A link adds only what no other
+    path leads to, so that loops end and no picture counts twice or under two classes.
     """
 
     def __init__(self, root: pathlib.Path):
@@ -55,7 +55,7 @@ class Scan:
         self._files: set[str] | None = None  # real paths, once there are links
 
     def classes(self, parts: Mapping[str, pathlib.Path]) -> dict[str, Files]:
-        """The pictures of each part, by subfolder; `parts` are the root or below."""
+        """The pictures of each part by subfolder; `parts` are the root or below it."""
         self._folders |= {os.path.realpath(folder) for folder in parts.values()}
         for part, folder in parts.items():
             self._loose(folder)
@@ -81,7 +81,7 @@ class Scan:
         return ", ".join(named + ([f"and {more} more kinds"] if more > 0 else []))
 
     def _loose(self, folder: pathlib.Path) -> None:
-        """Counts what lies beside the class folders."""
+        """Counts the files beside the class folders."""
         with os.scandir(folder) as entries:
             for entry in entries:
                 if _reserved(entry.name):
@@ -92,7 +92,7 @@ class Scan:
                     self.left_out[kind or _kind(entry.name)] += 1
 
     def _enter(self, key: tuple[str, str], path: str) -> None:
-        """Reads a class folder, or keeps it for later if it is a link."""
+        """Reads a class folder, or defers it if it is a link."""
         if os.path.islink(self._at(path)):
             self._links.append((key, path))
         else:
@@ -127,12 +127,12 @@ class Scan:
             self.left_out[f"unreadable folder {path} ({error.strerror})"] += 1
 
     def _follow(self) -> None:
-        """Reads the links; what they lead to may hold more of them."""
+        """Reads the deferred links, which may lead to further links."""
         if self._links:
             self._files = {
                 real for found in self._found.values() for real in found.values()
             }
-        for key, path in self._links:  # which grows on the way
+        for key, path in self._links:  # grows during the loop
             real = os.path.realpath(self._at(path))
             if os.path.commonpath([real, self._real]) == real:
                 self.left_out[ABOVE] += 1

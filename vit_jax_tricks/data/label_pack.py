@@ -1,6 +1,6 @@
-"""A teacher's labels of every training example and its patches, stored compactly.
+"""Label packs: a teacher's labels for every training example and its patches.
 
-A folder with `pack.json` and files of records, written by `python -m
+A pack is a folder with `pack.json` and files of records, written by `python -m
 vit_jax_tricks.relabel`. An example takes 3 bytes for each score, plus about 100.
 """
 
@@ -30,14 +30,14 @@ from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.typing import Int, Shaped
 
 
-SAMPLE = 2048  # examples whose labels are compared where reading all would take long
-REMAKE = "make it anew with python -m vit_jax_tricks.relabel."
+SAMPLE = 2048  # examples whose labels are compared if reading all would take long
+REMAKE = "make it again with python -m vit_jax_tricks.relabel."
 Read = Callable[[Int[np.ndarray, "b"]], Shaped[np.ndarray, "b"]]
 
 
 @dataclasses.dataclass(frozen=True)
 class LabelPack:
-    """An opened pack; `spec` says what is in it."""
+    """An opened pack; `spec` describes its content."""
 
     path: Path
     spec: Spec
@@ -48,12 +48,12 @@ class LabelPack:
     def open(path: str | os.PathLike, *, in_memory: bool | None = None) -> "LabelPack":
         """Checks a pack and opens it.
 
-        Every byte is read once and its SHA-256 compared: about a second a gigabyte and
-        core where the disk is as fast. A pack below 1 GiB then stays in memory, as it
-        does with `in_memory`; others are read by record.
+        Every byte is read once and its SHA-256 compared, at about one second per
+        gigabyte and core if the disk is fast enough. A pack below 1 GiB is then kept in
+        memory, as is any pack with `in_memory=True`; others are read record by record.
 
         Raises:
-          UserError: no pack is there, or it is unfinished, damaged or of another
+          UserError: there is no pack, or it is unfinished, damaged or of another
             version.
         """
         path = paths.utf8(paths.absolute(path))
@@ -79,7 +79,7 @@ class LabelPack:
 
     @property
     def checksum(self) -> str:
-        """The SHA-256 of the header, which has those of all files."""
+        """SHA-256 of the header, which includes those of all files."""
         return digest(self.path / FINISHED)
 
     def rows(
@@ -87,33 +87,33 @@ class LabelPack:
         index: Int[np.ndarray, "b"],
         labels: Int[np.ndarray, "b"] | None = None,
     ) -> dict[str, np.ndarray]:
-        """The labels of some examples, as stored; `decode` makes numbers of them.
+        """The stored labels of some examples; `decode` converts them to floats.
 
         Args:
-          index: places in the whole training split, as of `Data.example_ids`.
-          labels: the examples' own, which must be those that the teacher met.
+          index: positions in the whole training split, as given by `Data.example_ids`.
+          labels: the examples' own labels, which must equal those that the teacher saw.
 
         Returns:
           `token_scores` uint8 [b, p, q, t] with `token_range` float32 [b, 2],
-          `token_classes` uint16 [b, p, q, t], `class_scores` float32 [b, t] and
-          `class_classes` uint16 [b, t], the greatest scores first.
+            `token_classes` uint16 [b, p, q, t], `class_scores` float32 [b, t] and
+            `class_classes` uint16 [b, t], largest scores first.
 
         Raises:
-          UserError: an example that the pack lacks, or another label.
+          UserError: an example that the pack does not have, or a different label.
         """
         outside = (index < 0) | (index >= self.spec.count)
         if outside.any():
             raise UserError(
-                f"{self.path} holds {self.spec.count} examples, and example "
-                f"{index[outside][0]} is wanted; {REMAKE}"
+                f"{self.path} holds {self.spec.count} examples, but example "
+                f"{index[outside][0]} is needed; {REMAKE}"
             )
         found = self._read(index)
         if labels is not None and (odd := found["label"] != labels).any():
             example, here, there = (x[odd][0] for x in (index, labels, found["label"]))
             raise UserError(
-                f"{self.path}: example {example} is of class {there} there and of "
-                f"class {here} in the data, so it was made for other data or another "
-                f"order; {REMAKE}"
+                f"{self.path}: example {example} is of class {there} there but of "
+                f"class {here} in the data, so the pack was made for other data or "
+                f"another order; {REMAKE}"
             )
         names = [name for name in found.dtype.names or () if name != "label"]
         return {name: np.ascontiguousarray(found[name]) for name in names}
@@ -121,17 +121,17 @@ class LabelPack:
     def check(self, data: Data, *, num_classes: int) -> None:
         """Raises UserError unless the pack was made for this data and these classes.
 
-        Compares the number of examples, the class names, the names of files, and
-        labels: all of a folder, else 2,048 spread evenly; `rows` compares the others
-        on the way.
+        Compares the number of examples, the class names, the file names and the labels:
+        all labels for a folder, otherwise 2,048 evenly spaced ones; `rows` compares the
+        rest as they are used.
         """
         records, spec = data.whole_train, self.spec
         made = f"{self.path} was made for {spec.data['name']}"
         if not num_classes == data.num_classes == self.num_classes:
             raise UserError(
                 f"{self.path} has labels of {self.num_classes} classes, {data.name} "
-                f"has {data.num_classes} and the model tells {num_classes} apart; give "
-                "the data and the model that it was made for."
+                f"has {data.num_classes} and the model {num_classes}; give the data "
+                "and the model that the pack was made for."
             )
         for theirs, ours in zip(data.class_names, spec.class_names, strict=False):
             if theirs != ours:
@@ -141,14 +141,14 @@ class LabelPack:
                 )
         if len(records) != spec.count:
             raise UserError(
-                f"{made} with {spec.count} training examples, and {data.name} has "
+                f"{made} with {spec.count} training examples, but {data.name} has "
                 f"{len(records)}; give the same data and split, or {REMAKE}"
             )
         if isinstance(records, FileRecords):
             same = spec.files in (None, names_crc(records))
             if not same or labels_crc(records.labels) != self._labels:
                 raise UserError(
-                    f"{made}, and the files of {data.name} have other names; give the "
+                    f"{made}, but the files of {data.name} have other names; give the "
                     f"same data, or {REMAKE}"
                 )
             return
@@ -161,10 +161,10 @@ class LabelPack:
 def _missing(path: Path) -> str:
     if (path / BEGUN).is_file():
         return (
-            f"{path} is an unfinished label pack; run the command that began it again, "
-            "and it goes on."
+            f"{path} is an unfinished label pack; run the command that began it again "
+            "to finish it."
         )
-    what = "is no label pack" if path.exists() else "does not exist"
+    what = "is not a label pack" if path.exists() else "does not exist"
     return (
         f"{path} {what}; make one with python -m vit_jax_tricks.relabel "
         f"--teacher=WORKDIR --data=SPEC --out={path}."
@@ -172,7 +172,7 @@ def _missing(path: Path) -> str:
 
 
 def _verify(files: list[Path], manifest: Manifest) -> None:
-    """Sizes of all files first, then what is in them."""
+    """Checks the sizes of all files first, then their contents."""
     for file, (size, _) in zip(files, manifest.files, strict=True):
         if not file.is_file() or file.stat().st_size != size:
             why = "is missing" if not file.is_file() else "has another size"
@@ -189,13 +189,13 @@ def _verify(files: list[Path], manifest: Manifest) -> None:
 
 
 def digest(file: Path) -> str:
-    """The SHA-256 of a file."""
+    """SHA-256 of a file."""
     with file.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _reader(files: list[Path], dtype: np.dtype) -> Read:
-    """Reads records by place."""
+    """A function that reads records by position."""
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
     source = ArrayRecordDataSource([str(file) for file in files])

@@ -1,4 +1,4 @@
-"""How a label pack keeps an example: eight bits a token score, in one record."""
+"""Encoding of an example in a label pack: eight bits per token score, in one record."""
 
 from collections.abc import Mapping
 
@@ -10,11 +10,11 @@ from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.typing import Array, Float, Int, Shaped
 
 
-STEPS = 255  # between the least and the greatest token score of an example
+STEPS = 255  # steps between the smallest and largest token score of an example
 
 
 def record_dtype(grid: tuple[int, int], top: int) -> np.dtype:
-    """An example's fields, in the order of its bytes, all little-endian."""
+    """Fields of an example in the order of its bytes, all little-endian."""
     return np.dtype(
         [
             ("label", "<u2"),
@@ -35,18 +35,19 @@ def encode(
     token_scores: Float[np.ndarray, "b p q t"],
     token_classes: Int[np.ndarray, "b p q t"],
 ) -> Shaped[np.ndarray, "b"]:
-    """Records of examples.
+    """Encodes examples as records.
 
-    Token scores become low + code * step with the example's own least score and step =
-    (greatest - least) / 255, so that each is off by at most step / 2 and each
-    probability of their softmax by at most tanh(step / 4); the other fields are exact.
+    Token scores become low + code * step, with the example's own smallest score as low
+    and step = (largest - smallest) / 255. Each score is then off by at most step / 2,
+    and each probability of its softmax by at most tanh(step / 4); the other fields are
+    exact.
 
     Raises:
       UserError: scores that are not finite.
     """
     if not (np.isfinite(token_scores).all() and np.isfinite(class_scores).all()):
         raise UserError(
-            "the teacher's scores are not finite; look at its weights, or give "
+            "the teacher's scores are not finite; check its weights, or give "
             "--teacher.model.dtype=float32."
         )
     b, *grid, top = token_scores.shape
@@ -65,13 +66,13 @@ def encode(
 
 
 def decode(rows: Mapping[str, Array]) -> dict[str, jax.Array]:
-    """Scores as float32 and classes as int32, of `LabelPack.rows`; works under jit.
+    """Decodes `LabelPack.rows`: scores as float32, classes as int32; works under jit.
 
     token_scores = low + step * code, (low, step) = token_range.
 
     Returns:
-      `token_scores`, `token_classes` [b, p, q, t], `class_scores`, `class_classes`
-      [b, t].
+      `token_scores`, `token_classes` [b, p, q, t], `class_scores`, `class_classes` [b,
+        t].
     """
     low, step = (
         jnp.asarray(rows["token_range"])[:, i, None, None, None] for i in (0, 1)

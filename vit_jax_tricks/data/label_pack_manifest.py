@@ -1,4 +1,4 @@
-"""The header of a label pack: what is in it, made by whom, for which data."""
+"""Header of a label pack: its contents, its teacher, and the data it was made for."""
 
 import dataclasses
 import hashlib
@@ -18,27 +18,27 @@ from vit_jax_tricks.typing import Int
 
 FORMAT = "vit_jax_tricks label pack"
 VERSION = 1
-LARGEST = 2**26  # scores of one example
-FINISHED, BEGUN = "pack.json", "begun.json"  # names of the header
+LARGEST = 2**26  # most scores of one example
+FINISHED, BEGUN = "pack.json", "begun.json"  # file names of the header
 
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """What a pack is, known before its first record.
+    """Description of a pack, known before its first record.
 
     Attributes:
-      teacher: its name, where its weights are from, their checksum, and how it gives
-        token logits.
+      teacher: its name, the source and checksum of its weights, and how it gives token
+        logits.
       preprocessing: size, crop, resampling, mean and std of the teacher's pictures.
       data: name and keys of the data, as typed.
       class_names: of the data, in the order of the class ids.
       files: CRC-32 of the names of the pictures, if they are files.
       count: examples in the training split, one record each.
       grid: rows and columns of cells.
-      top: scores kept of each cell, and of the image.
-      rest: the score of classes that are not kept: "mean" where scores are shifted so
-        that 0 is the mean of the others (of their exponentials), "zero" where 0 stands
-        for them as in the official label maps, "none" where every class is kept.
+      top: number of scores kept for each cell, and for the image.
+      rest: the score of the classes that are not kept: "mean" if scores are shifted so
+        that 0 is the mean of the others (the log of their mean exponential), "zero" if
+        0 stands for them as in the official label maps, "none" if every class is kept.
       shard_size: records in each file but the last.
     """
 
@@ -54,7 +54,7 @@ class Spec:
     shard_size: int
 
     def __post_init__(self):
-        """Raises ValueError where a number makes no sense, before anything is sized."""
+        """Raises ValueError for impossible numbers, before anything is allocated."""
         rows, columns = self.grid
         for name, value, most in (
             ("count", self.count, 2**40),
@@ -64,7 +64,7 @@ class Spec:
             ("grid", columns, 2**10),
         ):
             if not isinstance(value, int) or not 1 <= value <= most:
-                raise ValueError(f"{name} is {value!r}; 1 to {most} is expected")
+                raise ValueError(f"{name} is {value!r}; expected 1 to {most}")
         if self.top * rows * columns > LARGEST:
             raise ValueError(f"more than {LARGEST} scores for an example")
 
@@ -73,18 +73,18 @@ class Spec:
         return -(-self.count // self.shard_size)
 
     def file(self, shard: int) -> str:
-        """The name of a file of records."""
+        """Name of a file of records."""
         return f"labels.array_record-{shard:05}-of-{self.shards:05}"
 
     def examples(self, shard: int) -> range:
-        """The examples of a file."""
+        """Range of the examples in a file."""
         start = shard * self.shard_size
         return range(start, min(start + self.shard_size, self.count))
 
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """A spec with the files that are complete: size and SHA-256 of each, in order.
+    """A spec with the completed files: size and SHA-256 of each, in order.
 
     `labels` is the CRC-32 of their examples' labels in order, as little-endian uint16.
     """
@@ -95,11 +95,11 @@ class Manifest:
 
     @property
     def examples(self) -> int:
-        """How many examples are written."""
+        """Number of examples written."""
         return min(len(self.files) * self.spec.shard_size, self.spec.count)
 
     def save(self, path: Path) -> None:
-        """Writes it, atomically."""
+        """Writes the header atomically."""
         content = self._content()
         content["checksum"] = _checksum(content)
         part = path.with_suffix(".part")
@@ -112,7 +112,7 @@ class Manifest:
 
     @staticmethod
     def load(path: Path) -> "Manifest":
-        """Reads it.
+        """Reads a header.
 
         Raises:
           UserError: it is damaged, or of another version.
@@ -125,7 +125,7 @@ class Manifest:
             if version != VERSION:
                 raise UserError(
                     f"{path.parent} is a label pack of version {version}; {VERSION} is "
-                    "expected. Make it anew with python -m vit_jax_tricks.relabel."
+                    "expected. Make it again with python -m vit_jax_tricks.relabel."
                 )
             checksum = content.pop("checksum")
             spec = content["spec"]
@@ -145,7 +145,7 @@ class Manifest:
             RecursionError,
         ) as error:
             raise UserError(
-                f"{path} is damaged ({error}); put a copy back, or make the pack anew "
+                f"{path} is damaged ({error}); restore a copy, or make the pack again "
                 "with python -m vit_jax_tricks.relabel."
             ) from error
         return found
@@ -156,14 +156,15 @@ def _checksum(content: Mapping[str, Any]) -> str:
 
 
 def labels_crc(labels: Int[np.ndarray, "n"], before: int = 0) -> int:
-    """The CRC-32 of labels after those that gave `before`."""
+    """CRC-32 of labels, continuing from `before`."""
     return zlib.crc32(labels.astype("<u2").tobytes(), before)
 
 
 def names_crc(records: Records) -> int | None:
-    """The CRC-32 of the files' names, suffixes aside; None if there are no files.
+    """CRC-32 of the file names without suffixes; None if there are no files.
 
-    Files of a class are sorted by name, so their labels would not tell a renamed one.
+    The files of a class are sorted by name, so their labels alone would not reveal a
+    renamed file.
     """
     if not isinstance(records, FileRecords):
         return None

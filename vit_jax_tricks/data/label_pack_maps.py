@@ -1,9 +1,9 @@
-"""Official label maps as the records of a label pack.
+"""Converts official label maps to the records of a label pack.
 
-One PyTorch file for each training image, CLASS/NAME.pt, NAME up to its first dot: a
-float16 tensor [2, t, rows, columns] of the t greatest logits of each cell and of their
-classes. Source: Jiang et al. 2021, arXiv 2104.10858; TokenLabeling's
-generate_label.py, and ReLabel (Yun et al. 2021, arXiv 2101.05022), in the same format.
+One PyTorch file for each training image, CLASS/NAME.pt, with NAME up to its first dot:
+a float16 tensor [2, t, rows, columns] with the t largest logits of each cell and their
+classes. Sources: Jiang et al., 2021, arXiv:2104.10858 (TokenLabeling's
+generate_label.py); ReLabel, Yun et al., 2021, arXiv:2101.05022, in the same format.
 """
 
 import concurrent.futures
@@ -24,7 +24,7 @@ from vit_jax_tricks.pretrained import pth
 from vit_jax_tricks.typing import Float, Int, Shaped
 
 
-PIECE = 256  # examples at once
+PIECE = 256  # examples read at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,12 +39,13 @@ class LabelMaps:
     def records(
         self, examples: range, check: Callable[[int], None]
     ) -> Iterator[Shaped[np.ndarray, "b"]]:
-        """The records of a range of examples, in order.
+        """Records of a range of examples, in order.
 
-        `check` gets the number of examples done, before each piece; it may raise.
+        `check` is called with the number of examples done before each piece; it may
+        raise.
 
         Raises:
-          UserError: a file that is no such map.
+          UserError: a file that is not such a map.
         """
         classes = len(self.spec.class_names)
         with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -71,13 +72,13 @@ class LabelMaps:
         scores, ids = read_map(file)
         if scores.shape[:2] != self.spec.grid or scores.shape[2] < top:
             raise UserError(
-                f"{file} holds {_by(scores.shape)} (rows, columns, classes) and the "
+                f"{file} holds {_by(scores.shape)} (rows, columns, classes) but the "
                 f"first map {_by((*self.spec.grid, top))}; give maps of one kind."
             )
         most = int(ids.max())
         if most >= len(self.spec.class_names):
             raise UserError(
-                f"{file} names class {most}, and {self.source.name} has "
+                f"{file} names class {most}, but {self.source.name} has "
                 f"{self.source.num_classes} classes; give the data it was made for."
             )
         return scores[..., :top], ids[..., :top]
@@ -89,13 +90,13 @@ def open_maps(
     """Finds the map of every training example.
 
     Args:
-      root: holds CLASS/NAME.pt.
-      source, named: the data and what the pack calls it.
-      top: scores to keep, if the maps have as many.
+      root: the folder that holds CLASS/NAME.pt.
+      source, named: the data, and its name and keys in the pack.
+      top: number of scores to keep, if the maps have that many.
       shard_size: examples in each file of the pack.
 
     Raises:
-      UserError: a missing map, or two pictures with one map.
+      UserError: a missing map, or two pictures with the same map.
     """
     records = source.whole_train
     if not isinstance(records, FileRecords):
@@ -130,10 +131,10 @@ def open_maps(
 def read_map(
     file: Path,
 ) -> tuple[Float[np.ndarray, "p q t"], Int[np.ndarray, "p q t"]]:
-    """Scores float32 and classes of the cells of one file, the greatest first.
+    """Scores (float32) and classes of the cells of one file, largest first.
 
     Raises:
-      UserError: it is no such map.
+      UserError: the file is not such a map.
     """
     torch, found = pth.load(file)
     shape = tuple(getattr(found, "shape", ()))
@@ -149,7 +150,7 @@ def read_map(
         )
     scores, ids = np.moveaxis(found.float().numpy(), 1, -1)
     if not np.isfinite(scores).all() or (ids != np.round(ids)).any() or ids.min() < 0:
-        raise UserError(f"{file} holds scores or classes that are no numbers.")
+        raise UserError(f"{file} holds scores or classes that are not valid numbers.")
     return scores, ids.astype(np.int32)
 
 
@@ -158,7 +159,7 @@ def means(
     ids: Int[np.ndarray, "b p q t"],
     num_classes: int,
 ) -> Float[np.ndarray, "b k"]:
-    """The mean of each class over the cells, 0 where a cell does not keep it."""
+    """Mean score of each class over the cells; 0 for cells that do not keep it."""
     b, rows, columns, _ = scores.shape
     out = np.zeros((b, num_classes), np.float32)
     np.add.at(out, (np.arange(b)[:, None, None, None], ids), scores)
@@ -167,7 +168,7 @@ def means(
 
 def _files(root: Path, records: FileRecords, names: Sequence[str]) -> list[Path]:
     if not root.is_dir():
-        raise UserError(f"--from={root} is no folder; give that of the label maps.")
+        raise UserError(f"--from={root} is not a folder; give that of the label maps.")
     there = {name: _listed(root / name) for name in names}
     files, owners = [], {}
     for path, label in zip(records.paths, records.labels, strict=True):
@@ -180,7 +181,7 @@ def _files(root: Path, records: FileRecords, names: Sequence[str]) -> list[Path]
             )
         files.append(root / name / file)
         if (other := owners.setdefault(files[-1], path)) != path:
-            raise UserError(f"{other} and {path} have one label map, {files[-1]}.")
+            raise UserError(f"{other} and {path} share a label map, {files[-1]}.")
     return files
 
 

@@ -1,4 +1,4 @@
-"""Writes label packs, file by file; what was killed goes on at the next file."""
+"""Writes label packs file by file; a killed command resumes at the next file."""
 
 import contextlib
 import dataclasses
@@ -27,11 +27,11 @@ Records = Callable[[range], Iterable[Shaped[np.ndarray, "b"]]]
 
 
 def write_pack(path: Path, spec: Spec, records: Records) -> bool:
-    """Writes what of a pack is missing; False if nothing was.
+    """Writes the missing parts of a pack; returns False if nothing was missing.
 
     Args:
-      path: the folder; new, empty, or one that the same spec began or finished.
-      spec: what the pack is.
+      path: the folder; new, empty, or begun or finished with the same spec.
+      spec: the description of the pack.
       records: gives the records of a range of examples, in order, in pieces.
 
     Raises:
@@ -62,7 +62,7 @@ def write_pack(path: Path, spec: Spec, records: Records) -> bool:
 
 
 def finished(path: Path, spec: Spec) -> Manifest:
-    """What of a pack is there already.
+    """Manifest of the parts that already exist.
 
     Raises:
       UserError: the folder holds something else.
@@ -89,15 +89,15 @@ def _same(path: Path, there: Spec, here: Spec) -> None:
         old, new = (json.dumps(getattr(spec, field.name)) for spec in (there, here))
         if old != new:
             raise UserError(
-                f"--out={path} holds labels with another {field.name} ({old}, and now "
-                f"{new}); give the command that began it, or another --out."
+                f"--out={path} holds labels with another {field.name} ({old}, now "
+                f"{new}); run the command that began it, or give another --out."
             )
 
 
 def _write_file(
     file: Path, pieces: Iterable[Shaped[np.ndarray, "b"]]
 ) -> Shaped[np.ndarray, "n"]:
-    """Writes one file of records, complete or not at all; returns their labels."""
+    """Writes one file of records atomically; returns their labels."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     part = file.with_name(f".{file.name}.part")
@@ -117,12 +117,12 @@ def _write_file(
 
 @contextlib.contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """What the system refuses is one line."""
+    """Turns errors of the file system into a one-line UserError."""
     try:
         yield
     except (OSError, RuntimeError) as error:  # RuntimeError: array_record's writer
         why = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         raise UserError(
-            f"--out={path} cannot be written ({why}); files that are complete are "
-            "kept. Make room, then run the same command again."
+            f"--out={path} cannot be written ({why}); complete files are kept. Free "
+            "some space, then run the same command again."
         ) from error

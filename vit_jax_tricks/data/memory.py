@@ -15,7 +15,7 @@ from vit_jax_tricks.typing import Float, Int, UInt8
 
 @dataclasses.dataclass(frozen=True)
 class Arrays:
-    """A decoded split; `box` says what part of each picture is there (`views.Seen`)."""
+    """A decoded split; `box` is the part of each picture that is kept (see `Seen`)."""
 
     image: UInt8[np.ndarray, "n h w c"]
     label: Int[np.ndarray, "n"]
@@ -25,7 +25,7 @@ class Arrays:
         return len(self.label)
 
     def rows(self, index: Int[np.ndarray, "b"]) -> dict[str, np.ndarray]:
-        """The batch of these examples; from `len(self)` on come their copies."""
+        """Batch of these examples; indices from `len(self)` on are copies."""
         example = index % len(self)
         return {
             "image": np.take(self.image, example, axis=0),
@@ -60,10 +60,10 @@ def load(records: Records, view: Callable[[bytes], Seen], title: str) -> Arrays:
 def train_batches(
     arrays: Arrays, batch_size: int, seed: int, start_step: int, repeats: int = 1
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Endless batches from fresh permutations laid end to end.
+    """Yields endless batches from consecutive random permutations.
 
-    Batch `s` holds places s * b .. (s + 1) * b of the stream, so it depends on
-    (seed, s) alone.
+    Batch `s` holds positions s * b .. (s + 1) * b of the stream, so it depends only on
+    (seed, s).
     """
     step = start_step
     while True:
@@ -74,9 +74,10 @@ def train_batches(
 def stream_rows(
     count: int, batch_size: int, seed: int, step: int, repeats: int = 1
 ) -> Int[np.ndarray, "b"]:
-    """Which examples batch `step` holds; it may reach over an epoch's end.
+    """Examples in batch `step`, which may cross the end of an epoch.
 
-    Copy k of an example is example + k count, so that each has its own draws.
+    Copy k of an example has index example + k count, so that each copy has its own
+    draws.
     """
     place = step * batch_size + np.arange(batch_size)
     epochs, place, copy = repeated_places(place, count, repeats)
@@ -91,6 +92,6 @@ def stream_rows(
 def row_batches(
     arrays: Arrays, batch_size: int, rows: Int[np.ndarray, "n"]
 ) -> Iterator[dict[str, np.ndarray]]:
-    """The examples of `rows` in their order; the last batch is smaller."""
+    """Yields the examples of `rows` in order; the last batch may be smaller."""
     for start in range(0, len(rows), batch_size):
         yield arrays.rows(rows[start : start + batch_size])

@@ -1,10 +1,10 @@
 """Opens picture files of every format under the same rules: size, rotation, depth.
 
-Rotation: the EXIF orientation, as Pillow's `ImageOps.exif_transpose` finds it; broken
-EXIF is ignored. Depth: 16-bit samples v become round(v / 257), 12-bit ones
-round(v / 4095 * 255), floats in [0, 1] round(255 v); 32-bit integers are read as 16-bit
-levels. Values outside these ranges have no one meaning, and the file is refused.
-Size: at most twice `PIL.Image.MAX_IMAGE_PIXELS`; larger JPEGs are read at 1/2 to 1/8.
+Rotation: the EXIF orientation, as found by Pillow's `ImageOps.exif_transpose`; broken
+EXIF is ignored. Depth: 16-bit samples v become round(v / 257), 12-bit samples round(v /
+4095 * 255), and floats in [0, 1] round(255 v); 32-bit integers are read as 16-bit
+levels. Values outside these ranges are ambiguous, and the file is rejected. Size: at
+most twice `PIL.Image.MAX_IMAGE_PIXELS`; larger JPEGs are read at 1/2 to 1/8 size.
 """
 
 import io
@@ -36,20 +36,20 @@ FORMATS = {
 }
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 JPEGS = ("JPEG", "MPO")
-REDUCTIONS = (2, 4, 8)  # what a JPEG can be read at
-DEEP_COLOUR = ("RGB;16", "RGBX;16", "RGBA;16", "LA;16")  # Pillow cuts these to 8 bits
+REDUCTIONS = (2, 4, 8)  # factors by which JPEG decoding can reduce a picture
+DEEP_COLOUR = ("RGB;16", "RGBX;16", "RGBA;16", "LA;16")  # Pillow reads only 8 bits
 SIGNED = ("I;16S", "I;16BS", "I;16NS")
-TIFF_KIND = 262  # PhotometricInterpretation: 0 where the greatest value is black
-PILLOW = r"PIL\."  # modules that warn of broken EXIF, cut TIFFs and the like
-ROUNDING = 1e-6  # of floats that were computed to be 0 or 1
+TIFF_KIND = 262  # PhotometricInterpretation: 0 if the largest value is black
+PILLOW = r"PIL\."  # modules that warn of broken EXIF, truncated TIFFs and the like
+ROUNDING = 1e-6  # tolerance for floats that should be 0 or 1
 
 
 def opened(data: bytes) -> ImageFile.ImageFile:
-    """The file's header, with a JPEG that is too large set to a smaller size.
+    """Reads the file's header; a JPEG that is too large is set to a smaller size.
 
     Raises:
-      UnidentifiedImageError: no format of `FORMATS`.
-      DecompressionBombError: more pixels than are read.
+      UnidentifiedImageError: not a format of `FORMATS`.
+      DecompressionBombError: more pixels than are allowed.
     """
     _hush()
     image = _identified(data)
@@ -65,7 +65,7 @@ def opened(data: bytes) -> ImageFile.ImageFile:
 
 
 def _identified(data: bytes) -> ImageFile.ImageFile:
-    """`Image.open` without its own limit, warnings and formats that run programs."""
+    """`Image.open` without its limit, its warnings, and formats that run programs."""
     Image.init()
     for name in FORMATS:
         factory, accept = Image.OPEN[name]
@@ -79,7 +79,7 @@ def _identified(data: bytes) -> ImageFile.ImageFile:
 
 
 def _hush() -> None:
-    """Flaws that are read over or refused are not warned of besides, in any thread."""
+    """Silences warnings about flaws that are tolerated or rejected, in all threads."""
     if not any(
         getattr(given[3], "pattern", "") == PILLOW for given in warnings.filters
     ):
@@ -88,7 +88,7 @@ def _hush() -> None:
 
 
 def orientation(image: ImageFile.ImageFile) -> int:
-    """The EXIF orientation, 1 to 8; 1 where there is none or it cannot be read."""
+    """The EXIF orientation, 1 to 8; 1 if there is none or it cannot be read."""
     try:
         value = image.getexif().get(0x0112, 1)
         return value if value in range(1, 9) else 1
@@ -99,7 +99,7 @@ def orientation(image: ImageFile.ImageFile) -> int:
 def upright(
     pixels: Shaped[np.ndarray, "..."], orientation: int
 ) -> Shaped[np.ndarray, "..."]:
-    """Stored pixels as EXIF's orientation wants them seen."""
+    """Turns stored pixels as the EXIF orientation requires."""
     turned = pixels.swapaxes(0, 1) if orientation >= 5 else pixels
     rows = -1 if orientation in (3, 4, 7, 8) else 1
     columns = -1 if orientation in (2, 3, 6, 7) else 1
@@ -109,21 +109,21 @@ def upright(
 def read(
     image: ImageFile.ImageFile, data: bytes, channels: int
 ) -> UInt8[np.ndarray, "h w c"]:
-    """The pixels of an opened file, upright: RGB, or grey for `channels=1`.
+    """Pixels of an opened file, upright: RGB, or grey for `channels=1`.
 
     Raises:
-      UserError: values that have no one meaning as 8 bits.
+      UserError: values that are ambiguous as 8 bits.
     """
-    raw = _raw_mode(image)  # known until the picture is loaded
-    if image.format == "PNG":  # its EXIF may come last, so that asking for it loads,
-        image.load()  # and an error would pass for one of EXIF
+    raw = _raw_mode(image)  # known only until the picture is loaded
+    if image.format == "PNG":  # EXIF may come last, so reading it loads the picture,
+        image.load()  # and a decoding error would look like an EXIF error
     turn = orientation(image)
     pixels = _deep_colour(data, raw)
     if pixels is None:
         inverted = getattr(image, "tag_v2", {}).get(TIFF_KIND) == 0
         image.load()
-        turn = 1 if image.format == "TIFF" else turn  # loading has turned it
-        image.info.pop("transparency", None)  # which `convert` would warn about
+        turn = 1 if image.format == "TIFF" else turn  # already turned by loading
+        image.info.pop("transparency", None)  # `convert` would warn about it
         pixels = _eight_bits(image, raw, inverted)
     return upright(converted(pixels, channels), turn)
 
@@ -131,7 +131,7 @@ def read(
 def converted(
     pixels: UInt8[np.ndarray, "..."] | Image.Image, channels: int
 ) -> UInt8[np.ndarray, "h w c"]:
-    """8-bit colours or greys as Pillow's `convert` gives them."""
+    """Converts 8-bit colours or greys as Pillow's `convert` does."""
     if isinstance(pixels, np.ndarray) and pixels.ndim == channels == 3:
         return pixels
     image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
@@ -140,14 +140,14 @@ def converted(
 
 
 def _raw_mode(image: ImageFile.ImageFile) -> str:
-    """How the file stores samples, in Pillow's words; "" where it does not say."""
+    """The file's sample format, in Pillow's terms; "" if unknown."""
     args = image.tile[0].args if image.tile else ""
     first = args[0] if isinstance(args, tuple) and args else args
     return first if isinstance(first, str) else ""
 
 
 def _deep_colour(data: bytes, raw: str) -> UInt8[np.ndarray, "h w 3"] | None:
-    """16-bit colours of a PNG or TIFF, as stored, without alpha."""
+    """16-bit colours of a PNG or TIFF, as stored, without alpha; otherwise None."""
     if not raw.startswith(DEEP_COLOUR):
         return None
     flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
@@ -160,7 +160,7 @@ def _deep_colour(data: bytes, raw: str) -> UInt8[np.ndarray, "h w 3"] | None:
 def _eight_bits(
     image: Image.Image, raw: str, inverted: bool
 ) -> UInt8[np.ndarray, "h w"] | Image.Image:
-    """The picture itself, or its levels if they are deeper than 8 bits."""
+    """The picture itself, or 8-bit levels if its samples are deeper."""
     if image.mode == "F":
         values = np.asarray(image)
         low, high = _range(values)
@@ -180,7 +180,7 @@ def _eight_bits(
 
 
 def _scaled(values: Shaped[np.ndarray, "..."], top: int) -> UInt8[np.ndarray, "..."]:
-    """Round(255 v / top)."""
+    """round(255 v / top)."""
     return ((values.astype(np.uint32) * 255 + top // 2) // top).astype(np.uint8)
 
 
@@ -190,5 +190,5 @@ def _range(values: Shaped[np.ndarray, "..."]) -> tuple[float, float]:
 
 def _deep(kind: str, low: float, high: float, expected: str) -> str:
     return (
-        f"{kind} from {low:g} to {high:g}, and {expected} are read; save it with 8 bits"
+        f"{kind} from {low:g} to {high:g}, but {expected} are read; save it with 8 bits"
     )

@@ -1,4 +1,4 @@
-"""`build`: from a data set's name to endless training and exact evaluation batches."""
+"""`build`: opens a data set by name, with endless training and exact test batches."""
 
 import dataclasses
 import functools
@@ -26,11 +26,11 @@ NAMES = ("digits", "digit_scenes", *(f"digit_scenes/{side}" for side in SCENES))
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """An opened data set: what it holds and its batches.
+    """An opened data set: its description and its batches.
 
     A batch is a dict of `image` uint8 [b, h, w, c], `label` int32 [b] and `index` int32
-    [b], the example's place in its split; copies of repeated augmentation count on from
-    num_train.
+    [b], the example's position in its split; copies made by repeated augmentation
+    continue from num_train.
     """
 
     name: str
@@ -56,11 +56,11 @@ class Data:
 
     @property
     def whole_train(self) -> Records:
-        """The training split before `examples` chose some of it."""
+        """The training split before `examples` selected a subset."""
         return self.train.records if isinstance(self.train, Subset) else self.train
 
     def example_ids(self, index: Int[np.ndarray, "b"]) -> Int[np.ndarray, "b"]:
-        """Where in `whole_train` the examples of a training batch's `index` are."""
+        """Positions in `whole_train` of the examples of a training batch's `index`."""
         place = index % self.num_train
         return self.train.rows[place] if isinstance(self.train, Subset) else place
 
@@ -72,16 +72,17 @@ class Data:
         *,
         more: Callable[[Batch], Batch] | None = None,
     ) -> Prefetch:
-        """Endless batches; batch s is a function of (seed, s) alone.
+        """Endless batches; batch s depends only on (seed, s).
 
-        The stream is one fresh permutation of the examples after the other, so epochs
-        are num_train / batch_size steps long and may end inside a batch. `more` makes
-        other arrays of a batch, which has `box` float32 [b, 4] then: the part of the
-        picture that the image is, (top, left, height, width) as shares of its sides.
+        The stream is one random permutation of the examples after another, so an epoch
+        is num_train / batch_size steps long and may end inside a batch. `more` computes
+        additional arrays from a batch. The batch then also has `box` float32 [b, 4],
+        the part of the picture that the image shows, as (top, left, height, width) in
+        fractions of its sides.
 
         Raises:
-          UserError: The batch is not 1..num_train examples large, or the seed is not
-            a 32-bit number.
+          UserError: the batch does not have 1..num_train examples, or the seed is not a
+            32-bit number.
         """
         _check_batch(batch_size)
         if batch_size > self.num_train:
@@ -90,7 +91,7 @@ class Data:
                 f"examples of {self.name}; give at most {self.num_train}."
             )
         if not 0 <= seed < 2**32:
-            raise UserError(f"seed={seed}; 0 to {2**32 - 1} is expected.")
+            raise UserError(f"seed={seed}; expected 0 to {2**32 - 1}.")
         batches = self._train(batch_size, seed, start_step)
         if more is not None:
             return Prefetch(batch | more(batch) for batch in batches)
@@ -99,8 +100,8 @@ class Data:
     def test_batches(self, batch_size: int, split: str = "test") -> Prefetch:
         """Every example of a split once, in order; the last batch is padded.
 
-        `split="train"` gives the training examples as evaluation sees them. Batches
-        carry `mask` float32 [b] besides: 1 for an example, 0 for padding.
+        `split="train"` gives the training examples with the evaluation view. Batches
+        also have `mask` float32 [b]: 1 for an example, 0 for padding.
         """
         _check_batch(batch_size)
         count = self.num_train if split == "train" else self.num_test
@@ -108,7 +109,7 @@ class Data:
         return Prefetch(_padded(_without_box(b), batch_size) for b in batches)
 
     def sample(self, count: int, split: str = "test", seed: int = 0) -> Sample:
-        """`count` examples of a split over all its classes, the same for a seed."""
+        """Draws `count` examples of a split over all classes, the same for a seed."""
         return draw(
             self._labels(split),
             count,
@@ -118,7 +119,9 @@ class Data:
         )
 
     def sample_batches(self, sample: Sample, batch_size: int) -> Prefetch:
-        """The examples of a sample as evaluation sees them; the last batch is smaller.
+        """The examples of a sample with the evaluation view.
+
+        The last batch may be smaller.
 
         Batches have neither padding nor `mask`.
         """
@@ -150,27 +153,29 @@ def build(
     """Opens `digits`, `digit_scenes[/32|/64|/224]`, `folder:PATH` or `tfds:NAME`.
 
     Args:
-      image_size: Side in pixels of what the model gets; the data's own by default, 224
-        where pictures differ in size.
-      train_split, test_split: Splits of a TFDS data set, `train[:90%]` style.
-      data_dir: Where TFDS data sets live; $TFDS_DATA_DIR or ~/tensorflow_datasets.
-      skip_broken: Leave unreadable files of a folder out instead of stopping.
-      in_memory: Keep all pictures decoded; `auto` does below 1 GiB if no random crop
-        is drawn on the host.
-      workers: Processes that decode and crop what is not in memory; 0 uses threads.
-      train_crop: `random_resized`, or evaluation's view: `center`, `squash` (the same,
-        but the ratio of the sides is not kept) or `whole` (all of it, resized to a
-        square); `whole` where all pictures have one size, else `random_resized`.
-      crop_scale, crop_ratio: Share of the area and w/h of `random_resized`.
-      crop_pct: Share of the short side that evaluation sees.
+      image_size: side in pixels of the model's input; by default the data's own, or 224
+        if pictures differ in size.
+      train_split, test_split: splits of a TFDS data set, such as `train[:90%]`.
+      data_dir: folder of TFDS data sets; $TFDS_DATA_DIR or ~/tensorflow_datasets.
+      skip_broken: leaves out unreadable files of a folder instead of stopping.
+      in_memory: keeps all pictures decoded; `auto` does so below 1 GiB if no random
+        crop is drawn on the host.
+      workers: processes that decode and crop data that is not in memory; 0 uses
+        threads.
+      train_crop: `random_resized`, or an evaluation view: `center`, `squash` (the same
+        without keeping the aspect ratio) or `whole` (the whole picture, resized to a
+        square). The default is `whole` if all pictures have one size, and
+        `random_resized` otherwise.
+      crop_scale, crop_ratio: fraction of the area, and w/h, of `random_resized`.
+      crop_pct: fraction of the short side that evaluation sees.
       resize: `area` or `pil_bicubic`.
-      split_seed, test_fraction: The split of a folder without train and test folders.
-      examples: Train on this many examples only, a fixed random choice.
-      repeats: Times that each example comes in a row, augmented anew, in an epoch as
-        long as otherwise: DeiT's repeated augmentation, which gives 3.
+      split_seed, test_fraction: split of a folder without train and test folders.
+      examples: trains on only this many examples, a fixed random choice.
+      repeats: times that each example occurs in a row, augmented differently each time,
+        in an epoch of unchanged length: DeiT's repeated augmentation, with 3.
 
     Raises:
-      UserError: The name or a value is wrong, or an argument has no effect here.
+      UserError: the name or a value is wrong, or an argument has no effect here.
     """
     given = locals()
     source = _open(given)
@@ -179,24 +184,26 @@ def build(
     counts = len(source.train), len(source.test)
     random_crop = view.train_crop == "random_resized"
     if in_memory not in (True, False, "auto"):
-        raise UserError(f"config.data.in_memory={in_memory!r}; True, False or auto.")
+        raise UserError(
+            f"config.data.in_memory={in_memory!r}; expected True, False or auto."
+        )
     if in_memory is True and random_crop:
         raise UserError(
-            "config.data.in_memory=True keeps one view of each picture: it cannot "
-            "go with train_crop=random_resized; give train_crop=center or whole."
+            "config.data.in_memory=True keeps one view of each picture, so it cannot "
+            "be used with train_crop=random_resized; give train_crop=center or whole."
         )
     if not isinstance(workers, int) or workers < 0:
-        raise UserError(f"config.data.workers={workers!r}; 0 or more is expected.")
+        raise UserError(f"config.data.workers={workers!r}; expected 0 or more.")
     small = sum(counts) * math.prod(shape) < IN_MEMORY_BYTES
     resident = in_memory is True or (in_memory == "auto" and small and not random_crop)
     _refuse_idle(given, source, view, resident)
     if not isinstance(repeats, int) or repeats < 1:
-        raise UserError(f"config.data.repeats={repeats!r}; 1 or more is expected.")
+        raise UserError(f"config.data.repeats={repeats!r}; expected 1 or more.")
     train = source.train
     if examples is not None:
         if not 1 <= examples <= len(train):
             raise UserError(
-                f"config.data.examples={examples}; 1 to {len(train)} are there."
+                f"config.data.examples={examples}; expected 1 to {len(train)}."
             )
         rows = np.random.default_rng(0).permutation(len(train))[:examples]
         train = Subset(train, np.sort(rows))
@@ -236,7 +243,7 @@ def build(
 
 
 def _open(given: dict[str, Any]) -> Source:
-    """The source that `name` means."""
+    """Opens the source that `name` denotes."""
     from vit_jax_tricks.data import tfds_source
 
     name, size = given["name"], given["image_size"]
@@ -267,12 +274,12 @@ def _open(given: dict[str, Any]) -> Source:
 
 
 def _view(source: Source, given: dict[str, Any]) -> views.View:
-    """The crops that the arguments ask for, with defaults by the kind of source."""
+    """The crops that the arguments select, with defaults by the kind of source."""
     crop = given["train_crop"]
     crop = crop or ("random_resized" if source.size is None else "whole")
     side, own = given["image_size"], source.size
     if side is not None and not isinstance(side, int):
-        raise UserError(f"config.data.image_size={side!r}; a whole number is expected.")
+        raise UserError(f"config.data.image_size={side!r}; expected a whole number.")
     if side is None and own is not None and (crop == "whole" or own[0] == own[1]):
         size = own
     else:
@@ -289,7 +296,7 @@ def _view(source: Source, given: dict[str, Any]) -> views.View:
 def _refuse_idle(
     given: dict[str, Any], source: Source, view: views.View, resident: bool
 ) -> None:
-    """Stops at the first argument that was changed and would change nothing."""
+    """Raises UserError for the first changed argument that would have no effect."""
     folder = given["name"].startswith("folder:")
     split_here = folder and not source.split_given
     random = view.train_crop == "random_resized"
@@ -326,7 +333,7 @@ def _refuse_idle(
 
 def _check_batch(batch_size: int) -> None:
     if not isinstance(batch_size, int) or batch_size < 1:
-        raise UserError(f"batch_size={batch_size!r}; a whole number >= 1 is expected.")
+        raise UserError(f"batch_size={batch_size!r}; expected a whole number >= 1.")
 
 
 def _without_box(batch: Batch) -> Batch:
@@ -334,7 +341,7 @@ def _without_box(batch: Batch) -> Batch:
 
 
 def _padded(batch: Batch, batch_size: int) -> Batch:
-    """Fills up to `batch_size` with zeros and says in `mask` which rows are real."""
+    """Pads to `batch_size` with zeros; `mask` marks the real rows."""
     count = len(batch["label"])
     fill = batch_size - count
     padded = {

@@ -1,4 +1,4 @@
-"""Keeps the next batches ready on a background thread."""
+"""Prefetches batches on a background thread."""
 
 import contextlib
 import queue
@@ -9,11 +9,12 @@ from typing import Any
 
 
 Batch = dict[str, Any]
-WAIT_S = 2.0  # for a batch in work; a read that hangs is left to itself
+WAIT_S = 2.0  # for a batch in progress; a read that hangs is abandoned
 
 
 class Prefetch(Iterator[Batch]):
-    """Iterates `batches` `depth` ahead; `close`, `with` and the collector end it."""
+    """Iterates `batches` `depth` ahead, until `close`, `with` or the collector ends it.
+    """
 
     def __init__(self, batches: Iterator[Batch], depth: int = 2):
         self._ready: queue.Queue = queue.Queue(depth)
@@ -52,7 +53,7 @@ def _fill(batches: Iterator[Batch], ready: queue.Queue, stop: threading.Event) -
                 break
     except BaseException as error:
         end = error
-    _put(end, ready, stop)  # before closing, which may wait for a read that hangs
+    _put(end, ready, stop)  # before `close`, which may wait for a hanging read
     close = getattr(batches, "close", None)
     if close is not None:
         close()

@@ -1,4 +1,4 @@
-"""Prepares a TFDS builder once, whoever starts at the same time or dies half way."""
+"""Prepares a TFDS builder exactly once, even with concurrent or killed processes."""
 
 import contextlib
 import fcntl
@@ -14,20 +14,20 @@ from vit_jax_tricks.errors import UserError
 
 
 def data_root(data_dir: str | os.PathLike | None = None) -> pathlib.Path:
-    """`data_dir`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+    """`data_dir`, or else $TFDS_DATA_DIR, or else ~/tensorflow_datasets."""
     chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return paths.absolute(chosen, "config.data.data_dir or TFDS_DATA_DIR=")
 
 
 def prepare(make_builder: Callable[[], Any]) -> Any:
-    """The builder that `make_builder` returns, with its records on disk.
+    """Returns the builder of `make_builder` with its records on disk.
 
-    TFDS writes to a temporary folder and renames it, so a killed run leaves no half
-    data set; a file lock makes a second process wait instead of doing the work twice,
-    and the lock's owner sweeps what killed runs left.
+    TFDS writes to a temporary folder and renames it, so a killed run leaves no partial
+    data set. A file lock makes a second process wait instead of doing the work again,
+    and the owner of the lock removes what killed runs left behind.
 
     Raises:
-      UserError: The data folder cannot be written.
+      UserError: the data folder cannot be written.
     """
     import tensorflow_datasets as tfds
 
@@ -65,7 +65,7 @@ def locked(path: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps TFDS from printing, logging and drawing its own bars."""
+    """Keeps TFDS from printing, logging and drawing progress bars."""
     from absl import logging
     from tensorflow_datasets.core.utils import tqdm_utils
 

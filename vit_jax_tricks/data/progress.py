@@ -1,4 +1,4 @@
-"""A progress bar with the remaining time on a terminal, silence elsewhere."""
+"""Progress bar with the remaining time on a terminal, silent elsewhere."""
 
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 def progress(items: Iterable[T], total: int, title: str) -> Iterator[T]:
-    """Yields `items` and shows how far it is; draws nothing without a terminal."""
+    """Yields `items` and shows the progress; draws nothing without a terminal."""
     from rich.console import Console
     from rich.progress import track
 
@@ -24,5 +24,5 @@ def progress(items: Iterable[T], total: int, title: str) -> Iterator[T]:
 
 
 def printable(text: str) -> str:
-    """The text with names that are no UTF-8 escaped, as a terminal can show them."""
+    """Escapes names that are not valid UTF-8, so that a terminal can show them."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -1,7 +1,7 @@
-"""Repeated augmentation: each example comes several times in a row, each time anew.
+"""Repeated augmentation: each example occurs several times in a row, with fresh draws.
 
-Source: Hoffer et al. 2019, arXiv 1901.09335; the order of DeiT's RASampler, whose
-processes take turns, so that a batch of all of them holds the copies of an example.
+Source: Hoffer et al., 2019, arXiv:1901.09335. The order is that of DeiT's RASampler,
+whose processes take turns, so that their joint batch holds all copies of an example.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ ROUND = 256
 
 
 def epoch_length(count: int, repeats: int) -> int:
-    """Examples in an epoch: as many as without repeats, in whole 256s where there are.
+    """Examples in an epoch: as many as without repeats, in whole 256s if possible.
 
     Only about one in `repeats` of the examples is seen.
     """
@@ -23,6 +23,6 @@ def epoch_length(count: int, repeats: int) -> int:
 def repeated_places(
     place: Int[np.ndarray, "b"], count: int, repeats: int
 ) -> tuple[Int[np.ndarray, "b"], Int[np.ndarray, "b"], Int[np.ndarray, "b"]]:
-    """What is at a place of the endless stream: epoch, place in its order, copy."""
+    """Epoch, position in its order, and copy at a position of the endless stream."""
     epoch, inside = np.divmod(place, epoch_length(count, repeats))
     return epoch, *np.divmod(inside, repeats)

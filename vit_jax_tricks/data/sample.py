@@ -1,4 +1,4 @@
-"""A sample of a split, drawn over all of its classes."""
+"""Draws a sample of a split over all of its classes."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,21 +10,21 @@ from vit_jax_tricks.data.source import Records, Subset
 from vit_jax_tricks.typing import Int
 
 
-MOST_READ = 2**16  # records read in search of a class, where labels have to be read
+MOST_READ = 2**16  # most records read to find every class, if labels must be read
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """Some examples of a split; its text says how they were chosen.
+    """Some examples of a split; `str` says how they were chosen.
 
     Attributes:
-      rows: their places in the split, in random order.
+      rows: their positions in the split, in random order.
       labels: their classes.
       split: "test" or "train".
-      total: examples in the split.
-      asked: how many were asked for; `rows` are fewer where the split is smaller.
-      num_classes: of the data set.
-      seed: of the draw.
+      total: number of examples in the split.
+      asked: the number requested; `rows` has fewer if the split is smaller.
+      num_classes: number of classes of the data set.
+      seed: seed of the draw.
     """
 
     rows: Int[np.ndarray, "n"]
@@ -40,7 +40,7 @@ class Sample:
 
     @property
     def classes(self) -> int:
-        """How many classes have an example in the sample."""
+        """Number of classes with an example in the sample."""
         return len(np.unique(self.labels))
 
     def __str__(self) -> str:
@@ -56,7 +56,7 @@ class Sample:
         )
 
     def facts(self) -> dict[str, Any]:
-        """The same for a report."""
+        """The same information for a report."""
         return {
             "images": len(self),
             "split": self.split,
@@ -77,15 +77,15 @@ def draw(
     """Draws `count` examples at random, each class in proportion to its size.
 
     Shares are rounded by Sainte-Laguë's method, and every class has at least one
-    example where `count` allows it. The draw depends on the labels and the seed alone.
+    example if `count` allows it. The draw depends only on the labels and the seed.
 
     Args:
-      labels: of the split. An array costs nothing; of another sequence only as many
-        are read as needed to fill the sample and to meet every class.
-      count: how many, at least 1; all of them where there are fewer.
-      num_classes: of the data set.
-      seed: of the draw.
-      split: its name.
+      labels: labels of the split. An array costs nothing; of another sequence, only as
+        many are read as needed to fill the sample and find every class.
+      count: number of examples, at least 1; all of them if there are fewer.
+      num_classes: number of classes of the data set.
+      seed: seed of the draw.
+      split: name of the split.
     """
     total = len(labels)
     order = np.random.default_rng(seed).permutation(total)
@@ -107,7 +107,7 @@ def draw(
 
 
 def labels_of(records: Records) -> Sequence[int] | Int[np.ndarray, "n"]:
-    """The labels of a split: an array where they are known, else read one by one."""
+    """Labels of a split: an array if known, otherwise read one by one."""
     if isinstance(records, Subset):
         whole = labels_of(records.records)
         if isinstance(whole, np.ndarray):
@@ -118,7 +118,7 @@ def labels_of(records: Records) -> Sequence[int] | Int[np.ndarray, "n"]:
 
 
 class _Labels(Sequence):
-    """Labels that are read with their records; no picture is decoded."""
+    """Labels that are read with their records, without decoding pictures."""
 
     def __init__(self, records: Records):
         self._records = records
@@ -133,7 +133,7 @@ class _Labels(Sequence):
 def _read(
     labels: Sequence[int], order: Int[np.ndarray, "n"], count: int, num_classes: int
 ) -> Int[np.ndarray, "m"]:
-    """The first labels in `order`: `count` of them, and on until all classes came."""
+    """The first labels in `order`: `count` of them, then on until all classes occur."""
     found: list[int] = []
     seen: set[int] = set()
     for place in order[: max(count, MOST_READ)]:
@@ -146,7 +146,7 @@ def _read(
 
 
 def _proportional(labels: Int[np.ndarray, "n"], count: int) -> Int[np.ndarray, "m"]:
-    """Places of `count` labels, in order."""
+    """Positions of `count` labels, in order."""
     _, group, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     if count < len(sizes):
         return np.arange(count)

@@ -1,8 +1,8 @@
 """Draws the scenes of `digit_scenes`: one whole digit among fragments on a photo.
 
 All lengths are fractions of the image's side, so that 32, 64 and 224 pixels show the
-same scenes at different resolutions. The 8x8 digits become strokes by smooth
-upsampling and a soft threshold.
+same scenes at different resolutions. The 8x8 digits become strokes by smooth upsampling
+and a soft threshold.
 """
 
 import colorsys
@@ -17,9 +17,9 @@ from vit_jax_tricks.typing import Float, UInt8
 
 
 Range = tuple[float, float]
-FIELD = 48  # pixels of an upsampled digit field: 12 cells (8 and a rim of 2) of 4
+FIELD = 48  # pixels of an upsampled digit field: 12 cells (8 plus a rim of 2) of 4
 CELL = 4
-HUES = (  # upper end in degrees of the colour wheel, name
+HUES = (  # upper end in degrees on the colour wheel, name
     (18, "red"),
     (42, "orange"),
     (70, "yellow"),
@@ -34,25 +34,25 @@ HUES = (  # upper end in degrees of the colour wheel, name
 
 @dataclasses.dataclass(frozen=True)
 class Difficulty:
-    """What makes a scene hard to read; the numbers of the three configs are below."""
+    """Parameters that make a scene hard to read; see the comments for units."""
 
     scale: Range = (0.6, 0.95)  # height of the digit / side
-    rotation: float = 15.0  # degrees to either side; 6/9 and 1/7 stay apart
-    contrast: Range = (80.0, 170.0)  # |luminance of the digit - of what is behind|
-    fragments: tuple[int, int] = (2, 5)  # how many, both ends included
+    rotation: float = 15.0  # degrees to either side; 6/9 and 1/7 stay distinct
+    contrast: Range = (80.0, 170.0)  # |luminance of the digit - of its background|
+    fragments: tuple[int, int] = (2, 5)  # number of them, both ends included
     fragment_scale: Range = (0.25, 0.5)  # reach of a fragment / height of the digit
-    shared_colour: float = 0.3  # share of fragments that have the digit's colour
+    shared_colour: float = 0.3  # fraction of fragments with the digit's colour
     background: Range = (0.3, 0.7)  # contrast of the photograph, 1 = as taken
-    crop: Range = (0.25, 0.9)  # of the photograph / short side of its region
-    noise: Range = (0.0, 8.0)  # standard deviation of the grain, of 255
+    crop: Range = (0.25, 0.9)  # side of the crop / short side of the photo's region
+    noise: Range = (0.0, 8.0)  # standard deviation of the grain, in levels of 255
 
 
 @functools.cache
 def fields() -> Float[np.ndarray, "1797 48 48"]:
-    """The digits' ink, 1 inside a stroke: cubically upsampled, then sharpened.
+    """Ink of the digits, 1 inside a stroke: cubically upsampled, then sharpened.
 
-    The originals are counts over 4x4 blocks; sharpening undoes part of that blur, so
-    that the eyes of 4, 6, 8 and 9 stay open.
+    The originals are counts over 4x4 blocks. Sharpening undoes part of that blur, so
+    that the loops of 4, 6, 8 and 9 stay open.
     """
     images, _ = digits.glyphs()
     padded = np.pad(images.astype(np.float32) / 255, ((0, 0), (2, 2), (2, 2)))
@@ -90,7 +90,7 @@ def brightness(part: Float[np.ndarray, "h w 3"]) -> float:
 
 @functools.cache
 def noise_bank() -> Float[np.ndarray, "m"]:
-    """A million normal numbers; slices of it serve as noise, since drawing is slow."""
+    """A million normal numbers, whose slices serve as noise; drawing is slow."""
     return np.random.default_rng(0).standard_normal(2**20, np.float32)
 
 
@@ -104,7 +104,7 @@ def grain(rng: np.random.Generator, size: int) -> Float[np.ndarray, "s s 3"]:
 def background(
     rng: np.random.Generator, size: int, split: str, difficulty: Difficulty
 ) -> tuple[str, Float[np.ndarray, "s s 3"]]:
-    """A random square of the split's photographs, and what the photograph shows."""
+    """A random square from the split's photographs, and a name of what it shows."""
     name, photo = photographs(split)[rng.integers(2)]
     height, width = photo.shape[:2]
     side = int(rng.uniform(*difficulty.crop) * min(height, width))
@@ -143,10 +143,10 @@ def stamp(
     angle: float,
     stretch: float = 1.0,
 ) -> tuple[tuple[slice, slice], Float[np.ndarray, "p q"]]:
-    """Where on the canvas the field lands and its opacity there, 0..1.
+    """Region of the canvas where the field lands, and its opacity there, 0..1.
 
     `centre` is (x, y) and `scale` the height of the eight cells, both in pixels;
-    `angle` in degrees; `stretch` widens the digit.
+    `angle` is in degrees; `stretch` widens the digit.
     """
     zoom = scale / (8 * CELL)
     reach = 0.75 * scale * max(1.0, stretch) + 2
@@ -168,7 +168,7 @@ def stamp(
 
 
 def piece(rng: np.random.Generator, split: str) -> Float[np.ndarray, "f f"]:
-    """Ink that is no digit: a quarter to a half of one, a stroke, an arc or a blob."""
+    """Ink that is not a digit: a quarter to a half of one, a stroke, arc or blob."""
     kind = rng.random()
     if kind < 0.6:
         members = digits.split()[split]
@@ -198,7 +198,7 @@ def paint(
     alpha: Float[np.ndarray, "p q"],
     colour: Float[np.ndarray, "3"],
 ) -> None:
-    """Lays ink over the canvas, in place: canvas + alpha * (colour - canvas)."""
+    """Blends ink into the canvas, in place: canvas + alpha * (colour - canvas)."""
     part = canvas[place]
     part += alpha[..., None] * (colour - part)
 
@@ -212,7 +212,7 @@ def scatter(
     scale: float,
     colour: Float[np.ndarray, "3"],
 ) -> None:
-    """Draws the fragments, in place, around the digit's spot rather than under it."""
+    """Draws the fragments, in place, around the digit rather than under it."""
     size = len(canvas)
     low, high = difficulty.fragments
     for _ in range(rng.integers(low, high + 1)):
@@ -233,7 +233,7 @@ def scatter(
 
 
 def colour_name(colour: Float[np.ndarray, "3"]) -> str:
-    """The everyday word for an RGB colour of 0..255."""
+    """Everyday name of an RGB colour in 0..255."""
     hue, saturation, value = colorsys.rgb_to_hsv(*(colour / 255).tolist())
     if value < 0.2:
         return "black"
@@ -250,7 +250,7 @@ def caption(
     scale: float,
     where: str,
 ) -> str:
-    """For example "a small red seven at the top left of a photograph of a temple"."""
+    """Such as "a small red seven at the top left of a photograph of a temple"."""
     size = "small" if scale < 0.45 else "large" if scale > 0.6 else "middle-sized"
     row = ("top", "", "bottom")[int(centre[1] > 0.4) + int(centre[1] > 0.6)]
     column = ("left", "", "right")[int(centre[0] > 0.4) + int(centre[0] > 0.6)]

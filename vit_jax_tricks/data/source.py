@@ -1,4 +1,4 @@
-"""What every data source gives: two splits of encoded pictures with labels."""
+"""Interface of data sources: two splits of encoded pictures with labels."""
 
 import contextlib
 import dataclasses
@@ -24,14 +24,14 @@ class Records(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """`size` is the (height, width) that every picture has, or None if they differ."""
+    """A data source; `size` is every picture's (height, width), None if they differ."""
 
     class_names: Sequence[str]
     channels: int
     size: tuple[int, int] | None
     train: Records
     test: Records
-    split_given: bool = True  # False where we split the data ourselves
+    split_given: bool = True  # False if the split was made here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,18 +63,18 @@ class TfdsRecords:
         try:
             record = self.data[index]
             return record[self.image_key], int(record[self.label_key])
-        except Exception as error:  # each layer of readers has errors of its own
+        except Exception as error:  # each layer of readers has its own errors
             raise UserError(str(error).partition("\n")[0]) from error
 
     def name(self, index: int) -> str:
-        """How a person finds the record."""
+        """Name of the record, for messages."""
         info = getattr(self.data, "dataset_info", None)
         return f"record {index} of {getattr(info, 'full_name', 'the data set')}"
 
 
 @contextlib.contextmanager
 def reading(records: Records, index: int) -> Iterator[None]:
-    """Makes one line of a record that cannot be read, with its name."""
+    """Turns a record's read error into a one-line UserError with the record's name."""
     try:
         yield
     except (UserError, OSError) as error:
@@ -83,6 +83,6 @@ def reading(records: Records, index: int) -> Iterator[None]:
         name = getattr(records, "name", lambda place: f"record {place}")(index)
         why = getattr(error, "strerror", None) or str(error)
         raise UserError(
-            f"{name} cannot be read ({why}). Put a sound copy back, then start the "
-            "same command again."
+            f"{name} cannot be read ({why}). Restore a sound copy, then start the same "
+            "command again."
         ) from error

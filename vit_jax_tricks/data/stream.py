@@ -1,4 +1,4 @@
-"""Large data sets through Grain: decoded and cropped on the way, never all kept."""
+"""Streams large data sets through Grain, decoding and cropping on the way."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -16,11 +16,11 @@ from vit_jax_tricks.typing import Int, UInt8
 TrainView = Callable[[bytes, np.random.Generator], Seen]
 TestView = Callable[[bytes], UInt8[np.ndarray, "h w c"]]
 Batch = dict[str, np.ndarray]
-DIED = "Worker process was terminated"  # so Grain's error begins
+DIED = "Worker process was terminated"  # start of Grain's error message
 
 
 class Numbered:
-    """Records as Grain elements that know their place in the split."""
+    """Records as Grain elements that know their position in the split."""
 
     def __init__(self, records: Records):
         self.records = records
@@ -34,7 +34,7 @@ class Numbered:
 
 
 class Chosen(Numbered):
-    """Those of `rows`, in their order."""
+    """Only the records `rows`, in that order."""
 
     def __init__(self, records: Records, rows: Int[np.ndarray, "n"]):
         super().__init__(records)
@@ -48,7 +48,7 @@ class Chosen(Numbered):
 
 
 class Copied:
-    """A copy of the elements, with indices and so with draws of its own."""
+    """A copy of the elements with shifted indices, and so with its own draws."""
 
     def __init__(self, shift: int):
         self.shift = shift
@@ -59,7 +59,7 @@ class Copied:
 
 
 class TrainRow:
-    """One training example; the draw depends on (seed, place in the stream)."""
+    """One training example; the draw depends on (seed, position in the stream)."""
 
     def __init__(self, view: TrainView, records: Records):
         self.view, self.records = view, records
@@ -76,7 +76,7 @@ class TrainRow:
 class TestRow:
     """One evaluation example."""
 
-    __test__ = False  # no pytest class
+    __test__ = False  # not a pytest class
 
     def __init__(self, view: TestView, records: Records):
         self.view, self.records = view, records
@@ -104,10 +104,10 @@ def train_batches(
     workers: int,
     repeats: int = 1,
 ) -> Iterator[Batch]:
-    """Endless batches of fresh permutations; starts anywhere without replaying.
+    """Yields endless batches of random permutations; can start anywhere without replay.
 
     The stream is the same for any number of worker processes, because the batched data
-    set is cut at `start_step` instead of restoring an iterator's state.
+    set is sliced at `start_step` instead of restoring an iterator's state.
     """
     import grain
 
@@ -127,7 +127,7 @@ def train_batches(
 def row_batches(
     records: Records, view: TestView, batch_size: int, rows: Int[np.ndarray, "n"]
 ) -> Iterator[Batch]:
-    """The examples of `rows` in their order; the last batch is smaller."""
+    """Yields the examples of `rows` in order; the last batch may be smaller."""
     import grain
 
     data = grain.MapDataset.source(Chosen(records, rows)).map(TestRow(view, records))
@@ -145,7 +145,7 @@ def _read(data, workers: int) -> Iterator[Batch]:
     batches = data.to_iter_dataset(options)
     if workers:
         if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # outside absl's app.run Grain cannot start
+            flags.FLAGS.mark_as_parsed()  # or Grain cannot start outside app.run
         shelter()  # this is Prefetch's thread
         batches = batches.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers), end_with_parent
@@ -162,8 +162,8 @@ def _read(data, workers: int) -> Iterator[Batch]:
         raise UserError(
             "a process that decodes pictures was ended from outside"
             f"{f' (status {status[1]})' if status else ''}, most often because memory "
-            "ran out; give fewer config.data.workers or a smaller batch, then start "
-            "the same command again."
+            "ran out; use fewer config.data.workers or a smaller batch, then start the "
+            "same command again."
         ) from error
     finally:
         close = getattr(iterator, "close", None)

@@ -1,4 +1,4 @@
-"""The middle of a picture so long that resizing all of it would fill the memory.
+"""Crops the centre of pictures so long that resizing all of them would fill memory.
 
 Each function gives the part `box` of the picture resized to `whole`, within rounding,
 without resizing the rest. Boxes are (top, left, height, width).
@@ -10,7 +10,7 @@ from PIL import Image
 from vit_jax_tricks.typing import Float, UInt8
 
 
-LARGEST = 2**24  # pixels of a whole picture that is resized before it is cropped
+LARGEST = 2**24  # most pixels of a picture that is resized whole before cropping
 REACH = 2  # source pixels that cubic interpolation reads on either side
 Box = tuple[int, int, int, int]
 
@@ -18,12 +18,12 @@ Box = tuple[int, int, int, int]
 def pil_bicubic(
     image: UInt8[np.ndarray, "h w c"], whole: tuple[int, int], box: Box
 ) -> UInt8[np.ndarray, "p q c"]:
-    """By Pillow's antialiased cubic filter.
+    """Uses Pillow's antialiased cubic filter.
 
-    Pillow takes the axes in the order that costs it less, which may differ for a part:
-    noise at full contrast is clipped elsewhere then.
+    Pillow processes the axes in the cheaper order, which may differ for a part;
+    full-contrast noise may then be clipped differently.
     """
-    region, near = [], []  # the pixels that count, and the box inside of them
+    region, near = [], []  # the pixels that contribute, and the box inside them
     for side, target, start, count in zip(
         image.shape[:2], whole, box[:2], box[2:], strict=True
     ):
@@ -45,7 +45,7 @@ def pil_bicubic(
 def area(
     image: UInt8[np.ndarray, "h w c"], whole: tuple[int, int], box: Box
 ) -> UInt8[np.ndarray, "p q c"]:
-    """By OpenCV's means along an axis that shrinks and cubics along one that grows."""
+    """Uses OpenCV's means along an axis that shrinks, cubics along one that grows."""
     axes = [0, 1] if image.shape[0] > image.shape[1] else [1, 0]  # the long one first
     found = image
     for axis in axes:
@@ -60,7 +60,7 @@ def area(
 def _taps(
     side: int, target: int, start: int, count: int
 ) -> tuple[np.ndarray, Float[np.ndarray, "p t"]]:
-    """The source pixels of each target pixel and their weights."""
+    """Source pixels of each target pixel, and their weights."""
     scale = side / target
     place = start + np.arange(count)[:, None]
     if scale > 1:
@@ -77,7 +77,7 @@ def _taps(
 
 
 def _cubic(x: Float[np.ndarray, "p t"], a: float) -> Float[np.ndarray, "p t"]:
-    """Keys 1981: ((a + 2)|x| - (a + 3))x² + 1, then a(((|x| - 5)|x| + 8)|x| - 4)."""
+    """Keys, 1981: ((a + 2)|x| - (a + 3))x² + 1, then a(((|x| - 5)|x| + 8)|x| - 4)."""
     x = np.abs(x)
     near = ((a + 2) * x - (a + 3)) * x**2 + 1
     return np.where(x < 1, near, a * (((x - 5) * x + 8) * x - 4))

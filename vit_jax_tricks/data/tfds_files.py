@@ -1,4 +1,4 @@
-"""Opens what TFDS wrote: no code of the files is run, and every shard is whole."""
+"""Opens files written by TFDS safely: runs no code from them and checks every shard."""
 
 import concurrent.futures
 import contextlib
@@ -15,7 +15,7 @@ _patching = threading.Lock()
 
 @contextlib.contextmanager
 def own_features() -> Iterator[None]:
-    """Lets `features.json` name classes of TFDS only; it would import any module.
+    """Restricts `features.json` to TFDS's classes; TFDS itself would import any module.
 
     Raises:
       UserError: another class is named.
@@ -29,7 +29,7 @@ def own_features() -> Iterator[None]:
         if not python_class_name.startswith(OWN):
             raise UserError(
                 f"its features.json names the class {python_class_name}, which is not "
-                "of TFDS; nothing is imported. Prepare it with TFDS's own features"
+                "part of TFDS; nothing is imported. Prepare it with TFDS's own features"
             )
         return real.__get__(None, cls)(python_class_name)
 
@@ -42,21 +42,21 @@ def own_features() -> Iterator[None]:
 
 
 def check_shards(name: str, split: Any) -> None:
-    """Looks at the file of every shard: it is there, and holds its records.
+    """Checks that the file of every shard exists and holds its records.
 
     Args:
-      name: of the data set, for the message.
+      name: name of the data set, for messages.
       split: TFDS's split info, of a whole split or a part.
 
     Raises:
-      UserError: a file is missing or cut short.
+      UserError: a file is missing or truncated.
     """
     with concurrent.futures.ThreadPoolExecutor() as pool:
         for fault in pool.map(_fault, split.file_instructions):
             if fault:
                 raise UserError(
                     f"tfds:{name}: {fault}. Copy the data set again, or remove its "
-                    "folder and prepare it anew."
+                    "folder and prepare it again."
                 )
 
 

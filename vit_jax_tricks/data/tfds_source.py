@@ -1,4 +1,4 @@
-"""`tfds:NAME[/CONFIG]`: what TFDS has prepared as ArrayRecord, without TensorFlow."""
+"""`tfds:NAME[/CONFIG]`: data prepared by TFDS as ArrayRecord, without TensorFlow."""
 
 import os
 from typing import Any
@@ -34,10 +34,10 @@ def digit_scenes(
 def named(
     name: str, data_dir: str | os.PathLike | None, train: str, test: str
 ) -> Source:
-    """A data set that TFDS prepared before.
+    """Opens a data set that TFDS has already prepared.
 
     Raises:
-      UserError: It is not there, or in a format that only TensorFlow reads.
+      UserError: it does not exist, or its format needs TensorFlow.
     """
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import read_only_builder, registered
@@ -59,7 +59,7 @@ def named(
         raise UserError(
             f"tfds:{name} is not prepared under {root}.{hint} {recipe}"
         ) from error
-    except Exception as error:  # what damaged files lead to inside TFDS
+    except Exception as error:  # damaged files fail in many ways inside TFDS
         why = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(
             f"tfds:{name} under {root} is damaged ({why}). Copy it again, or remove "
@@ -75,10 +75,10 @@ def named(
 
 
 def from_builder(builder: Any, train: str, test: str) -> Source:
-    """Both splits of a prepared builder, pictures left encoded.
+    """Both splits of a prepared builder, with pictures left encoded.
 
     Raises:
-      UserError: No image and label can be told from the features, or a split is
+      UserError: the features do not identify an image and a label, or a split is
         unknown or empty.
     """
     image_key, label_key = _keys(builder)
@@ -106,8 +106,8 @@ def _keys(builder: Any) -> tuple[str, str]:
     ]
     if keys[0] is None or keys[1] is None:
         raise UserError(
-            f"tfds:{builder.name} has the features {', '.join(features)}; one Image "
-            "and one ClassLabel are expected for classification."
+            f"tfds:{builder.name} has the features {', '.join(features)}; expected one "
+            "Image and one ClassLabel for classification."
         )
     return keys[0], keys[1]
 
@@ -131,7 +131,7 @@ def _split(
         raise
     except (ValueError, KeyError, AssertionError) as error:
         raise UserError(
-            f'config.data.{option}="{split}" is no split of {builder.name}; it has '
+            f'config.data.{option}="{split}" is not a split of {builder.name}; it has '
             f"{have}. Type a name or a part such as train[:90%]."
         ) from error
     if count == 0:

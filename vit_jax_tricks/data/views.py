@@ -1,4 +1,4 @@
-"""Which part of a picture the model sees, in training and in evaluation."""
+"""Crops of a picture that the model sees, in training and in evaluation."""
 
 import dataclasses
 
@@ -9,15 +9,15 @@ from vit_jax_tricks.errors import UserError, nearest
 from vit_jax_tricks.typing import Float, UInt8
 
 
-# Pixels, and which part of the picture they are: (top, left, height, width) as shares
-# of its sides.
+# Pixels, and the part of the picture that they show: (top, left, height, width) in
+# fractions of its sides.
 Seen = tuple[UInt8[np.ndarray, "h w c"], Float[np.ndarray, "4"]]
 CROPS = ("random_resized", "center", "squash", "whole")
 
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """Turns encoded bytes into uint8 pictures of `size` (height, width)."""
+    """Decodes bytes to uint8 pictures of `size` (height, width)."""
 
     size: tuple[int, int]
     channels: int
@@ -42,7 +42,7 @@ class View:
                 choices = {"train_crop": CROPS, "resize": decode.RESIZES}.get(name)
                 hint = nearest(str(value), choices) if choices else ""
                 raise UserError(
-                    f"config.data.{name}={value!r}; {expected} is expected.{hint}"
+                    f"config.data.{name}={value!r}; expected {expected}.{hint}"
                 )
 
     def train(self, data: bytes, rng: np.random.Generator) -> Seen:

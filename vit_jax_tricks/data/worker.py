@@ -1,4 +1,4 @@
-"""Processes that decode pictures: they end with the process that started them."""
+"""Worker processes that decode pictures, and end with the process that started them."""
 
 import multiprocessing
 import os
@@ -10,17 +10,18 @@ from typing import Any
 
 
 LEFT = "ignore:resource_tracker:UserWarning"
-CHECK_S = 1.0  # between looks at the parent's id, where its pipe stays open
-GONE = 1  # the exit status of a worker whose parent is gone
+CHECK_S = 1.0  # between checks of the parent's id, in case its pipe stays open
+GONE = 1  # exit status of a worker whose parent is gone
 
 
 def shelter() -> None:
-    """Called by the thread that starts processes, before it does.
+    """Blocks terminal signals for the processes that this thread will start.
 
-    Ctrl-C and SIGHUP of a terminal also go to all processes that it started. These have
-    them blocked then, so that none ends with a traceback while the run is saved. So has
-    Python's resource tracker, which removes what killed processes leave in shared
-    memory; it starts here, to do so without a warning.
+    Call it in the thread that starts them. Ctrl-C and SIGHUP of a terminal also reach
+    all child processes. With the signals blocked, none of them ends with a traceback
+    while the run is being saved. The same holds for Python's resource tracker, which
+    removes what killed processes leave in shared memory; it is started here, so that it
+    does so without a warning.
     """
     before = list(sys.warnoptions)
     sys.warnoptions.append(LEFT)  # the tracker inherits these
@@ -29,7 +30,7 @@ def shelter() -> None:
         resource_tracker.ensure_running()
     finally:
         sys.warnoptions[:] = before
-    _block()  # the tracker's start ends it
+    _block()  # starting the tracker unblocks the signals
 
 
 def _block() -> None:
@@ -40,9 +41,9 @@ def _block() -> None:
 def end_with_parent(*_: int) -> None:
     """Starts a thread that ends this process as soon as its parent has ended.
 
-    Also after SIGKILL, which leaves the parent no time to stop anybody; Python's
-    resource tracker then removes the shared memory. Linux's PR_SET_PDEATHSIG would not
-    do: it follows the thread that started the process.
+    This works even after SIGKILL, which leaves the parent no time to stop its children;
+    Python's resource tracker then removes the shared memory. Linux's PR_SET_PDEATHSIG
+    would not do: it follows the thread that started the process.
     """
     parent = multiprocessing.parent_process()
     if parent is not None:
