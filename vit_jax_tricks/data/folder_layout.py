@@ -68,8 +68,8 @@ def _only_classes(
         if set(inside) & set(names):
             raise UserError(
                 f"folder:{root} has {_listed(names[:5])} side by side, but {name}/ has "
-                f'a class "{min(set(inside) & set(names))}" too; move the other classes '
-                f"to {root / 'train'}, or {name}/ elsewhere."
+                f'a class "{min(set(inside) & set(names))}" too; move the other '
+                f"classes to {root / 'train'}, or {name}/ elsewhere."
             )
     return [f'"{name}" is read as a class' for name in inner]
 

@@ -13,8 +13,7 @@ WAIT_S = 2.0  # for a batch in progress; a read that hangs is abandoned
 
 
 class Prefetch(Iterator[Batch]):
-    """Iterates `batches` `depth` ahead, until `close`, `with` or the collector ends it.
-    """
+    """Iterates `batches` `depth` ahead until closed or garbage-collected."""
 
     def __init__(self, batches: Iterator[Batch], depth: int = 2):
         self._ready: queue.Queue = queue.Queue(depth)
