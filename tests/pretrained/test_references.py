@@ -116,7 +116,7 @@ def test_a_head_behind_another_layer(tmp_path):
         _, report = load_pretrained(model, path, verbose=False)
         assert {"pre_logits/kernel", "pre_logits/bias"} <= set(report.unused)
     model = create_model(VIT, 5, **weight_files.SMALL)
-    with pytest.raises(UserError, match="another num_classes to draw the head anew"):
+    with pytest.raises(UserError, match="another num_classes for a new head"):
         load_pretrained(model, path, verbose=False)
     variables, report = load_pretrained(model, path, strict=False, verbose=False)
     assert "the head was trained behind pre_logits/kernel" in report.notes[0]

@@ -1,4 +1,4 @@
-"""Weights in and out, in the key names of the reference implementations."""
+"""Loads and saves weights in the key names of the reference implementations."""
 
 from vit_jax_tricks.pretrained.export import export_weights
 from vit_jax_tricks.pretrained.load import load_pretrained

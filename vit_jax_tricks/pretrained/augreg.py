@@ -1,8 +1,8 @@
-"""The `.npz` files of google-research/vision_transformer and big_vision, in timm names.
+"""Converts `.npz` files of vision_transformer and big_vision to timm's names.
 
-Facts: `vit_jax/models_vit.py` names modules by the order of their creation, so its
-second norm is `LayerNorm_2`; big_vision counts each kind by itself (`LayerNorm_1`), may
-stack all blocks in one `encoderblock`, and keeps SigLIP's image tower below `img/`.
+Facts: `vit_jax/models_vit.py` names modules in the order of their creation, so its
+second norm is `LayerNorm_2`; big_vision counts each kind separately (`LayerNorm_1`),
+may stack all blocks in one `encoderblock`, and keeps SigLIP's image tower below `img/`.
 """
 
 import re
@@ -14,14 +14,14 @@ from vit_jax_tricks.pretrained.weights import Weights, parts_of
 
 
 PREFIXES = ("", "opt/target/", "params/", "params/img/")
-# ImageNet-21k's extra layer between the features and the head; of no use to a new head.
+# ImageNet-21k's extra layer between features and head; useless for a new head.
 BEFORE_HEAD = r"pre_logits/.*"
 Layout = Callable[[np.ndarray], np.ndarray]
 DENSE: Layout = np.transpose
 MERGE_HEADS: Layout = lambda w: w.reshape(-1, w.shape[-1]).T  # noqa: E731
 COPY: Layout = lambda w: w  # noqa: E731
 
-# Pattern, timm name, layout; in this order.
+# (pattern, timm name, layout), tried in this order.
 _BLOCK = r"Transformer/encoderblock_(\d+)"
 _MAP = "MAPHead_0"
 NAMES: list[tuple[str, str, Layout]] = [
@@ -63,7 +63,7 @@ NAMES: list[tuple[str, str, Layout]] = [
         for ours, name, how in (("kernel", "weight", DENSE), ("bias", "bias", COPY))
     ),
 ]
-# Projections that the reference computes as one: pattern, their order, timm name.
+# Projections that timm fuses: (pattern, their order, timm name).
 FUSED = [
     (
         rf"({_BLOCK}/MultiHeadDotProductAttention_\d)",
@@ -76,13 +76,13 @@ FUSED = [
 
 
 def to_timm(weights: Weights) -> Weights | None:
-    """The arrays in timm's names and layouts, or None where the names are others.
+    """The arrays in timm's names and layouts, or None for files with other names.
 
-    Keys outside the image tower (text, optimiser) and `pre_logits`, which timm has no
-    layer for, are left out; keys inside it without a timm name stay as they are.
+    Keys outside the image tower (text, optimiser) and `pre_logits`, for which timm has
+    no layer, are left out; keys inside it without a timm name are kept unchanged.
 
     Raises:
-      UserError: one of a layer's query, key and value is missing, or no float.
+      UserError: a layer's query, key or value is missing or not a float array.
     """
     inside = [p for p in PREFIXES if f"{p}embedding/kernel" in weights.arrays]
     if not inside:
@@ -129,7 +129,7 @@ def _renamed(name: str) -> tuple[str, Layout]:
 def _fuse(
     source: str, name: str, arrays: Mapping[str, np.ndarray]
 ) -> tuple[str, np.ndarray] | None:
-    """The projection that `name` is a part of, (out, in) or (out,); built once each."""
+    """The projection that `name` is part of, (out, in) or (out,), or None."""
     for pattern, parts, key in FUSED:
         wanted = parts.split()
         match = re.fullmatch(rf"{pattern}/({'|'.join(wanted)})/(kernel|bias)", name)
@@ -148,7 +148,7 @@ def _fuse(
 
 
 def _unstacked(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """One `encoderblock` of all layers as `encoderblock_0`, `encoderblock_1`, ..."""
+    """Splits one stacked `encoderblock` into `encoderblock_0`, `encoderblock_1`, ..."""
     stacked = "Transformer/encoderblock/"
     out = {}
     for name, array in arrays.items():

@@ -1,4 +1,4 @@
-"""Key names of CaiT: those of facebookresearch/deit, which timm has kept."""
+"""Key names of CaiT: those of facebookresearch/deit, which timm kept."""
 
 from vit_jax_tricks.pretrained import vit_rules
 from vit_jax_tricks.pretrained.rules import (

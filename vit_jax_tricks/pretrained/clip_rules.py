@@ -1,4 +1,4 @@
-"""Key names of CLIP's image tower: OpenAI's, and open_clip's with its LayerScale."""
+"""Key names of CLIP's image tower: OpenAI's, and open_clip's with LayerScale."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ from vit_jax_tricks.pretrained.rules import (
 # (d) <-> [1, 1, d] and (n, d) <-> [1, n, d].
 ROW = Transform(lambda w, shape: w.reshape(shape), lambda w: w[0, 0])
 TABLE = Transform(lambda w, shape: w.reshape(shape), lambda w: w[0])
-# Keys of the text tower and of the pair, which an image tower has no place for.
+# Keys of the text tower and of the pair, which do not belong to an image tower.
 TEXT_TOWER = (
     r"((transformer|token_embedding|ln_final|text)\..*"
     r"|positional_embedding|text_projection|logit_scale|logit_bias|attn_mask"
@@ -60,7 +60,7 @@ OPENAI = [
     *linear(f"{_KEY}.mlp.c_fc", f"{_PATH}/mlp/fc1"),
     *linear(f"{_KEY}.mlp.c_proj", f"{_PATH}/mlp/fc2"),
     *norm("visual.ln_post", "norm"),
-    # The projection is used as x @ proj; timm's classifier in its place has a bias.
+    # The projection is used as x @ proj; timm has a classifier with a bias instead.
     Rule("visual.proj", "params/head/kernel", head=True, zeros=("params/head/bias",)),
 ]
 DIALECTS = {

@@ -54,7 +54,7 @@ TABLE = "attn.rel_pos.relative_position_bias_table"
 def bias_tables(
     array: np.ndarray, expected: tuple[int, ...], model: Any, path: str
 ) -> np.ndarray:
-    """The `Rule.resize` of bias tables: to the map of the path's stage."""
+    """`Rule.resize` of bias tables: resizes to the map of the path's stage."""
     stage = re.search(r"stages_(\d+)/", path)
     window = model.maps[int(stage[1]) if stage else 0]
     if array.ndim == 2 and array.shape[1] == expected[1]:
@@ -62,7 +62,7 @@ def bias_tables(
     if array.ndim == 3 and array.shape[0] == expected[0]:
         size = expected[1], expected[2]
         return resize_offsets(array.transpose(1, 2, 0), size).transpose(2, 0, 1)
-    raise UserError("it is of another number of heads.")
+    raise UserError("it has another number of heads.")
 
 
 def _pointwise(key: str, path: str | None = None) -> list[Rule]:
@@ -113,7 +113,7 @@ ATTENTION = [
         )
     ),
 ]
-# Norms are batch norms in convolutions and layer norms, which have no statistics, or
+# Norms are batch norms in convolution blocks, and layer norms (without statistics) or
 # batch norms in transformer blocks; both call the second one norm2.
 BLOCK = [
     *batch_norm(f"{KEY}.norm1.norm", f"{PATH}/norm1/norm"),

@@ -1,9 +1,9 @@
-"""The weights inside the containers that training programs wrap around them.
+"""Finds the weights inside the containers that training programs wrap around them.
 
-A file may hold plain weights and moving averages of them. Averages are known by words
-in a container's name (`model_ema`, `ema`, `averaged_model`, `params_ema`, `swa`, ...),
-by names inside one state dict (`ema_model.norm.weight`), by torch's `n_averaged`, and
-as the `teacher` beside a `student`.
+A file may hold plain weights and moving averages of them. Averages are recognised by
+words in a container's name (`model_ema`, `ema`, `averaged_model`, `params_ema`, `swa`,
+...), by names inside one state dict (`ema_model.norm.weight`), by torch's `n_averaged`,
+and as the `teacher` beside a `student`.
 """
 
 import dataclasses
@@ -20,12 +20,12 @@ PLAIN = (
 )
 WORDS = {"ema", "swa", "avg", "average", "averaged", "averages", "averaging"}
 WORDS |= {"polyak", "shadow", "modelema", "emamodel", "netema", "emanet"}
-# Containers of tensors that are no weights of a model.
+# Containers of tensors that are not a model's weights.
 OTHERS = re.compile(
     r".*(optim|sched|scaler|amp|args|config|cfg|hyper|rng|random|callback|loops|loss"
     r"|criterion|metric|sampler|history|meta).*"
 )
-# What averaging programs count beside the weights.
+# Counters that averaging programs store beside the weights.
 COUNTERS = {
     *("n_averaged", "num_updates", "updates", "decay", "initted", "step", "steps"),
     *("_step", "num_averaged"),
@@ -35,7 +35,7 @@ DEEPEST = 6
 
 @dataclasses.dataclass(frozen=True)
 class Chosen:
-    """Tensors by name, whether they are averages, and what a user should know."""
+    """Tensors by name, whether they are averages, and notes for the user."""
 
     tensors: Mapping[str, Any]
     averaged: bool
@@ -45,11 +45,11 @@ class Chosen:
 def choose(
     path: Any, loaded: Any, ema: bool | None, is_tensor: Callable[[Any], bool]
 ) -> Chosen:
-    """The state dict of a file: the averages (True), the plain one, or either (None).
+    """Chooses a file's state dict: the averages (True), the plain one, or any (None).
 
     Raises:
-      UserError: no tensors by name, several state dicts of unknown names, or no weights
-        of the kind asked for.
+      UserError: no tensors by name, several state dicts with unknown names, or no
+        weights of the requested kind.
     """
     if not isinstance(loaded, Mapping):
         raise UserError(
@@ -111,7 +111,7 @@ class _Search:
             self._pass(states, name)
             return self._flat(direct, name, averaged)
         elif not unknown:
-            taken = averages[0]  # refused in `choose`, which says why
+            taken = averages[0]  # rejected in `choose`, with the reason
         elif len(unknown) == 1:
             taken = unknown[0]
             self.notes.append(f'the weights are those below "{name}{taken}"')
@@ -131,7 +131,7 @@ class _Search:
     def _flat(
         self, tensors: dict[str, Any], name: str, averaged: bool
     ) -> tuple[dict[str, Any], bool]:
-        """Tensors of one container, whose names may tell averages from plain ones."""
+        """Tensors of one container, whose names may mark some as averages."""
         bare = {key: key.removeprefix("module.") for key in tensors}
         averaged |= "n_averaged" in bare.values()
         kept = {k: v for k, v in tensors.items() if bare[k] not in COUNTERS}
@@ -152,7 +152,7 @@ class _Search:
         return self._flat(_below(kept, marked[0]), name, True)
 
     def _holds(self, value: Any, depth: int, seen: set[int]) -> bool:
-        """Whether a container holds tensors by name at some depth."""
+        """Whether a container holds named tensors at some depth."""
         if not isinstance(value, Mapping) or depth < 1 or id(value) in seen:
             return False
         seen.add(id(value))
@@ -163,7 +163,7 @@ class _Search:
         )
 
     def _is_nameless(self, key: Any, value: Any) -> bool:
-        """Whether an entry holds averages in a list, as `torch_ema` keeps them."""
+        """Whether an entry holds averages in a list, as `torch_ema` does."""
         lists = [value, *value.values()] if isinstance(value, Mapping) else [value]
         return _averaged(str(key), ()) and any(
             self._is_tensor(inner)
@@ -184,7 +184,7 @@ class _Search:
 
 
 def _averaged(name: str, beside: Any) -> bool:
-    """Whether a name is that of averages, among the names beside it."""
+    """Whether a name denotes averages, given the names beside it."""
     split = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
     words = re.split(r"[^a-z]+", split)
     return bool(WORDS & set(words)) or (name == "teacher" and "student" in beside)

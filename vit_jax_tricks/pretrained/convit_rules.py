@@ -1,4 +1,4 @@
-"""Key names of ConViT: those of facebookresearch/convit, which timm has kept."""
+"""Key names of ConViT: those of facebookresearch/convit, which timm kept."""
 
 from vit_jax_tricks.pretrained import vit_rules
 from vit_jax_tricks.pretrained.rules import QKV, QKV_BIAS, Rule, linear

@@ -1,7 +1,7 @@
-"""Which rules belong to which family.
+"""Maps each family to its rules.
 
-A family's rules are `FAMILY_rules.py` here: `DIALECTS`, a list of rules for each way to
-name the parameters.
+The rules of a family are in `FAMILY_rules.py`: `DIALECTS`, with a list of rules for
+each way of naming the parameters.
 """
 
 from collections.abc import Collection
@@ -34,24 +34,24 @@ DIALECTS: dict[str, dict[str, list[Rule]]] = {
     "Beit": relatives_rules.DIALECTS_BEIT,
     "VOLO": volo_rules.DIALECTS,
 }
-# Entries that a model computes: functions of source, array and model check them.
+# Entries that a model computes; functions of (source, array, model) check them.
 CONSTANTS = {"T2TViT": t2t_vit_rules.CONSTANTS}
-# Entries of a reference file that carry no information for a model.
+# Entries of a reference file that a model does not need.
 IGNORED = (
     r"(.*\.)?(num_batches_tracked|relative_position_index|relative_coords_table"
     r"|attn_mask)"
 )
-# Entries that belong to another part of the reference's model: reported, never refused.
+# Entries of another part of the reference's model: reported, never rejected.
 ELSEWHERE = {"VisionTransformer": clip_rules.TEXT_TOWER}
 
 
 def dialect_of(
     family: str, keys: Collection[str], paths: Collection[str]
 ) -> list[Rule]:
-    """The rules that know most of a file's keys as parameters of a model.
+    """The rules that recognise most of a file's keys as parameters of a model.
 
-    The same key may mean two things in two dialects, so a file is read in one of them.
-    `paths` are those of the model.
+    The same key may have two meanings in two dialects, so a file is read in only one.
+    `paths` are the model's parameter paths.
     """
 
     def known(rules: list[Rule]) -> int:

@@ -1,4 +1,4 @@
-"""Weights out, in the reference's own key names."""
+"""Exports weights in the reference's own key names."""
 
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,12 @@ def export_weights(
 ) -> None:
     """Writes variables as the reference implementation of model `name` would.
 
-    Loading the file again gives the same variables. Stacked blocks are unstacked.
-    `dialect` picks another program's key names, such as "official" for Swin.
+    Loading the file restores the same variables. Stacked blocks are unstacked.
+    `dialect` selects another program's key names, such as "official" for Swin.
 
     Raises:
         UserError: an unknown name or dialect, or a parameter that this reference does
-            not have.
+        not have.
     """
     target = paths.absolute(path)
     write_weights(target, reference_arrays(variables, name, dialect))
@@ -35,7 +35,7 @@ def export_weights(
 def reference_arrays(
     variables: Params, name: str, dialect: str | None = None
 ) -> dict[str, np.ndarray]:
-    """Variables as a flat dictionary in the key names and layouts of model `name`."""
+    """Converts variables to a dictionary in the names and layouts of model `name`."""
     entry = lookup(name)
     dialects = DIALECTS[entry.family.__name__]
     if dialect is not None and dialect not in dialects:

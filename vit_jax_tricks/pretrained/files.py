@@ -1,7 +1,7 @@
-"""Weight files as flat dictionaries of NumPy arrays; what is no weight file, refused.
+"""Reads weight files as flat dictionaries of NumPy arrays, and rejects all other files.
 
-Nothing here runs what a file says: `.npz` are read without pickle, PyTorch's files only
-by `torch.load(..., weights_only=True)`.
+Nothing here executes a file's content: `.npz` files are read without pickle, PyTorch
+files only by `torch.load(..., weights_only=True)`.
 """
 
 from collections.abc import Mapping
@@ -18,18 +18,18 @@ KNOWN = "a .safetensors, .npz, .pth, .pth.tar or .pt file"
 
 
 def read_weights(path: str | Path, *, ema: bool | None = None) -> Weights:
-    """The arrays by name of a safetensors, NumPy or PyTorch file, or of its shards.
+    """Reads the named arrays of a safetensors, NumPy or PyTorch file, or of its shards.
 
-    What a file is, its structure says; its ending may be any.
+    The kind of a file is determined by its structure, whatever its suffix.
 
     Args:
-      path: of the file, or of the `.index.json` of its shards.
-      ema: the averaged weights of a PyTorch file (True), the plain ones (False), or
-        the averaged ones where they are (None).
+      path: the file, or the `.index.json` of its shards.
+      ema: the averaged weights of a PyTorch file (True), the plain ones (False), or the
+        averaged ones if there are any (None).
 
     Raises:
-      UserError: no such file, a damaged one, one of another kind, or one that holds
-        more than arrays.
+      UserError: no such file, or a file that is damaged, of another kind, or holds more
+        than arrays.
     """
     path = Path(path)
     try:
@@ -69,7 +69,7 @@ def write_weights(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def _refuse_unless_weights(path: Path, found: str) -> None:
-    """Raises UserError about files that hold no weights, or none that can be read."""
+    """Raises UserError for files that hold no weights, or none that can be read."""
     if found in kinds.READ:
         return
     if found == kinds.TORCHSCRIPT:

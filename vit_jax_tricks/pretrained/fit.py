@@ -1,4 +1,4 @@
-"""Arrays of another shape or grid made to fit a model."""
+"""Fits arrays of another shape or grid to a model."""
 
 import inspect
 import math
@@ -11,9 +11,9 @@ from vit_jax_tricks.pretrained.rules import Rule
 
 
 class Fit:
-    """Makes arrays of another shape or grid fit, by the rules' own functions.
+    """Fits arrays of another shape or grid by the rules' own resize functions.
 
-    `options` go to those functions that take them.
+    `options` are passed to the functions that accept them.
     """
 
     def __init__(self, model: Any, source: str, **options: Any):
@@ -30,7 +30,7 @@ class Fit:
         path: str,
         rule: Rule,
     ) -> np.ndarray:
-        """The array itself where it fits already."""
+        """Returns the fitted array, or the array itself if it already fits."""
         takes = _parameters(rule.resize)
         if array.shape == expected and "old_grid" not in takes:
             return array
@@ -50,7 +50,7 @@ class Fit:
         )
 
     def check_grid_was_read(self) -> None:
-        """Raises UserError if a grid was given that nothing reads."""
+        """Raises UserError if a grid was given but nothing used it."""
         if "old_grid" not in self._taken:
             raise UserError(
                 f"grid={self._options['old_grid']}: {self._source} has no position "
@@ -58,12 +58,12 @@ class Fit:
             )
 
     def _note_guess(self, name: str, kept: bool, takes: set[str]) -> None:
-        """Notes, once, that a table may be of another grid than it was taken for."""
+        """Notes, once, that a table may have another grid than was assumed."""
         if "old_grid" not in takes or "old_grid" in self._options or self.notes:
             return
         h, w = self._model.grid
         if h == w or (kept and math.isqrt(h * w) ** 2 != h * w):
-            return  # no square could be meant, or one is
+            return  # the grid is square, or cannot be mistaken for a square
         taken = f"the model's grid of {h} x {w}" if kept else "a square grid"
         self.notes.append(
             f"{name} was taken to be of {taken}; give grid=(rows, columns) if the "
@@ -72,7 +72,7 @@ class Fit:
 
 
 def checked_grid(grid: Any) -> tuple[int, int] | None:
-    """The grid that a user gives, or None. Raises UserError unless it is two sides."""
+    """Returns the user's grid, or None. Raises UserError unless it has two sides."""
     if grid is None:
         return None
     sides = tuple(grid) if isinstance(grid, tuple | list) else ()

@@ -12,11 +12,11 @@ FILE = "model.safetensors"
 
 
 def download(source: str) -> Path:
-    """The local copy of the file, fetched once and kept by huggingface_hub.
+    """Returns the local copy of the file, downloaded and cached by huggingface_hub.
 
     Raises:
-      UserError: huggingface_hub is missing, the name is malformed, or the file cannot
-        be had.
+      UserError: huggingface_hub is missing, the name is malformed, or the download
+        fails.
     """
     name = source.removeprefix(HUB)
     match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", name)
@@ -31,9 +31,9 @@ def download(source: str) -> Path:
         ) from error
     try:
         return Path(hub.hf_hub_download(match[1], FILE, revision=match[2]))
-    except Exception as error:  # its own, of the network and of the disk
+    except Exception as error:  # of the library, the network or the disk
         why = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UserError(
-            f"{source}: {FILE} cannot be had ({why}); check the name and the network, "
-            "or download it elsewhere and give its path."
+            f"{source}: {FILE} cannot be downloaded ({why}); check the name and the "
+            "network, or download it elsewhere and give its path."
         ) from error

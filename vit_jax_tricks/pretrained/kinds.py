@@ -1,9 +1,9 @@
-"""What kind of file a path holds, by its structure and not by its ending.
+"""Determines the kind of a file by its structure, not by its suffix.
 
 The header of a `.safetensors` file begins with its own length, so its first byte can be
-any: such a file is recognised by a length and a header that fit the file. Archives are
-told apart by the names in their central directory. Only then do the first bytes of
-other formats count, which give their name to a message.
+anything; such a file is recognised by a length and a header that fit the file. Archives
+are distinguished by the names in their central directory. Only then are the first bytes
+of other formats used, to name the format in a message.
 """
 
 import pickletools
@@ -28,7 +28,7 @@ ENDINGS = {
     ".bin": PTH,
     ".ckpt": PTH,
 }
-# The number that opens a file of torch.save before version 1.6, as it is pickled.
+# The pickled magic number at the start of torch.save files before version 1.6.
 OLD_TORCH = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
 PICKLES = tuple(bytes([0x80, protocol]) for protocol in (2, 3, 4, 5))
 STARTS = {
@@ -47,11 +47,11 @@ STARTS = {
     b"\xff\xd8\xff": "a picture",
 }
 HEAD = 1024
-LONGEST_HEADER = 100_000_000  # that of the safetensors library
+LONGEST_HEADER = 100_000_000  # the limit of the safetensors library
 
 
 def kind(path: Path) -> str:
-    """One of the kinds above.
+    """Returns one of the kinds above.
 
     Raises:
       OSError: the file cannot be read.
@@ -69,7 +69,7 @@ def kind(path: Path) -> str:
         return _kind_of_zip(path)
     if head.startswith(OLD_TORCH):
         return PTH
-    if like_safetensors:  # damaged; its reader says how
+    if like_safetensors:  # damaged; the reader reports how
         return SAFETENSORS
     return _kind_of_start(head)
 
@@ -86,7 +86,7 @@ def _kind_of_zip(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except Exception:  # its directory can be any bytes
+    except Exception:  # the directory can be any bytes
         return CUT
     files = [name for name in names if not name.endswith("/")]
     if any(name.endswith("constants.pkl") for name in files):
@@ -115,6 +115,6 @@ def _kind_of_start(head: bytes) -> str:
 
 
 def _is_pickle(head: bytes) -> bool:
-    """Whether a protocol and a known operation open the file."""
+    """Whether the file starts with a pickle protocol and a known opcode."""
     known = head[2:3].decode("latin-1") in {op.code for op in pickletools.opcodes}
     return head[:2] in PICKLES and known

@@ -1,4 +1,4 @@
-"""Weights in: from reference key names to variables, every key accounted for."""
+"""Loads weights from reference key names into variables, accounting for every key."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,34 +40,35 @@ def load_pretrained(
     grid: tuple[int, int] | None = None,
     verbose: bool = True,
 ) -> tuple[Params, LoadReport]:
-    """Variables of `model` from a weight file, a workdir or the Hugging Face hub.
+    """Loads variables of `model` from a weight file, a workdir or the Hugging Face hub.
 
-    Position tables of another grid, patch embeddings of another patch size and first
-    convolutions of another number of channels are fitted as timm does; a head of
-    another number of classes is drawn anew from `key` (default: seed 0). All of it is
-    in the report. With `strict=False` parameters that the file lacks are drawn anew
-    and keys that the model lacks are left out, and reported.
+    Position tables of another grid, patch embeddings of another patch size, and first
+    convolutions with another number of channels are resampled as in timm; a head with
+    another number of classes is initialised from `key` (default: seed 0). The report
+    lists all of this. With `strict=False`, parameters missing from the file are
+    initialised and unexpected keys are left out; both are reported.
 
     Args:
         model: a module from `create_model`.
         source: a `.safetensors` file of timm, transformers or `export_weights`, or the
-            index of its shards; an `.npz` file of vision_transformer (AugReg) or
-            big_vision; a PyTorch file with a state dict (needs torch); a workdir, whose
-            newest intact checkpoint is read; `hub:owner/name[@revision]`.
-        strict: refuse missing and unexpected keys.
-        key: for what is drawn anew.
+        index of its shards; an `.npz` file of vision_transformer (AugReg) or
+        big_vision; a PyTorch file with a state dict (needs torch); a workdir, whose
+        newest intact checkpoint is read; `hub:owner/name[@revision]`.
+        strict: rejects missing and unexpected keys.
+        key: random key for newly initialised parameters.
         ema: the averaged weights of a workdir or PyTorch file (True), the plain ones
-            (False), or the averaged ones where they are (None).
-        grid: rows and columns of the file's position table. By default those of the
-            run in a workdir; else the model's if there are as many rows, or a square.
-        verbose: print the report.
+        (False), or the averaged ones if there are any (None).
+        grid: rows and columns of the file's position table. The default is the grid of
+        the run in a workdir; otherwise the model's grid if the number of rows agrees,
+        or else a square.
+        verbose: prints the report.
 
     Returns:
         `(variables, report)`.
 
     Raises:
-        UserError: a missing or damaged file, missing or unexpected keys, a wrong
-            shape, or a value that is not finite.
+        UserError: a missing or damaged file, missing or unexpected keys, a wrong shape,
+        or a value that is not finite.
     """
     weights = read_source(source, type(model).__name__, ema=ema)
     variables, report = load_weights(model, weights, strict=strict, key=key, grid=grid)
@@ -96,10 +97,10 @@ def load_weights(
     key: PRNGKeyArray | None = None,
     grid: tuple[int, int] | None = None,
 ) -> tuple[Params, LoadReport]:
-    """`load_pretrained` for weights that `read_source` has read."""
+    """`load_pretrained` for weights returned by `read_source`."""
     family = type(model).__name__
     if family not in DIALECTS:
-        raise UserError(f"no weights can be loaded for {family} yet.")
+        raise UserError(f"weights cannot be loaded for {family} yet.")
     source = weights.source
     wanted = _shapes(model)
     found, loaded, resized, unused, heads = {}, [], [], list(weights.unneeded), {}
@@ -159,7 +160,7 @@ def load_weights(
 def _matches(
     weights: Weights, family: str, wanted: Mapping[str, Any]
 ) -> Iterator[tuple[str, np.ndarray, tuple[str, Rule] | None]]:
-    """Each key with its array in the reference's layout, our path and its rule."""
+    """Yields each key with its array in the reference's layout, our path and rule."""
     if not weights.native:
         rules = dialect_of(family, weights.arrays.keys(), wanted.keys())
         for name, array in weights.arrays.items():
@@ -173,14 +174,14 @@ def _matches(
 
 
 def _another_head(rule: Rule, array: np.ndarray, shape: tuple[int, ...]) -> bool:
-    """Whether an array is a head that differs from ours in its classes alone."""
+    """Whether an array is a head that differs from ours only in its class count."""
     if not rule.head or array.ndim != len(shape):
         return False
     return rule.transform.load(array, shape).shape[:-1] == shape[:-1]
 
 
 def _cast(source: str, name: str, array: np.ndarray, dtype: Any) -> jax.Array:
-    """An array in the dtype of a parameter. Raises UserError unless it is finite."""
+    """Casts an array to a parameter's dtype. Raises UserError unless it is finite."""
     with np.errstate(over="ignore", invalid="ignore"):
         value = np.asarray(array).astype(dtype)
     if not np.isfinite(value.astype(np.float32) if dtype.itemsize < 4 else value).all():
@@ -191,36 +192,36 @@ def _cast(source: str, name: str, array: np.ndarray, dtype: Any) -> jax.Array:
 
 
 def _notes(model: Any, weights: Weights, *, kept_head: bool, strict: bool) -> list[str]:
-    """What the weights were trained with and the model computes otherwise.
+    """Notes on training settings of the weights that the model computes differently.
 
     Raises:
-      UserError: with `strict`, if the head is not that of the model's features.
+      UserError: with `strict`, if the head does not take the model's features.
     """
     notes = list(weights.notes)
     if weights.before_head and kept_head:
         layer = weights.before_head[0]
         if strict:
             raise UserError(
-                f"{weights.source}: its head stands behind {layer}, which the model "
-                "has no layer for; give another num_classes to draw the head anew, 0 "
-                "for features, or strict=False to use the head without the layer."
+                f"{weights.source}: its head stands behind {layer}, for which the "
+                "model has no layer; give another num_classes for a new head, 0 for "
+                "features, or strict=False to use the head without the layer."
             )
         notes.append(
-            f"the head was trained behind {layer}, which the model has no layer for: "
-            "its logits are not those of the file's model"
+            f"the head was trained behind {layer}, for which the model has no layer: "
+            "its logits differ from those of the file's model"
         )
     trained, ours = weights.act_layer, getattr(model, "act_layer", None)
     if trained is not None and ours not in (None, trained):
         notes.append(
-            f'the file was trained with act_layer="{trained}" and the model computes '
-            f'"{ours}", as timm does; create it with act_layer="{trained}" for the '
+            f'the file was trained with act_layer="{trained}" but the model uses '
+            f'"{ours}", as in timm; create it with act_layer="{trained}" for the '
             "original numbers"
         )
     return notes
 
 
 def _init(model: Any, key: PRNGKeyArray) -> dict[str, jax.Array]:
-    """Fresh variables as path -> array, blocks unstacked."""
+    """Fresh variables as path -> array, with unstacked blocks."""
     images = jnp.zeros((1, *model.image_shape), model.dtype)
     model = model.clone(scan=False) if hasattr(model, "scan") else model
     return flatten(model.init(key, images))
@@ -233,7 +234,7 @@ def _shapes(model: nn.Module) -> dict[str, jax.ShapeDtypeStruct]:
 def _fresh(
     model: nn.Module, paths: Sequence[str], key: PRNGKeyArray | None
 ) -> dict[str, jax.Array]:
-    """Initial values of some paths; under jit nothing else is computed."""
+    """Initial values of some paths; under jit, nothing else is computed."""
     if not paths:
         return {}
     key = jax.random.key(0) if key is None else key
@@ -246,7 +247,7 @@ def _fresh(
 
 
 def _reference_shape(rule: Rule, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape that the reference gives a parameter of ours."""
+    """Shape of our parameter in the reference's layout."""
     return rule.transform.export(np.broadcast_to(np.int8(0), shape)).shape
 
 

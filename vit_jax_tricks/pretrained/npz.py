@@ -1,4 +1,4 @@
-"""`.npz` files, read without pickle."""
+"""Reads `.npz` files without pickle."""
 
 import math
 import zipfile
@@ -12,7 +12,7 @@ from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.pretrained.weights import check_size, first_line, refuse_type
 
 
-BFLOAT16 = np.dtype("V2")  # how NumPy stores what it has no name for
+BFLOAT16 = np.dtype("V2")  # how NumPy stores bfloat16, which it has no name for
 HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -20,10 +20,10 @@ HEADERS = {
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an archive by name; two-byte raw ones are bfloat16.
+    """Reads the arrays of an archive by name; raw two-byte arrays are bfloat16.
 
-    Every header is read before the first value, so that a small file that claims a
-    huge array is refused before the memory is asked for.
+    Every header is read before the first value, so that a small file that claims a huge
+    array is rejected before memory is allocated.
 
     Raises:
       UserError: a damaged archive, or one that holds more than numbers.
@@ -43,7 +43,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
                 arrays[_name(info)] = array
     except UserError:
         raise
-    except Exception as error:  # any bytes may stand there
+    except Exception as error:  # the file can be any bytes
         raise UserError(
             f"{path} is not a complete .npz file ({first_line(error)}); copy it again."
         ) from error
@@ -79,6 +79,6 @@ def _check(path: Path, info: zipfile.ZipInfo, file: Any) -> None:
 
 
 def _end(file: Any) -> None:
-    """Reads to the end, where the checksum is compared."""
+    """Reads to the end, where the checksum is verified."""
     while file.read(1 << 20):
         pass

@@ -1,4 +1,4 @@
-"""Fitting the first convolution to other patches and other input channels."""
+"""Fits the first convolution to other patch sizes and other input channels."""
 
 import math
 from typing import Any
@@ -16,16 +16,17 @@ def resample_patches(
     *,
     bilinear: bool = False,
 ) -> Float[np.ndarray, "o i p q"]:
-    """The patch embedding for patches of another size that keeps its answers.
+    """Resamples a patch embedding to another patch size, preserving its outputs.
 
     With B the matrix that resizes a patch from the old size to the new one, the new
-    weight w B^+ (pseudo-inverse) gives resized patches the embedding of the old ones,
-    exactly where both sides grow, else with least squares. B resizes rows and columns
-    in turn, so its pseudo-inverse is that of each, which are of full rank whether a
-    side grows or shrinks: nothing has to be cut off. It is bicubic (a = -0.5) and
-    antialiased, or bilinear and not.
-    Equivalent to timm's `resample_patch_embed` (tested). Source: Beyer et al. 2022
-    (FlexiViT), arXiv 2212.08013.
+    weight w B^+ (pseudo-inverse) gives resized patches the embedding of the original
+    ones: exactly if both sides grow, otherwise in the least-squares sense. B resizes
+    rows and columns in turn, so its pseudo-inverse is that of each factor. The factors
+    have full rank whether a side grows or shrinks, so no singular values need to be cut
+    off. B is bicubic (a = -0.5) and antialiased, or bilinear without antialiasing.
+
+    Equivalent to timm's `resample_patch_embed` (tested).
+    Source: Beyer et al., 2022 (FlexiViT), arXiv:2212.08013.
     """
     old = weight.shape[2:]
     if tuple(old) == tuple(size):
@@ -43,10 +44,12 @@ def resample_patches(
 def adapt_channels(
     weight: Float[np.ndarray, "o i h w"], channels: int
 ) -> Float[np.ndarray, "o c h w"]:
-    """The convolution for another number of input channels.
+    """Adapts a convolution to another number of input channels.
 
-    One channel gets the sum over all; more get the old ones in turn, times old / new,
-    so that an image whose channels are equal keeps its answers where they divide.
+    One channel gets the sum over all; more channels repeat the old ones in turn, scaled
+    by old / new, so that an image with equal channels keeps its outputs if old divides
+    new.
+
     Equivalent to timm's `adapt_input_conv` (tested).
     """
     old = weight.shape[1]
@@ -66,7 +69,7 @@ def patch_embedding(
     *,
     bilinear: bool = False,
 ) -> np.ndarray:
-    """The `Rule.resize` of a patch embedding: other patches and other channels."""
+    """`Rule.resize` of a patch embedding: adapts the patch size and the channels."""
     weight = _convolution(array, expected)
     size = expected[2], expected[3]
     weight = resample_patches(weight, size, bilinear=bilinear)
@@ -76,7 +79,7 @@ def patch_embedding(
 def input_channels(
     array: np.ndarray, expected: tuple[int, ...], model: Any, path: str
 ) -> np.ndarray:
-    """The `Rule.resize` of a stem's first convolution: other channels only."""
+    """`Rule.resize` of a stem's first convolution: adapts only the channels."""
     del model, path
     weight = _convolution(array, expected)
     if weight.shape[2:] != expected[2:]:
@@ -85,7 +88,7 @@ def input_channels(
 
 
 def _convolution(array: np.ndarray, expected: tuple[int, ...]) -> np.ndarray:
-    """In float32, with as many outputs as expected."""
+    """The weight in float32, checked for the expected number of outputs."""
     if array.ndim != 4 or array.shape[0] != expected[0]:
         raise UserError(f"its width is {array.shape[0]}, not {expected[0]}.")
     return array.astype(np.float32)

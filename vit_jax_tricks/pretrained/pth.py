@@ -1,6 +1,6 @@
-"""PyTorch's files, read by `torch.load(..., weights_only=True)` and nothing else.
+"""Reads PyTorch files by `torch.load(..., weights_only=True)` and nothing else.
 
-That reader builds tensors and plain containers and refuses every other object, so a
+That reader builds tensors and plain containers and rejects every other object, so a
 file cannot run code.
 """
 
@@ -23,18 +23,18 @@ from vit_jax_tricks.pretrained.weights import (
 )
 
 
-# Integers are for entries that no model reads.
+# Integers occur only in entries that no model reads.
 NUMBERS = (*FLOATS, "bool", "uint8", "int8", "int16", "int32", "int64")
 
-CHUNK = 1 << 20  # bytes that are read at once
+CHUNK = 1 << 20  # bytes read at once
 
 
 def read(path: Path, ema: bool | None) -> Weights:
-    """The tensors of a file by name, taken out of the usual containers.
+    """Reads the tensors of a file by name, unpacked from the usual containers.
 
     Raises:
       UserError: torch is missing, the file is damaged or holds other objects, or a
-        tensor is no plain array of numbers.
+        tensor is not a plain array of numbers.
     """
     torch, loaded = load(path)
     chosen = containers.choose(
@@ -49,25 +49,25 @@ def read(path: Path, ema: bool | None) -> Weights:
 
 
 def load(path: Path) -> tuple[Any, Any]:
-    """Torch, and what a file holds: tensors and plain containers.
+    """Returns torch and the content of a file: tensors and plain containers.
 
     Raises:
       UserError: torch is missing, or the file is damaged or holds other objects.
     """
     torch = _torch(path)
     try:
-        # Training programs keep their arguments beside the weights; a namespace is a
+        # Training programs store their arguments beside the weights; a Namespace is a
         # plain record.
         allowed = torch.serialization.safe_globals([argparse.Namespace])
         _verify(path)
-        with path.open("rb") as file, allowed:  # of a path torch asks the ending
+        with path.open("rb") as file, allowed:  # torch judges a path by its suffix
             return torch, torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(_why(torch, path, error)) from error
 
 
 def torchscript(path: Path) -> str:
-    """Why a TorchScript archive is not read, and what to type instead."""
+    """Message: why a TorchScript archive is not read, and how to convert it."""
     out = path.with_suffix(".safetensors")
     return (
         f"{path} is a TorchScript archive, which holds a program; it is not loaded "
@@ -89,12 +89,12 @@ def _torch(path: Path) -> Any:
 
 
 def _verify(path: Path) -> None:
-    """Compares the CRC-32 of all parts of an archive, which torch does not.
+    """Verifies the CRC-32 of all parts of an archive, which torch does not do.
 
-    0 stands for none, as after `torch.serialization.set_crc32_options(False)`.
+    0 means no checksum, as after `torch.serialization.set_crc32_options(False)`.
 
     Raises:
-      zipfile.BadZipFile: one differs.
+      zipfile.BadZipFile: a checksum differs.
     """
     if not zipfile.is_zipfile(path):  # written before torch 1.6
         return
@@ -116,7 +116,7 @@ def _why(torch: Any, path: Path, error: Exception) -> str:
         named = f" ({', '.join(odd[:3])})" if odd else ""
         return (
             f"{path} holds objects other than tensors{named}; they were not loaded. "
-            "Where you trust the file, save its state dict alone and give that."
+            "If you trust the file, save only its state dict and give that."
         )
     return (
         f"{path} is not a complete PyTorch file ({first_line(error)}); copy it again."
@@ -124,7 +124,7 @@ def _why(torch: Any, path: Path, error: Exception) -> str:
 
 
 def _check(torch: Any, path: Path, name: str, tensor: Any) -> None:
-    """Raises UserError about a tensor that is no plain array of numbers."""
+    """Raises UserError for a tensor that is not a plain array of numbers."""
     dtype = str(tensor.dtype).removeprefix("torch.")
     if tensor.layout != torch.strided:
         refuse_type(str(path), name, f"a sparse tensor ({tensor.layout}) of {dtype}")

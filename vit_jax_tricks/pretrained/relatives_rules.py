@@ -1,7 +1,7 @@
-"""Key names of what ViT's relatives have beside the plain ViT: timm's, and iRPE's.
+"""Key names that ViT's relatives add to the plain ViT: timm's, and iRPE's.
 
-Other positions, norms and projections of the attention, gated MLPs, attention pooling
-and the parallel scaling block; then the whole dialects of `Eva`.
+Covers other positions, norms and projections of the attention, gated MLPs, attention
+pooling and the parallel scaling block; then the whole dialects of `Eva`.
 """
 
 from typing import Any
@@ -30,9 +30,10 @@ def bias_tables(
     *,
     old_grid: tuple[int, int] | None = None,
 ) -> np.ndarray:
-    """The `Rule.resize` of bias tables of the whole grid, prefix rows at the end.
+    """`Rule.resize` of bias tables over the whole grid, with prefix rows at the end.
 
-    A table of the model's shape is of the model's grid, unless `old_grid` is another.
+    A table of the model's shape is assumed to have the model's grid, unless `old_grid`
+    differs.
     """
     del path
     h, w = model.grid
@@ -46,7 +47,7 @@ def bias_tables(
 
 
 def _projection(key: str, path: str) -> list[Rule]:
-    """A projection of its own for queries, keys or values."""
+    """Rules of a separate projection for queries, keys or values."""
     return [
         Rule(f"{key}.weight", f"params/{path}/kernel", QKV),
         Rule(f"{key}.bias", f"params/{path}/bias", QKV_BIAS),
@@ -54,7 +55,7 @@ def _projection(key: str, path: str) -> list[Rule]:
 
 
 def _relative(key: str, path: str) -> list[Rule]:
-    """A relative position bias of timm."""
+    """Rules of timm's relative position bias."""
     name = "relative_position_bias_table"
     return [
         Rule(f"{key}.{name}", f"params/{path}/{name}", resize=bias_tables),
@@ -63,7 +64,7 @@ def _relative(key: str, path: str) -> list[Rule]:
 
 
 def _irpe(key: str, path: str) -> list[Rule]:
-    """The tables of iRPE; the cross method has two of each."""
+    """Rules of iRPE's tables; the cross method has two of each."""
     places = {"q": "rel_pos", "k": "rel_pos", "v": "rel_values"}
     return [
         Rule(
@@ -121,7 +122,7 @@ POOL = [
     *norm("attn_pool.norm", "attn_pool/norm"),
     *mlp("attn_pool.mlp", "attn_pool/mlp"),
 ]
-# baaivision/EVA names these layers otherwise.
+# baaivision/EVA's names of these layers.
 EVA_OFFICIAL = [
     *norm(f"{_ATTN}.inner_attn_ln", f"{_PATH}/norm"),
     *norm("blocks.{i}.mlp.ffn_ln", "blocks_{i}/mlp/norm"),
@@ -130,7 +131,7 @@ EVA_OFFICIAL = [
     *linear("blocks.{i}.mlp.w2", "blocks_{i}/mlp/fc1_x"),
     *linear("blocks.{i}.mlp.w3", "blocks_{i}/mlp/fc2"),
 ]
-# BEiT keeps its tables in the attention itself.
+# BEiT stores its tables in the attention itself.
 _TABLE = "relative_position_bias_table"
 BEIT_TABLES = [
     Rule(f"{_ATTN}.{_TABLE}", f"params/{_PATH}/rel_pos/{_TABLE}", resize=bias_tables),
@@ -148,7 +149,7 @@ _EVA = [*vit_rules.EMBEDDING, *vit_rules.PLAIN_BLOCK, *vit_rules.DEIT_SCALE]
 
 
 def _first(rules: list[Rule]) -> list[Rule]:
-    """The rules without later ones for a path that already has one."""
+    """Drops rules for a path that an earlier rule already covers."""
     return list({rule.path: rule for rule in reversed(rules)}.values())[::-1]
 
 

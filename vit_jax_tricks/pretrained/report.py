@@ -1,18 +1,18 @@
-"""What a load did, key by key."""
+"""Report of a load, key by key."""
 
 import dataclasses
 
 
-SHOWN = 20  # entries of one kind that are printed
+SHOWN = 20  # most entries of one kind that are printed
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadReport:
-    """The fate of every parameter of the model and every key of the file.
+    """Outcome for every parameter of the model and every key of the file.
 
     `loaded` and `resized` hold reference keys (our paths for a workdir), `reset` our
-    paths (drawn anew), `unused` keys of the file that the model has no place for.
-    `notes` says what else a user should know.
+    paths that were newly initialised, and `unused` keys of the file that the model does
+    not have. `notes` holds further remarks.
     """
 
     source: str
@@ -23,7 +23,7 @@ class LoadReport:
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """What did not go one to one, a line each; long lists are cut short."""
+        """Lists what was not loaded unchanged, one per line; long lists are cut."""
         lines = [f"{self.source}: {len(self.loaded)} arrays loaded as they are"]
         for name in ("resized", "reset", "unused"):
             entries = getattr(self, name)

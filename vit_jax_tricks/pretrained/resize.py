@@ -1,4 +1,4 @@
-"""Resampling of position tables."""
+"""Resamples position tables."""
 
 import math
 from typing import Any
@@ -21,16 +21,17 @@ def resize_positions(
     plain: bool = False,
     bilinear: bool = False,
 ) -> Float[Array, "1 m d"]:
-    """Resamples a position table to another grid, bicubic (a = -0.5), antialiased.
+    """Resamples a position table to another grid: bicubic (a = -0.5), antialiased.
 
     The first `prefix` rows are kept. `old_grid` defaults to a square. `plain` is
-    bicubic with a = -0.75 and without antialiasing; `bilinear` is without it too.
-    Equivalent to timm's `resample_abs_pos_embed`, with `bilinear` to what timm does to
-    `.npz` files, and with `plain` to `resize_pos_embed` of the official DeiT, T2T-ViT
-    and LV-ViT (tested).
+    bicubic with a = -0.75 and no antialiasing; `bilinear` also has no antialiasing.
+
+    Equivalent to timm's `resample_abs_pos_embed`; with `bilinear`, to timm's treatment
+    of `.npz` files; and with `plain`, to `resize_pos_embed` of the official DeiT,
+    T2T-ViT and LV-ViT (tested).
 
     Raises:
-        UserError: the rows after the prefix are not the old grid's.
+        UserError: the rows after the prefix do not match the old grid.
     """
     n, d = table.shape[1] - prefix, table.shape[2]
     if old_grid is None:
@@ -63,11 +64,11 @@ def positions(
     old_grid: tuple[int, int] | None = None,
     bilinear: bool = False,
 ) -> np.ndarray:
-    """The `Rule.resize` of position tables: to `model.grid` after the prefix rows.
+    """`Rule.resize` of position tables: resizes to `model.grid` after the prefix rows.
 
-    `old_grid` is that of the file, where it is known: a table of as many rows but
-    another grid is resampled too. By default a table of as many rows is of the model's
-    grid, and any other is of a square one.
+    `old_grid` is the file's grid, if known; a table with the right number of rows but
+    another grid is then resampled too. By default, a table with the right number of
+    rows is assumed to have the model's grid, and any other a square one.
     """
     del path
     return _positions(array, expected, model, old_grid, bilinear=bilinear)
@@ -81,7 +82,7 @@ def plain_positions(
     *,
     old_grid: tuple[int, int] | None = None,
 ) -> np.ndarray:
-    """`positions` by plain bicubic resampling, as the official repositories do it."""
+    """`positions` by plain bicubic resampling, as in the official repositories."""
     del path
     return _positions(array, expected, model, old_grid, plain=True)
 

@@ -1,4 +1,4 @@
-"""Resampling of relative position bias tables to another window."""
+"""Resamples relative position bias tables to another window."""
 
 import math
 
@@ -14,15 +14,15 @@ def resize_relative_bias(
     *,
     old_window: tuple[int, int] | None = None,
 ) -> Float[np.ndarray, "s g"]:
-    """A bias table of one window for another (h, w), s = (2h - 1)(2w - 1).
+    """Resamples a bias table to another window (h, w), s = (2h - 1)(2w - 1).
 
-    `old_window` defaults to a square, or to the new one where the rows are none of a
-    square and as many. Equivalent to timm's `resize_rel_pos_bias_table` (tested,
-    without SciPy), which warps an axis that stays as long as it is too, by the smallest
-    ratio, 1.01, as soon as the other one changes.
+    `old_window` defaults to a square or, if the rows do not fit a square but fit the
+    new window, to the new one. Equivalent to timm's `resize_rel_pos_bias_table`
+    (tested, without SciPy), which, as soon as one axis changes, also warps an axis that
+    keeps its length, by the smallest ratio, 1.01.
 
     Raises:
-        UserError: the rows are not those of the window.
+        UserError: the rows do not match the window.
     """
     rows, size = len(table), _offsets_of(window)
     old = _square(rows) if old_window is None else _offsets_of(old_window)
@@ -38,12 +38,14 @@ def resize_relative_bias(
 def resize_offsets(
     grid: Float[np.ndarray, "h w g"], size: tuple[int, int]
 ) -> Float[np.ndarray, "i j g"]:
-    """Linear interpolation of values at offsets that grow geometrically.
+    """Interpolates linearly between values at geometrically growing offsets.
 
-    The old values are taken to lie at 0, +-1, +-(1 + q), +-(1 + q + q^2), ..., with q
-    from 1.01 to 1.5 such that the last offset is that of the new grid, so near offsets
-    stay where they are and far ones spread out. A grid of this size is returned as it
-    is. Source: `run_class_finetuning.py` of BEiT (Bao et al. 2021, arXiv 2106.08254),
+    The old values are placed at 0, +-1, +-(1 + q), +-(1 + q + q^2), ..., with q between
+    1.01 and 1.5 such that the last offset is that of the new grid: near offsets hardly
+    move and far ones spread out. A grid that already has this size is returned
+    unchanged.
+
+    Source: `run_class_finetuning.py` of BEiT (Bao et al., 2021, arXiv:2106.08254),
     linear as in timm.
     """
     if grid.shape[:2] == tuple(size):
@@ -58,7 +60,7 @@ def resize_offsets(
 
 
 def _offsets_of(window: tuple[int, int]) -> tuple[int, int]:
-    """How many offsets there are along each side of a window."""
+    """Number of offsets along each side of a window."""
     return 2 * window[0] - 1, 2 * window[1] - 1
 
 
@@ -68,7 +70,7 @@ def _square(rows: int) -> tuple[int, int] | None:
 
 
 def _offsets(old: int, new: int) -> np.ndarray:
-    """Where the `old` values of one axis lie, for a new axis of `new` values."""
+    """Positions of the `old` values of one axis on a new axis of `new` values."""
     low, high = 1.01, 1.5
     ratio = low
     while high - low > 1e-6:

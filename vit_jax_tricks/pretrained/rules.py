@@ -1,7 +1,7 @@
-"""Rules between reference key names and our parameter paths, read in both directions.
+"""Two-way rules between reference key names and our parameter paths.
 
-A rule is a pair of name templates and a transform. `{i}` and `{j}` stand for numbers
-on both sides, `{i+1}` for the number after. Paths begin with the collection:
+A rule is a pair of name templates and a transform. `{i}` and `{j}` stand for numbers on
+both sides, `{i+1}` for the next number. Paths begin with the collection:
 `params/blocks_{i}/attn/qkv/kernel`.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
-    """`load` takes a reference array and our shape, `export` takes our array."""
+    """Layout conversion: `load` takes a reference array and our shape, `export` ours."""
 
     load: Callable[[np.ndarray, tuple[int, ...]], np.ndarray]
     export: Callable[[np.ndarray], np.ndarray]
@@ -42,7 +42,7 @@ PROJ = Transform(
 
 
 # Fits an array of another grid or window to (expected shape, model, our path); both
-# shapes are in the reference's layout. Raises UserError where it cannot.
+# shapes are in the reference's layout. Raises UserError if it cannot.
 Resize = Callable[[np.ndarray, tuple[int, ...], Any, str], np.ndarray]
 
 
@@ -50,9 +50,9 @@ Resize = Callable[[np.ndarray, tuple[int, ...], Any, str], np.ndarray]
 class Rule:
     """One line of the translation: `key` is the reference's name, `path` ours.
 
-    `resize` adapts an array of another shape. The last axis of a `head` of ours is the
-    classes: one of another number of classes is drawn anew instead. `zeros` are paths
-    of ours that have no key in this reference, since they are zero there.
+    `resize` adapts an array of another shape. For a `head`, our last axis is the
+    classes; a head with another number of classes is newly initialised instead. `zeros`
+    are our paths that have no key in this reference because they are zero there.
     """
 
     key: str
@@ -63,11 +63,11 @@ class Rule:
     zeros: tuple[str, ...] = ()
 
     def path_of(self, key: str) -> str | None:
-        """Our path for a reference key, or None where the rule does not apply."""
+        """Our path for a reference key, or None if the rule does not apply."""
         return _translate(key, self.key, self.path)
 
     def key_of(self, path: str) -> str | None:
-        """The reference key for our path, or None where the rule does not apply."""
+        """The reference key for our path, or None if the rule does not apply."""
         return _translate(path, self.path, self.key)
 
 
@@ -117,7 +117,7 @@ def attention(key: str, path: str) -> list[Rule]:
 
 
 def mlp(key: str, path: str) -> list[Rule]:
-    """The rules of a two-layer perceptron."""
+    """The rules of a two-layer MLP."""
     return [
         *linear(f"{key}.fc1", f"{path}/fc1"),
         *linear(f"{key}.fc2", f"{path}/fc2"),
@@ -125,7 +125,7 @@ def mlp(key: str, path: str) -> list[Rule]:
 
 
 def find_path(key: str, rules: Iterable[Rule]) -> tuple[str, Rule] | None:
-    """The first rule that knows a reference key, and our path by it."""
+    """The first rule that matches a reference key, with our path."""
     for rule in rules:
         path = rule.path_of(key)
         if path is not None:
@@ -134,7 +134,7 @@ def find_path(key: str, rules: Iterable[Rule]) -> tuple[str, Rule] | None:
 
 
 def find_key(path: str, rules: Iterable[Rule]) -> tuple[str, Rule] | None:
-    """The first rule that knows our path, and the reference key by it."""
+    """The first rule that matches our path, with the reference key."""
     for rule in rules:
         key = rule.key_of(path)
         if key is not None:

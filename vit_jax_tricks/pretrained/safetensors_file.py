@@ -1,4 +1,4 @@
-"""`.safetensors` files: one of them, or the shards that an index names."""
+"""Reads and writes `.safetensors` files, single or as the shards of an index."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.pretrained.weights import first_line, refuse_type
 
 
-# Types by the names of the format; integers are for entries that no model reads.
+# Types by the format's names; integers occur only in entries that no model reads.
 READ = {
     *("F16", "BF16", "F32", "F64"),
     *("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64"),
@@ -22,10 +22,10 @@ LARGEST_INDEX = 64_000_000  # bytes
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a file by name.
+    """Reads the arrays of a file by name.
 
     Raises:
-      UserError: a damaged file, or values that are no plain numbers.
+      UserError: a damaged file, or values that are not plain numbers.
     """
     try:
         with safe_open(path, framework="np") as file:
@@ -45,17 +45,17 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
 
 def shards(path: Path) -> dict[str, Path]:
-    """The file of each array that an index names (`model.safetensors.index.json`).
+    """The file of each array named in an index (`model.safetensors.index.json`).
 
     Raises:
-      UserError: no readable index, or a shard that is elsewhere or missing.
+      UserError: an unreadable index, or a shard that is elsewhere or missing.
     """
     try:
         if path.stat().st_size > LARGEST_INDEX:
             raise ValueError("it is too large for an index")
         files = json.loads(path.read_text())["weight_map"]
         shards = {str(name): str(file) for name, file in files.items()}
-    except Exception as error:  # any bytes may stand there
+    except Exception as error:  # the file can be any bytes
         raise UserError(
             f"{path} is not a complete index of shards ({first_line(error)}); copy it "
             "again."
@@ -71,7 +71,7 @@ def shards(path: Path) -> dict[str, Path]:
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes arrays, moved into place when complete.
+    """Writes arrays to a file that is moved into place when complete.
 
     Raises:
       UserError: the file cannot be written.

@@ -1,4 +1,4 @@
-"""Where weights come from: a file, a workdir of ours, or the Hugging Face hub."""
+"""Reads weights from a file, a workdir of ours, or the Hugging Face hub."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +11,8 @@ from vit_jax_tricks.pretrained.rules import find_path
 from vit_jax_tricks.pretrained.weights import Weights
 
 
-# Files whose names are neither of the dialects: the first that knows a file turns it
-# into a dialect's names.
+# Converters for files whose names belong to no dialect: the first one that recognises a
+# file converts it to a dialect's names.
 CONVERTERS: dict[str, list[Callable[[Weights], Weights | None]]] = {
     "VisionTransformer": [
         augreg.to_timm,
@@ -22,19 +22,19 @@ CONVERTERS: dict[str, list[Callable[[Weights], Weights | None]]] = {
 
 
 def read_source(source: str | Path, family: str, *, ema: bool | None = None) -> Weights:
-    """The arrays of a source in the key names of a family.
+    """Reads the arrays of a source in the key names of a family.
 
     Args:
       source: a weight file, a workdir, or `hub:owner/name[@revision]`.
       family: the class name of the model.
-      ema: the averaged weights (True), the plain ones (False), or the averaged ones
-        where the source has them (None).
+      ema: the averaged weights (True), the plain ones (False), or the averaged ones if
+        the source has any (None).
 
     Raises:
       UserError: as `load_pretrained`.
     """
     if family not in dialects.DIALECTS:
-        raise UserError(f"no weights can be loaded for {family} yet.")
+        raise UserError(f"weights cannot be loaded for {family} yet.")
     place = paths.weights(source)
     if place.startswith(paths.HUB):
         weights = read_weights(hub.download(place), ema=ema).replace(source=place)
@@ -52,7 +52,7 @@ def read_source(source: str | Path, family: str, *, ema: bool | None = None) -> 
 
 
 def classes_of(weights: Weights, family: str) -> int | None:
-    """How many classes the head of some weights has, or None without a head."""
+    """Number of classes of the weights' head, or None without a head."""
     heads = [
         rule
         for dialect in dialects.DIALECTS[family].values()

@@ -1,7 +1,7 @@
 """Key names of Swin and Swin V2, in timm and in microsoft/Swin-Transformer.
 
-timm opens stage i with the patch merging (`layers.i.downsample`) and calls the head
-`head.fc`; the official code closes stage i - 1 with the same merging.
+timm starts stage i with the patch merging (`layers.i.downsample`) and calls the head
+`head.fc`; the official code ends stage i - 1 with the same merging.
 """
 
 import re
@@ -36,7 +36,7 @@ KEY, PATH = "layers.{i}.blocks.{j}", "layers_{i}/blocks_{j}"
 def bias_tables(
     array: np.ndarray, expected: tuple[int, ...], model: Any, path: str
 ) -> np.ndarray:
-    """The `Rule.resize` of bias tables: to the window of the path's stage."""
+    """`Rule.resize` of bias tables: resizes to the window of the path's stage."""
     if array.shape[1:] != expected[1:]:
         raise UserError(f"it is for {array.shape[1:]} heads, not {expected[1:]}.")
     stage = re.search(r"layers_(\d+)/", path)

@@ -53,7 +53,7 @@ def _token_layer(name: str) -> list[Rule]:
 def check_positions(source: str, array: np.ndarray, model: Any) -> None:
     """Raises UserError unless a table is one that the model computes, or starts from.
 
-    The 1e-3 leaves room for files in half precision.
+    The tolerance 1e-3 allows for files in half precision.
     """
     table = array.astype(np.float32)
     for computed in (model.positions, model.sinusoids):
@@ -67,7 +67,7 @@ def check_positions(source: str, array: np.ndarray, model: Any) -> None:
     )
 
 
-# Entries that the model computes: a file's must be the same.
+# Entries that the model computes; a file's must be equal.
 CONSTANTS = {"pos_embed": check_positions}
 DIALECTS = {
     "t2t": [

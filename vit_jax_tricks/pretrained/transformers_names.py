@@ -1,4 +1,4 @@
-"""ViT and DeiT files of huggingface/transformers, in timm's names.
+"""Converts ViT and DeiT files of huggingface/transformers to timm's names.
 
 Facts: that repository's `convert_vit_timm_to_pytorch.py` and
 `convert_deit_timm_to_pytorch.py`.
@@ -12,7 +12,7 @@ import numpy as np
 from vit_jax_tricks.pretrained.weights import Weights, parts_of
 
 
-# `vit.` or `deit.` stands before all but the heads.
+# All names but the heads have the prefix `vit.` or `deit.`.
 NAMES = [
     (r"embeddings\.cls_token", "cls_token"),
     (r"embeddings\.distillation_token", "dist_token"),
@@ -36,7 +36,7 @@ def to_timm(weights: Weights) -> Weights | None:
     The pooler and the mask token are left out.
 
     Raises:
-      UserError: one of a layer's query, key and value is missing, or no float.
+      UserError: a layer's query, key or value is missing or not a float array.
     """
     marks = [
         re.fullmatch(r"((?:de|v)it\.|)embeddings\.patch_embeddings\..*", name)

@@ -23,7 +23,7 @@ from vit_jax_tricks.pretrained.rules import (
 def map_positions(
     array: np.ndarray, expected: tuple[int, ...], model: Any, path: str
 ) -> np.ndarray:
-    """The `Rule.resize` of a position table [1, h, w, d], bicubic as `positions`."""
+    """`Rule.resize` of a position table [1, h, w, d], bicubic as in `positions`."""
     del path
     if array.shape[-1] != expected[-1]:
         raise UserError(f"its width is {array.shape[-1]}, not {expected[-1]}.")
@@ -34,7 +34,7 @@ def map_positions(
 
 
 def _heads(key: str, path: str) -> list[Rule]:
-    """A linear layer whose outputs are ordered (.., head, feature)."""
+    """Rules of a linear layer whose outputs are ordered (.., head, feature)."""
     return [
         Rule(f"{key}.weight", f"params/{path}/kernel", QKV),
         Rule(f"{key}.bias", f"params/{path}/bias", QKV_BIAS),
@@ -42,7 +42,7 @@ def _heads(key: str, path: str) -> list[Rule]:
 
 
 def _block(key: str, path: str) -> list[Rule]:
-    """Transformer, outlooker or class block."""
+    """Rules of a transformer, outlooker or class block."""
     return [
         *norm(f"{key}.norm1", f"{path}/norm1"),
         *attention(f"{key}.attn", f"{path}/attn"),

@@ -1,4 +1,4 @@
-"""Arrays as they come from a source, before they meet a model."""
+"""Arrays as read from a source, before they are matched to a model."""
 
 import dataclasses
 import re
@@ -11,11 +11,11 @@ import numpy as np
 from vit_jax_tricks.errors import UserError
 
 
-# What wrappers of a training program put before a name.
+# Prefixes that wrappers of training programs add to names.
 WRAPPERS = ("module.", "_orig_mod.")
 LIGHTNING = "model."
 FLOATS = ("float16", "bfloat16", "float32", "float64")
-# Compressed weights are seldom below half their size; a bomb is a thousandth.
+# Weights seldom compress below half their size; a zip bomb is a thousandth.
 SMALL, RATIO = 1 << 30, 100
 
 
@@ -24,18 +24,18 @@ class Weights:
     """Arrays by reference key.
 
     Attributes:
-      source: what messages call it.
+      source: its name in messages.
       arrays: by key, in the reference's layouts.
-      native: keys and layouts are our own: `params/blocks_0/attn/qkv/kernel`.
-      averaged: these are moving averages.
-      unneeded: keys left out on purpose; listed as unused, never refused.
+      native: whether keys and layouts are our own: `params/blocks_0/attn/qkv/kernel`.
+      averaged: whether these are moving averages.
+      unneeded: keys left out on purpose; listed as unused, never rejected.
       before_head: those of them that the file's own head needs.
-      bilinear: position tables and patches are resampled bilinearly, without
+      bilinear: whether position tables and patches are resampled bilinearly, without
         antialiasing, as timm does for `.npz` files.
-      grid: rows and columns of the position table, where the source says.
+      grid: rows and columns of the position table, if the source states them.
       ranges: of a quantised run, by the paths of `compress.range_store.by_layer`.
-      act_layer: the activation that the file was trained with, where its format says.
-      notes: what else a user should know about the file.
+      act_layer: the activation that the file was trained with, if its format states it.
+      notes: further remarks about the file.
     """
 
     source: str
@@ -55,9 +55,10 @@ class Weights:
 
 
 def unwrapped(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays without what wrappers put before their names.
+    """Removes the prefixes that wrappers add to names.
 
-    `module.` and `_orig_mod.` go from each name, `model.` where all names have it.
+    `module.` and `_orig_mod.` are removed from each name, and `model.` if all names
+    have it.
     """
     pattern = "|".join(map(re.escape, WRAPPERS))
     bare = {re.sub(rf"^({pattern})+", "", name): v for name, v in arrays.items()}
@@ -67,7 +68,7 @@ def unwrapped(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def refuse_type(source: str, name: str, dtype: Any) -> NoReturn:
-    """Raises UserError about an array of a type that holds no plain weights."""
+    """Raises UserError for an array of a type that holds no plain weights."""
     raise UserError(
         f"{source}: {name} holds {dtype}, expected one of {', '.join(FLOATS)}; save "
         "the weights in one of these."
@@ -87,15 +88,15 @@ def parts_of(
 
 
 def check_size(path: Path, unpacked: int) -> None:
-    """Raises UserError about a file that unpacks to far more than it holds."""
+    """Raises UserError for a file that claims far more than it can hold."""
     packed = path.stat().st_size
     if unpacked > max(SMALL, RATIO * packed):
         raise UserError(
-            f"{path} has {packed:,} bytes and claims {unpacked:,} bytes of arrays, "
+            f"{path} has {packed:,} bytes but claims {unpacked:,} bytes of arrays, "
             "which no weight file does; it was not read."
         )
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's message, or its type where it has none."""
+    """The first line of an error's message, or its type if the message is empty."""
     return str(error).strip().partition("\n")[0] or type(error).__name__

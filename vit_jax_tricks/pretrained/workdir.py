@@ -1,4 +1,4 @@
-"""Weights of our own runs: the newest intact checkpoint of a workdir, read only."""
+"""Reads weights of our own runs: the newest intact checkpoint of a workdir."""
 
 import json
 from pathlib import Path
@@ -16,15 +16,15 @@ from vit_jax_tricks.runs.manifest import DamagedError, step_folders
 
 
 def read_workdir(path: Path, *, ema: bool | None = None) -> Weights:
-    """The parameters, statistics and ranges of a run by our own paths.
+    """Reads the parameters, statistics and ranges of a run, by our own paths.
 
     Args:
       path: the workdir.
       ema: the moving averages (True), the parameters themselves (False), or the
-        averages where the run keeps them (None).
+        averages if the run keeps them (None).
 
     Raises:
-      UserError: no intact checkpoint, or no averages where they are asked for.
+      UserError: no intact checkpoint, or no averages although requested.
     """
     step, parts = newest(path)
     averages = parts.pop("ema", None)
@@ -52,7 +52,7 @@ def read_workdir(path: Path, *, ema: bool | None = None) -> Weights:
 
 
 def _grid(path: Path) -> tuple[int, int] | None:
-    """The grid of patches of the run's model, where its `model.json` tells."""
+    """Patch grid of the run's model, if its `model.json` states it."""
     try:
         spec = json.loads((paths.absolute(path) / "model.json").read_text())
         return getattr(create_model(spec["name"], **spec["fields"]), "grid", None)
@@ -61,7 +61,7 @@ def _grid(path: Path) -> tuple[int, int] | None:
 
 
 def newest(path: Path) -> tuple[int, dict]:
-    """The step and the `params`, `batch_stats` and `ema` of the newest intact one."""
+    """Step and `params`, `batch_stats` and `ema` of the newest intact checkpoint."""
     folder = paths.absolute(path) / "checkpoints"
     steps = step_folders(folder)
     if not steps:
@@ -74,4 +74,4 @@ def newest(path: Path) -> tuple[int, dict]:
             return step, checkpoint.read_variables(steps[step])
         except DamagedError as error:
             say(f"checkpoint {step} is damaged ({error}); the one before it is used")
-    raise UserError(f"every checkpoint in {folder} is damaged; put a copy back.")
+    raise UserError(f"every checkpoint in {folder} is damaged; restore a copy.")
