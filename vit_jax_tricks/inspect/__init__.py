@@ -1,1 +1,1 @@
-"""Looking at what a model sees and does: sheets, maps, counts, profiles."""
+"""Inspects models and data: sheets, maps, counts and profiles."""

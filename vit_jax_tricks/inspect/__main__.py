@@ -1,7 +1,7 @@
-"""Looks at what is there: `python -m vit_jax_tricks.inspect WHAT ...`.
+"""Shows models and data: `python -m vit_jax_tricks.inspect WHAT ...`.
 
 models    the table of all models, as Markdown
-augment   what the augmentation of a config does to training images, as a PNG
+augment   the effect of a config's augmentation on training images, as a PNG
 """
 
 import sys
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 USAGE = f"""{(__doc__ or "").strip()}
 
-  --output=FILE          where to; models: instead of the screen, augment: augment.png
+  --output=FILE          file to write; by default the screen (models) or augment.png
   --config=FILE[:args]   augment: a config file, by default configs/digits.py
-  --config.KEY=VALUE     augment: one value, such as --config.augment.erasing=0.5
-  --images=8             augment: how many
+  --config.KEY=VALUE     augment: set one value, such as --config.augment.erasing=0.5
+  --images=8             augment: number of images
   --step=0               augment: the step of the run whose images are shown
-  --help                 this text
+  --help                 show this text
 """
 
 

@@ -1,4 +1,4 @@
-"""A sheet of what the augmentation of a config does to a few training images."""
+"""Sheet that shows the effect of a config's augmentation on a few training images."""
 
 import os
 import pathlib
@@ -20,16 +20,17 @@ from vit_jax_tricks.random import example_keys, fold_in_str, step_key
 from vit_jax_tricks.step import normalize
 
 
-TILE = 150  # pixels, about
+TILE = 150  # approximate side of a tile, in pixels
 
 
 def write_sheet(
     config: Section, path: str | os.PathLike, *, images: int, step: int
 ) -> pathlib.Path:
-    """Writes the images of a training step after each stage, a row for each stage.
+    """Writes the images of a training step after each stage, one row for each stage.
 
-    The draws are those of the run: of `config.seed`, the `step` and the example. Erased
-    and mixed images are shown as before normalisation; a mixed one says what it is.
+    The draws are those of the run: they depend on `config.seed`, the `step` and the
+    example. Erased and mixed images are shown as before normalisation; a mixed image is
+    captioned with its label.
     """
     source = data.build(**config.data)
     mean, std = channel_statistics(config.model.name, source.channels)
@@ -76,7 +77,7 @@ def write_sheet(
 def _operations(
     policy: str, key: Any, index: jax.Array, shape: tuple[int, ...]
 ) -> list[str]:
-    """What the policy drew for each image, as `rotate -27, equalize`."""
+    """The policy's draw for each image, as `rotate -27, equalize`."""
     if policy.startswith("augmix"):
         return [policy] * len(index)
     keys = example_keys(key, index)
@@ -94,6 +95,6 @@ def _operations(
 
 
 def _shares(row: jax.Array, names: Sequence[str]) -> str:
-    """A mixed label as `0.62 cat 0.38 dog`."""
+    """A mixed label, as `0.62 cat 0.38 dog`."""
     order = np.argsort(-np.asarray(row), kind="stable")[:2]
     return " ".join(f"{row[k]:.2f} {names[k]}" for k in order if row[k] > 0.005)

@@ -1,4 +1,4 @@
-"""Many small pictures with a few words under each, as one PNG."""
+"""Contact sheet: many small pictures with a caption under each, as one PNG."""
 
 import os
 import pathlib
@@ -13,7 +13,7 @@ from vit_jax_tricks.inspect.lettering import lettering
 from vit_jax_tricks.typing import UInt8
 
 
-TEXT = 11  # pixels, the size of the letters
+TEXT = 11  # font size in pixels
 TEXT_HEIGHT = 14  # pixels from one line to the next
 MOST_LINES = 3
 GAP = 2  # pixels between pictures
@@ -28,13 +28,12 @@ def contact_sheet(
 ) -> pathlib.Path:
     """Writes the sheet and returns its path.
 
-    Captions are wrapped below their pictures, and end in an ellipsis where they are too
-    long.
-    Grey pictures may have one channel or none. `zoom` scales with nearest neighbours
-    upwards and area averages downwards.
+    Captions are wrapped below their pictures, and end in an ellipsis if they are too
+    long. Grey pictures may have one channel or none. `zoom` enlarges with nearest
+    neighbours and shrinks with area averages.
 
     Raises:
-      ValueError: There is no picture, or not one caption for each.
+      ValueError: there are no pictures, or not one caption for each.
     """
     if len(images) == 0 or len(images) != len(captions):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Exact operation counts of a function, from its traced program."""
+"""Counts the operations of a function exactly, from its traced program."""
 
 import dataclasses
 import math
@@ -13,7 +13,7 @@ from jax.extend import core
 class Flops:
     """Multiply-accumulates of all matrix products and convolutions.
 
-    Papers of the ViT family call `macs` FLOPs; `flops` is twice as many. `notes` names
+    Papers on the ViT family call `macs` FLOPs; `flops` is twice as many. `notes` lists
     what could not be counted exactly.
     """
 
@@ -31,9 +31,9 @@ def count_flops(fn: Callable, *args: Any) -> Flops:
 
     Nothing is computed: `args` may be arrays, `jax.ShapeDtypeStruct` or trees of them.
     A scanned body counts once for each iteration, unlike in XLA's cost analysis. The
-    body of a loop of unknown length counts once, and of two branches the dearer counts;
-    both leave a note. What is done in one of several ways, by the platform, counts as
-    the dearest. Softmax, norms, activations and additions are not counted.
+    body of a loop of unknown length counts once, and of two branches the more expensive
+    one counts; both leave a note. Code that depends on the platform counts as its most
+    expensive variant. Softmax, norms, activations and additions are not counted.
     """
     notes: list[str] = []
     closed = jax.make_jaxpr(fn)(*args)
@@ -67,7 +67,7 @@ def _count_equation(eqn: Any, notes: list[str]) -> int:
         return eqn.params["length"] * sum(bodies)
     if name == "cond":
         if len(set(bodies)) > 1:
-            notes.append("a cond has branches of different cost; the dearer is counted")
+            notes.append("a cond has branches of different cost; the larger is counted")
         return max(bodies)
     if name == "while" and sum(bodies):
         notes.append("a while loop of unknown length is counted once")
@@ -75,7 +75,7 @@ def _count_equation(eqn: Any, notes: list[str]) -> int:
 
 
 def _bodies(params: dict[str, Any]) -> Iterator[core.Jaxpr]:
-    """The programs inside an equation: of scan, cond, jit, remat, custom rules."""
+    """The programs inside an equation: of scan, cond, jit, remat and custom rules."""
     for value in params.values():
         for item in value if isinstance(value, tuple | list) else (value,):
             if isinstance(item, core.ClosedJaxpr):

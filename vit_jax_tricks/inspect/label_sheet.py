@@ -1,4 +1,4 @@
-"""Pictures under the classes that a label pack gives their patches, as one PNG."""
+"""Sheet of pictures overlaid with the classes that a label pack gives their patches."""
 
 import colorsys
 import os
@@ -16,8 +16,8 @@ from vit_jax_tricks.losses.token_label_targets import dense_scores
 from vit_jax_tricks.typing import Float, Int, UInt8
 
 
-TILE = 150  # pixels, about
-GOLDEN = 0.618034  # of the circle of hues, between one class and the next
+TILE = 150  # approximate side of a tile, in pixels
+GOLDEN = 0.618034  # hue step from one class to the next, as a fraction of the circle
 
 
 def write_sheet(
@@ -28,10 +28,10 @@ def write_sheet(
     labels: Sequence[int],
     columns: int = 4,
 ) -> pathlib.Path:
-    """Writes each picture beside itself under the first class of each cell.
+    """Writes each picture beside a copy overlaid with the top class of each cell.
 
-    Each class has a colour, which covers the more the more probable it is; the line
-    below names the label and the classes of most cells.
+    Each class has a colour, which is more opaque the more probable the class is. The
+    caption names the label and the most frequent classes.
     """
     rows = decode(pack.rows(index))
     k = pack.num_classes
@@ -59,7 +59,7 @@ def overlaid(
     classes: Int[np.ndarray, "p q"],
     probability: Float[np.ndarray, "p q"],
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The picture in grey under the colours of its cells' classes."""
+    """The picture in grey, overlaid with the colours of its cells' classes."""
     h, w, _ = image.shape
     colours = np.array([colour(int(k)) for k in classes.flat])
     cells = (255 * colours.reshape(*classes.shape, 3)).astype(np.uint8)
@@ -72,7 +72,7 @@ def overlaid(
 
 
 def colour(k: int) -> tuple[float, float, float]:
-    """A class's colour in [0, 1]: neighbours are far apart."""
+    """Colour of a class in [0, 1]; consecutive classes have distant colours."""
     return colorsys.hsv_to_rgb(k * GOLDEN % 1, 0.9, 1.0)
 
 

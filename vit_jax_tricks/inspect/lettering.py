@@ -1,4 +1,4 @@
-"""Names of any language on pictures: fonts that have their letters, widths that fit."""
+"""Draws text of any language on pictures, with fonts that have the letters."""
 
 import dataclasses
 import functools
@@ -13,34 +13,34 @@ import PIL.ImageFont
 from vit_jax_tricks.console import say
 
 
-UNKNOWN = "?"  # for a letter that no font has
+UNKNOWN = "?"  # replaces a letter that no font has
 ELLIPSIS = "…"
-BOXES = ("lastresort", "adobeblank")  # fonts without letters: boxes, or nothing
+BOXES = ("lastresort", "adobeblank")  # fonts without letters: boxes or blanks
 
 
 @dataclasses.dataclass(frozen=True)
 class Lettering:
-    """Fonts in order of preference; a letter is drawn by the first that has it."""
+    """Fonts in order of preference; a letter is drawn by the first font that has it."""
 
     fonts: tuple[Path, ...]
 
     @property
     def families(self) -> list[str]:
-        """The names by which matplotlib knows the fonts."""
+        """The fonts' names in matplotlib."""
         return [_family(font) for font in self.fonts]
 
     def shown(self, text: str) -> str:
-        """One line of the text; letters that no font has become question marks."""
+        """The text as one line, with question marks for letters that no font has."""
         known = frozenset().union(*map(_letters, self.fonts))
         line = " ".join(text.split())
         return "".join(c if ord(c) in known else UNKNOWN for c in line)
 
     def width(self, text: str, size: int) -> float:
-        """Pixels that a line takes at a font size in pixels."""
+        """Width of a line in pixels, at a font size in pixels."""
         return sum(_font(f, size).getlength(run) for f, run in self._runs(text))
 
     def shortened(self, text: str, width: int, size: int) -> str:
-        """One line of the text in at most `width` pixels, with an ellipsis if cut."""
+        """The text as one line of at most `width` pixels, with an ellipsis if cut."""
         text = self.shown(text)
         if self.width(text, size) <= width:
             return text
@@ -49,7 +49,7 @@ class Lettering:
         return text.rstrip() + ELLIPSIS
 
     def wrapped(self, text: str, width: int, size: int, lines: int) -> list[str]:
-        """The text in at most so many lines, broken at spaces where there are some."""
+        """The text in at most `lines` lines, broken at spaces if there are any."""
         words, out = self.shown(text).split(), []
         while words and len(out) < lines - 1:
             count = len(words)
@@ -63,7 +63,7 @@ class Lettering:
         return [*out, self.shortened(rest, width, size)] if rest else out
 
     def draw(self, draw: Any, at: tuple[int, int], text: str, size: int) -> None:
-        """Draws a line onto a Pillow picture, in white, its top left corner at `at`."""
+        """Draws a line of white text onto a Pillow picture, top left corner at `at`."""
         left, top = float(at[0]), at[1]
         base = _font(self.fonts[0], size).getmetrics()[0]
         for font, run in self._runs(text):
@@ -72,7 +72,7 @@ class Lettering:
             left += letters.getlength(run)
 
     def _runs(self, text: str) -> list[tuple[Path, str]]:
-        """The text in pieces of one font each."""
+        """Splits the text into runs of one font each."""
         runs: list[tuple[Path, str]] = []
         for letter in text:
             fonts = (f for f in self.fonts if ord(letter) in _letters(f))
@@ -85,9 +85,9 @@ class Lettering:
 
 
 def lettering(texts: Iterable[str]) -> Lettering:
-    """DejaVu Sans, and those of the system's fonts that the texts need besides.
+    """DejaVu Sans, and the system fonts that the texts additionally need.
 
-    Letters that no font has are said in one line.
+    Reports letters that no font has in one line.
     """
     fonts = (_bundled(),)
     missing = {ord(c) for text in texts for c in " ".join(text.split())}
@@ -127,7 +127,7 @@ def _installed() -> Sequence[Path]:
 
 @functools.cache
 def _letters(font: Path) -> frozenset[int]:
-    """The code points that a font has glyphs for; none of one that cannot be scaled."""
+    """The code points that a font has glyphs for; empty if it cannot be scaled."""
     try:
         return frozenset(_opened(font).get_charmap())
     except (RuntimeError, OSError):
@@ -142,7 +142,7 @@ def _opened(font: Path) -> Any:
     from matplotlib import ft2font
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of odd tables in a system's fonts
+        warnings.simplefilter("ignore")  # about odd tables in system fonts
         return ft2font.FT2Font(str(font))
 
 

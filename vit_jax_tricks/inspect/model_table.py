@@ -1,4 +1,4 @@
-"""The table of all models: size, cost, published accuracy, and how each is checked."""
+"""Table of all models: size, cost, published accuracy, and how each is checked."""
 
 import functools
 import json
@@ -38,12 +38,12 @@ def forward_shapes(model: Any, batch: int) -> tuple[Any, jax.ShapeDtypeStruct]:
 
 
 def rows(names: Iterable[str], compiled: Mapping[str, float]) -> Iterator[str]:
-    """A line of the table for each name; `compiled` has seconds by name."""
+    """A table row for each name; `compiled` has seconds by name."""
     for name in names:
         entry = lookup(name)
         model: Any = create_model(name, num_classes=entry.parameters_classes)
         if hasattr(model, "scan"):
-            model = model.clone(scan=True)  # the same program, traced sooner
+            model = model.clone(scan=True)  # the same program, traced faster
         variables, images = forward_shapes(model, 1)
         leaves = jax.tree.leaves(variables["params"])
         h, w, _ = model.image_shape
@@ -62,5 +62,5 @@ def rows(names: Iterable[str], compiled: Mapping[str, float]) -> Iterator[str]:
 
 
 def compile_seconds(path: Path) -> dict[str, float]:
-    """What `benchmarks/compile_time.py` measured, by name; {} without its file."""
+    """Compile times from `benchmarks/compile_time.py` by name; {} without its file."""
     return json.loads(path.read_text())["seconds"] if path.exists() else {}

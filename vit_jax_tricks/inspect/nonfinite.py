@@ -1,4 +1,4 @@
-"""Finds where the first NaN or infinity of a step comes from."""
+"""Finds the origin of the first NaN or infinity of a step."""
 
 from typing import Any
 
@@ -13,11 +13,11 @@ from vit_jax_tricks.typing import Array, Float, Params
 def first_nonfinite(
     model: nn.Module, variables: Params, images: Float[Array, "b h w c"]
 ) -> str:
-    """Names the first thing that is not finite: images, a parameter, or a module.
+    """Names the first non-finite value: images, a parameter, or a module.
 
-    Modules are asked in the order in which they run, by an uncompiled forward pass with
-    every module's output captured; when all of it is finite, the trouble is in the loss
-    or in the gradient.
+    Modules are checked in the order in which they run, by an uncompiled forward pass
+    that captures every module's output. If all outputs are finite, the cause is in the
+    loss or in the gradient.
     """
     if not jnp.isfinite(images).all():
         return "the images"

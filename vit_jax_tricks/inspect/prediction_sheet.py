@@ -1,4 +1,4 @@
-"""Pictures beside bars of their most probable classes, as one PNG."""
+"""Sheet of pictures beside bars of their most probable classes, as one PNG."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +12,11 @@ from vit_jax_tricks.typing import Array, UInt8
 
 
 MOST = 30  # pictures on one sheet
-TEXT = 9  # points, the size of the letters
+TEXT = 9  # font size in points
 DPI = 120
 SIZE = TEXT * DPI // 72  # pixels
-LONGEST = 240  # pixels of a class name
-LONGEST_TITLE = 170  # of a picture's, as wide as the picture
+LONGEST = 240  # most pixels of a class name
+LONGEST_TITLE = 170  # most pixels of a title, the width of the picture
 Row = tuple[str, UInt8[Array, "h w c"], list[tuple[str, float]]]
 
 

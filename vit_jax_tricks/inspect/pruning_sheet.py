@@ -1,4 +1,4 @@
-"""Which heads and how many hidden units of each block stayed, as one PNG."""
+"""Sheet of the heads and hidden units that pruning kept in each block, as one PNG."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 def write_sheet(path: Path, result: "Pruned") -> Path:
     """Writes the picture and returns its path.
 
-    Left a square for each head, darker for a higher score within its block, crossed
-    where it went; right the sorted scores of the hidden units, over their largest, with
-    a line between those that went and those that stayed.
+    Left: a square for each head, darker for a higher score within its block, crossed
+    out if removed. Right: the sorted scores of the hidden units relative to the
+    largest, with a line between kept and removed units.
     """
     groups = list(result.groups.values())
     blocks = list(dict.fromkeys(group.block for group in groups))

@@ -1,4 +1,4 @@
-"""What each quantised place costs, as one PNG."""
+"""Sheet of the cost of each quantised place, as one PNG."""
 
 import re
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 def write_sheet(path: Path, costs: Sequence["Cost"]) -> Path:
     """Writes the picture and returns its path.
 
-    A row for each layer: the SQNR of the logits with its weight or
-    its input quantised alone, the further left the more sensitive, and a line where
-    everything is quantised.
+    One row for each layer: the SQNR of the logits with only its weight or its input
+    quantised, further left meaning more sensitive, and a line for quantising
+    everything.
     """
     *places, whole = costs
     layers = sorted({cost.place.rpartition("/")[0] for cost in places}, key=_natural)
@@ -40,6 +40,6 @@ def write_sheet(path: Path, costs: Sequence["Cost"]) -> Path:
 
 
 def _natural(name: str) -> list[tuple[str, int]]:
-    """blocks_2 before blocks_10."""
+    """Sort key that puts blocks_2 before blocks_10."""
     parts = re.findall(r"(\D*)(\d*)", name)
     return [(text, int(number or 0)) for text, number in parts]
