@@ -1,1 +1,1 @@
-"""A workdir and what is in it."""
+"""Workdirs and their content."""

@@ -1,4 +1,4 @@
-"""What a checkpoint holds beside the state, so that a resumed run is the same run."""
+"""Progress stored in a checkpoint beside the state, so that a run resumes exactly."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,15 +8,15 @@ from typing import Any
 
 @dataclass
 class Clock:
-    """Where a run is, apart from its state.
+    """Progress of a run, in addition to its state.
 
     Attributes:
       metrics_offset: length of metrics.jsonl.
-      seconds: spent in earlier processes.
+      seconds: time spent in earlier processes.
       evaluated: the last step whose evaluation is in metrics.jsonl.
       logged: the last step whose training metrics are in metrics.jsonl.
-      sums, count: of the training metrics since that line.
-      best, best_step: the highest test accuracy so far and its step.
+      sums, count: sums and number of the training metrics since that line.
+      best, best_step: the highest test accuracy so far, and its step.
     """
 
     metrics_offset: int = 0
@@ -30,7 +30,7 @@ class Clock:
 
     @staticmethod
     def of(meta: dict[str, Any], step: int, say: Callable[[str], None]) -> "Clock":
-        """The clock in a checkpoint of this step, which other versions wrote too."""
+        """The clock in a checkpoint of this step, maybe of another version."""
         known = {f.name for f in dataclasses.fields(Clock)}
         if newer := sorted(meta.keys() - known):
             say(
@@ -49,7 +49,7 @@ class Clock:
         self.count += 1
 
     def means(self) -> dict[str, float]:
-        """Of the training metrics since the last line."""
+        """Means of the training metrics since the last line."""
         return {f"train/{k}": v / self.count for k, v in self.sums.items()}
 
     def line_written(self, step: int) -> None:

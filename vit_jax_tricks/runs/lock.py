@@ -1,8 +1,8 @@
-"""One writer in a folder: a lock file that names its holder.
+"""Lock file that allows one writer in a folder and names its holder.
 
-The system's lock on the file says whether its holder lives, so that a killed process
-holds nothing. Where there is none (some network file systems), or where a child of a
-killed process still has it, the holder's process id and start time say so.
+The system's lock on the file shows whether its holder is alive, so a killed process
+holds nothing. If there are no such locks (some network file systems), or a child of a
+killed process still holds it, the holder's process id and start time decide.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from vit_jax_tricks.errors import UserError
 
 NAME = ".lock"
 NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
-TRIES, PAUSE_S = 20, 0.05  # the file may come and go while others start and end
+TRIES, PAUSE_S = 20, 0.05  # the file may appear and vanish as others start and end
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Holder:
     """A process that holds a lock.
 
     Attributes:
-      host, pid: where it runs and its id there.
-      space: the boot and the namespace that the id is of.
-      began: when the process started, as the system counts, as ids are used again.
-      since: when it took the lock, for people.
+      host, pid: the host it runs on, and its process id there.
+      space: the boot and the namespace that the id belongs to.
+      began: the system's start time of the process, because ids are reused.
+      since: the time when it took the lock, for people.
     """
 
     host: str
@@ -48,17 +48,17 @@ class Holder:
         return Holder(socket.gethostname(), pid, _space(), _began(pid), since)
 
     def gone(self) -> bool:
-        """Whether the process has surely ended; False where it cannot be asked."""
+        """Whether the process has certainly ended; False if that is unknown."""
         if self.host != socket.gethostname():
             return False
-        if self.space != _space():  # after a reboot, or in another container
+        if self.space != _space():  # other boot or container
             return self.space.partition(" ")[0] != _space().partition(" ")[0]
         began = _began(self.pid)
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
             return True
-        except OSError:  # another user's, which the system may hide
+        except OSError:  # another user's process, which the system may hide
             return began not in (self.began, "")
         return began != self.began
 
@@ -68,8 +68,8 @@ def locked(folder: Path, otherwise: str) -> Iterator[None]:
     """Keeps other writers out of a folder while inside; readers are not kept out.
 
     Args:
-      folder: it must exist.
-      otherwise: what to do if it is held, such as "give another --workdir".
+      folder: must exist.
+      otherwise: advice if it is held, such as "give another --workdir".
 
     Raises:
       UserError: another process holds it, or it cannot be written.
@@ -91,7 +91,7 @@ def locked(folder: Path, otherwise: str) -> Iterator[None]:
 
 
 def _acquire(path: Path, otherwise: str) -> int:
-    """A new file at `path`, open and locked, that names this process."""
+    """Creates a file at `path`, open and locked, that names this process."""
     for attempt in range(TRIES):
         try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
@@ -113,18 +113,18 @@ def _acquire(path: Path, otherwise: str) -> int:
 
 
 def _remove_stale(path: Path, otherwise: str, *, last: bool) -> None:
-    """Removes a lock file whose holder has ended; one without a name if `last`.
+    """Removes a lock file whose holder has ended; an unnamed one if `last`.
 
-    Raises: UserError if the holder lives.
+    Raises: UserError if the holder is alive.
     """
     try:
         handle = os.open(path, os.O_RDWR)
     except FileNotFoundError:
-        return  # just let go
+        return  # just released
     try:
         system, holder = _system_lock(handle), _read(handle)
         if holder is None:
-            stale = last and system is not False  # its maker was killed just then
+            stale = last and system is not False  # its creator was killed just then
         else:
             stale = bool(system) or holder.gone()
             if not stale and _is_at(path, handle):
@@ -146,7 +146,7 @@ def _message(path: Path, holder: Holder, otherwise: str) -> str:
 
 
 def _system_lock(handle: int) -> bool | None:
-    """Locks an open file; False if another has it, None where there are no locks."""
+    """Locks an open file; False if another process has it, None without locks."""
     try:
         import fcntl
 
@@ -170,7 +170,7 @@ def _read(handle: int) -> Holder | None:
 
 
 def _is_at(path: Path, handle: int) -> bool:
-    """Whether the open file is the one that has this name now."""
+    """Whether the open file is the one currently at this path."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(handle))
     except FileNotFoundError:
@@ -186,10 +186,10 @@ def _space() -> str:
 
 
 def _began(pid: int) -> str:
-    """When a process started; "" if it has ended."""
+    """Start time of a process; "" if it has ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return "" if fields[0] in "ZX" else fields[19]  # ended, or its 22nd field
+        return "" if fields[0] in "ZX" else fields[19]  # ended, or starttime
     except OSError:
         pass
     if Path("/proc/self/stat").exists():

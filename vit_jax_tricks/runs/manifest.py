@@ -1,6 +1,6 @@
-"""The files of a checkpoint and their checksums.
+"""Files of a checkpoint and their checksums.
 
-Only files that the manifest names count: a system may leave others beside them, such as
+Only files named in the manifest count: a system may leave others beside them, such as
 `.DS_Store`, `Thumbs.db` or `.nfs0001`.
 """
 
@@ -14,7 +14,7 @@ MANIFEST = "manifest.json"
 
 
 class DamagedError(Exception):
-    """A checkpoint whose bytes are not what was written."""
+    """A checkpoint whose bytes differ from those written."""
 
 
 class UnfinishedError(DamagedError):
@@ -22,7 +22,7 @@ class UnfinishedError(DamagedError):
 
 
 def step_folders(directory: Path) -> dict[int, Path]:
-    """The folders of a run's checkpoints by step, sound or not, in order."""
+    """Folders of a run's checkpoints by step, in order, sound or not."""
     try:
         with os.scandir(directory) as entries:
             names = [e.name for e in entries if e.is_dir() and _is_step(e.name)]
@@ -44,7 +44,7 @@ def write_manifest(directory: Path) -> None:
 
 
 def verify_files(directory: Path) -> None:
-    """Raises DamagedError unless every file of the manifest is as it says."""
+    """Raises DamagedError unless every file matches the manifest."""
     try:
         expected = json.loads((directory / MANIFEST).read_text())
     except FileNotFoundError:
@@ -63,7 +63,7 @@ def verify_files(directory: Path) -> None:
 
 
 def write_durably(path: Path, text: str) -> None:
-    """Writes a file that is complete or not there, and on the disk."""
+    """Writes a file that is either complete and on disk, or absent."""
     part = path.with_name(f".{path.name}.part")
     with part.open("w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(text)

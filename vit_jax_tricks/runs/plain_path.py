@@ -1,7 +1,7 @@
-"""A plain name for a folder with any name.
+"""Gives a folder with any name a path without special characters.
 
-Orbax and TensorStore take paths for patterns and URLs, so that `[`, `*`, `?`, `%` or a
-line break in one hides the files below it.
+Orbax and TensorStore interpret paths as patterns and URLs, so `[`, `*`, `?`, `%` or a
+line break in a path hides the files below it.
 """
 
 import contextlib
@@ -22,8 +22,8 @@ PLACES = (tempfile.gettempdir, lambda: "/tmp", lambda: "/var/tmp", lambda: "/dev
 def plain_path(folder: Path) -> Iterator[Path]:
     """An absolute path to the folder without special characters, while inside.
 
-    It is the folder's own path where that is plain, else a symbolic link in a temporary
-    folder.
+    This is the folder's own path if that is plain, otherwise a symbolic link in a
+    temporary folder.
 
     Raises: UserError if no temporary folder has a plain name.
     """
@@ -43,6 +43,6 @@ def _place() -> str:
         if PLAIN.fullmatch(place) and os.access(place, os.W_OK | os.X_OK):
             return place
     raise UserError(
-        f"TMPDIR={tempfile.gettempdir()}: expected a folder that can be written, with "
-        "letters, digits, dots, dashes and underscores only."
+        f"TMPDIR={tempfile.gettempdir()}: expected a writable folder whose path has "
+        "only letters, digits, dots, dashes and underscores."
     )
