@@ -265,9 +265,11 @@ def test_a_step_that_is_not_finite_changes_only_the_counters():
     assert (int(again.skipped), int(again.streak)) == (1, 0)
 
 
-def test_updates_that_are_not_finite_change_only_the_counters():
+@pytest.mark.parametrize("costly_update", [False, True])
+def test_updates_that_are_not_finite_change_only_the_counters(costly_update):
     """The loss and the gradient are finite, the new parameters are not."""
     state, step = make(schedule=lambda count: jnp.float32(jnp.inf), algorithm="adamw")
+    step = functools.partial(step, costly_update=costly_update)
     after, metrics = jax.jit(step)(state, batch())
     assert np.isfinite(metrics["loss"])
     assert np.isfinite(metrics["grad_norm"])
@@ -296,6 +298,16 @@ def test_a_state_of_the_optimizer_that_is_not_finite_is_not_taken():
     close(after.params, state.params)
     close(after.opt_state, state.opt_state)
     assert int(after.skipped) == 1
+
+
+def test_an_update_taken_at_once_or_after_a_check_is_the_same():
+    state, step = make(algorithm="sgd")
+    taken = [
+        jax.jit(functools.partial(step, costly_update=costly))(state, batch())[0]
+        for costly in (False, True)
+    ]
+    assert int(taken[0].skipped) == 0
+    close(*taken, atol=1e-6)
 
 
 def test_no_recompilation_after_the_first_step():

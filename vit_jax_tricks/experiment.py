@@ -299,6 +299,7 @@ def build(config: Section, *, devices: Sequence[Any] | None = None) -> Experimen
         teach=taught.teach,
         average=average,
         accumulate=accumulate,
+        costly_update=config.optimizer.name in optimizer.COSTLY,
     )
     eval_step = functools.partial(step.eval_step, model=applied, mean=mean, std=std)
     pieces = sharding.batch_divisor(mesh)

@@ -20,7 +20,7 @@ from vit_jax_tricks.param_groups import Parameter, describe, path_name, plan
 from vit_jax_tricks.schedule import Schedule
 
 
-__all__ = ["OPTIMIZERS", "build", "describe"]
+__all__ = ["COSTLY", "OPTIMIZERS", "build", "describe"]
 
 Plan = dict[str, Parameter]
 Transform = optax.GradientTransformation
@@ -227,6 +227,7 @@ OPTIMIZERS = {
     "muon": _muon,
     "sgd": _sgd,
 }
+COSTLY = frozenset({"muon"})  # multiply matrices: an update is better not made twice
 
 
 def _parts(name: str, table: Plan, weight_decay: float, given: dict) -> Parts:

@@ -5,7 +5,6 @@ draw comes from `step_key(state.key, NAME, state.step)`, so a step is a function
 state and the batch alone.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,6 +14,7 @@ import optax
 from einops import rearrange
 
 from vit_jax_tricks.augment.pixels import to_float
+from vit_jax_tricks.guard import guarded
 from vit_jax_tricks.objectives import Objective
 from vit_jax_tricks.objectives.targets import as_targets
 from vit_jax_tricks.random import step_key
@@ -66,6 +66,7 @@ def train_step(
     teach: Teach | None = None,
     average: Average | None = None,
     accumulate: int = 1,
+    costly_update: bool = False,
 ) -> tuple[TrainState, Metrics]:
     """augment → normalise → erase → mix → teach → forward → loss → update.
 
@@ -95,6 +96,7 @@ def train_step(
       teach: (frozen, images) -> what teachers say of the images as the model gets them.
       average: (ema, current, step) -> ema, or None.
       accumulate: micro-batches, run one after another; their gradients are averaged.
+      costly_update: of `guard.guarded`, for optimizers that multiply matrices.
 
     Returns:
       The new state and scalar metrics: loss, each term, accuracy, grad_norm, skipped,
@@ -159,17 +161,9 @@ def train_step(
         return params, batch_stats, ema, opt_state
 
     old = (state.params, state.batch_stats, state.ema, state.opt_state)
-
-    def guarded() -> tuple[Any, Any]:
-        """The update, or the old values where some of the new are not finite."""
-        new = updated()
-        sound = _all_finite(new)
-        return sound, jax.tree.map(lambda n, o: jnp.where(sound, n, o), new, old)
-
-    # A branch, not only a select: XLA then updates the donated buffers in place.
     with jax.named_scope("update"):
-        finite, (params, batch_stats, ema, opt_state) = jax.lax.cond(
-            finite, guarded, lambda: (finite, old)
+        finite, (params, batch_stats, ema, opt_state) = guarded(
+            finite, updated, old, like=state.params, costly=costly_update
         )
     bad = 1 - finite.astype(jnp.int32)
     state = state.replace(
@@ -183,12 +177,6 @@ def train_step(
     )
     counters = {"skipped": state.skipped, "streak": state.streak}
     return state, metrics | {"grad_norm": grad_norm} | counters
-
-
-def _all_finite(tree: Any) -> Array:
-    """Whether every number of the arrays is finite, bool []."""
-    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    return functools.reduce(jnp.logical_and, [jnp.isfinite(x).all() for x in leaves])
 
 
 def _accumulated(
