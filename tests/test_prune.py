@@ -146,10 +146,10 @@ def test_other_weights(run, tmp_path, capsys):
 
 BAD = {
     "share": (["--flops=60%"], "--flops=60%: expected a share such as 0.6"),
-    "over one": (["--flops=2"], "flops=2.0: the share"),
+    "over one": (["--flops=2"], "flops=2.0: the fraction"),
     "width": (["--width=none"], "--width=none: expected a share"),
     "criterion": (["--criterion=taylr"], 'Did you mean "taylor"'),
-    "units": (["--criterion=entropy", "--normalize=none"], "other units"),
+    "units": (["--criterion=entropy", "--normalize=none"], "in different units"),
     "out of reach": (["--flops=0.1"], "the budget is out of reach"),
     "count": (["--images=0"], "--images=0: expected a whole number"),
 }

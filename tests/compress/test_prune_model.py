@@ -179,7 +179,7 @@ def test_of_one_kind_alone(whole):
 
 
 BAD = {
-    "share": (dict(flops=1.5), "flops=1.5: the share"),
+    "share": (dict(flops=1.5), "flops=1.5: the fraction"),
     "criterion": (dict(criterion="confidense"), 'Did you mean "confidence"'),
     "normalize": (dict(normalize="all"), 'normalize="all" is unknown'),
     "units": (dict(normalize="none", criterion="entropy"), "use gradient or taylor"),

@@ -57,12 +57,12 @@ def test_test_goes_before_val_and_others_are_named(folder, capsys):
 @pytest.mark.parametrize(
     ("folders", "said"),
     [
-        (["Train", "train", "test"], "has Train/, train/, and it is unclear"),
-        (["train", "test", "testing"], "has test/, testing/, and it is unclear"),
-        (["train", "val", "validation"], "has val/, validation/, and it is unclear"),
+        (["Train", "train", "test"], "has Train/, train/, so it is unclear"),
+        (["train", "test", "testing"], "has test/, testing/, so it is unclear"),
+        (["train", "val", "validation"], "has val/, validation/, so it is unclear"),
         (["Train"], "classes in Train/ but none in test/ or val/"),
         (["test", "val"], "has classes in test/, val/ but none in train/"),
-        (["", "test"], 'and test/ has a class "cat" too'),
+        (["", "test"], 'but test/ has a class "cat" too'),
     ],
 )
 def test_ambiguous_splits_are_refused(folder, tmp_path, folders, said):

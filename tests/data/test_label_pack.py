@@ -165,7 +165,7 @@ class TestReading:
     @pytest.mark.parametrize("index", [1438, -1])
     def test_an_example_that_it_lacks(self, written, index):
         with pytest.raises(
-            UserError, match=f"holds 1438 examples, and example {index}"
+            UserError, match=f"holds 1438 examples, but example {index}"
         ):
             LabelPack.open(written).rows(np.array([0, index]))
 
@@ -248,7 +248,7 @@ class TestCheck:
 
     def test_another_number_of_examples(self, data_dir, written):
         part = data.build("digits", data_dir=data_dir, train_split="train[:500]")
-        self.refused(written, part, "with 1438 training examples, and digits has 500")
+        self.refused(written, part, "with 1438 training examples, but digits has 500")
 
     def test_another_order(self, data_dir, written):
         split = "train[500:]+train[:500]"
@@ -359,7 +359,7 @@ class TestWriting:
 
     def test_a_full_disk(self, digits, tmp_path, monkeypatch):
         monkeypatch.setattr(label_pack_writer, "digest", self.full)
-        with pytest.raises(UserError, match=r"\(No space left on device\); files"):
+        with pytest.raises(UserError, match=r"\(No space left on device\); complete"):
             write_pack(tmp_path / "pack", spec_of(digits), records_of(digits))
 
     def full(self, file):

@@ -241,7 +241,7 @@ def test_arguments_without_effect_are_refused(name, option, data_dir, folder):
         ({"train_crop": "random_resized", "crop_ratio": (0.0, 1.0)}, "crop_ratio="),
         ({"image_size": 9, "resize": "bicubic"}, 'Did you mean "pil_bicubic"'),
         ({"examples": 0}, "examples=0"),
-        ({"examples": 5000}, "examples=5000; 1 to 1438"),
+        ({"examples": 5000}, "examples=5000; expected 1 to 1438"),
         ({"in_memory": False, "workers": -1}, "workers=-1"),
         ({"in_memory": True, "train_crop": "random_resized"}, "in_memory=True"),
     ],
