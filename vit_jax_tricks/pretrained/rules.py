@@ -17,7 +17,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
-    """Layout conversion: `load` takes a reference array and our shape, `export` ours."""
+    """Converts layouts: `load` takes a reference array and our shape, `export` ours."""
 
     load: Callable[[np.ndarray, tuple[int, ...]], np.ndarray]
     export: Callable[[np.ndarray], np.ndarray]
