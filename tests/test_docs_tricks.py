@@ -7,7 +7,16 @@ import pytest
 
 
 CARDS = sorted(Path("docs/tricks").glob("*.md"))
-FIELDS = ("What", "Defaults", "Cost", "When it hurts", "Measured effect", "Source")
+FIELDS = (
+    "What",
+    "When to use it",
+    "Config key",
+    "Defaults",
+    "Cost",
+    "When it hurts",
+    "Measured effect",
+    "Source",
+)
 
 
 @pytest.mark.parametrize("path", CARDS, ids=lambda p: p.stem)
