@@ -1,10 +1,10 @@
 """CoAtNet-0 on ImageNet-1k, from scratch.
 
 Paper: Dai et al., 2021, arXiv:2106.04803, Tables 4 and 10: 81.6 % top-1, 25 M
-  parameters. The network is timm's, which strides in the depthwise convolution.
+  parameters. The network is timm's, with the stride in the depthwise convolution.
 Command: python -m vit_jax_tricks.main --config=configs/coatnet_0.py
   on other data: --config=configs/coatnet_0.py:data=digit_scenes,epochs=5
-Expected: 81.6 % top-1 with this recipe, the paper's; not run here.
+Expected: 81.6 % top-1 with this recipe (from the paper); not run here.
 Wall time: 300 epochs; not run here.
 """
 
@@ -17,7 +17,7 @@ WARMUP = 10_000 * 4096 / 1_281_167  # epochs: 10,000 steps of 4096 images
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """Arguments: data, epochs, batch_size (the rate follows in proportion)."""
+    """Arguments: data, epochs, batch_size (the learning rate scales with it)."""
     c, args = imagenet_common.start(
         "coatnet_0", "coatnet_0_224", arg, crop_pct=0.95, epochs=300.0, batch_size=4096
     )

@@ -4,7 +4,7 @@ Paper: Touvron et al., 2021, arXiv:2012.12877, Table 5: 81.8 % top-1, 86.6 M par
 Command: python -m vit_jax_tricks.main --config=configs/deit_b.py
   on other data: --config=configs/deit_b.py:data=digit_scenes,epochs=5
   the project's own recipe: --config=configs/deit_b.py:recipe=source
-Expected: 81.8 % top-1 with this recipe, the paper's; not run here.
+Expected: 81.8 % top-1 with this recipe (from the paper); not run here.
 Wall time: 300 epochs; not run here.
 """
 

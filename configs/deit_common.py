@@ -1,8 +1,8 @@
-"""The recipe that the DeiT configs share: no experiment of its own.
+"""The recipe shared by the DeiT configs; not an experiment itself.
 
 Official values: Touvron et al., 2021, arXiv:2012.12877, and facebookresearch/deit
 `main.py`. `recipe=source` is the project's own variant: learning rate 5e-4 at batch
-1024 (half of the official 1e-3), 10 epochs of linear warm-up, a smooth cosine.
+1024 (half of the official 1e-3), 10 epochs of linear warm-up, and a smooth cosine.
 """
 
 import ml_collections
@@ -14,10 +14,11 @@ from vit_jax_tricks.errors import UserError
 def get_recipe(
     name: str, model: str, arg: str, *, distillation: dict | None = None
 ) -> ml_collections.ConfigDict:
-    """DeiT's 300 epochs for a `model`; arguments: data, recipe, epochs, batch_size.
+    """DeiT's 300-epoch recipe for `model`; arguments: data, recipe, epochs, batch_size.
 
-    With `distillation`, the keys of that term, there is another argument, teacher: a
-    workdir or NAME@WEIGHTS. Given one, the label and the teacher weigh one half each.
+    `distillation` holds the keys of that loss term and adds the argument teacher, a
+    workdir or NAME@WEIGHTS. With a teacher, the weights of the label and the teacher
+    are one half each.
     """
     more = {} if distillation is None else {"teacher": ""}
     c, args = imagenet_common.start(

@@ -4,7 +4,7 @@ Paper: Touvron et al., 2021, arXiv:2012.12877, Table 5: 79.9 % top-1, 22.1 M par
 Command: python -m vit_jax_tricks.main --config=configs/deit_s.py
   on other data: --config=configs/deit_s.py:data=digit_scenes,epochs=5
   the project's own recipe: --config=configs/deit_s.py:recipe=source
-Expected: 79.9 % top-1 with this recipe, the paper's; not run here.
+Expected: 79.9 % top-1 with this recipe (from the paper); not run here.
 Wall time: 300 epochs; not run here.
 """
 

@@ -5,7 +5,7 @@ Paper: Touvron et al., 2021, arXiv:2012.12877, Table 5: 81.2 % top-1, 22.4 M par
 Command: python -m vit_jax_tricks.main
   --config=configs/deit_s_distilled.py:teacher=runs/teacher
 Expected: 81.2 % top-1 with that teacher; not run here. Without a teacher both heads
-  learn the label: hard distillation from a teacher that is always right.
+  learn the label, as if a teacher were always right.
 Wall time: 300 epochs; not run here.
 """
 

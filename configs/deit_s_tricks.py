@@ -6,7 +6,7 @@ Paper: DeiT, Touvron et al., 2021, arXiv:2012.12877 (79.9 % top-1 with its own r
 Command: python -m vit_jax_tricks.main
   --config=configs/deit_s_tricks.py:teacher=runs/teacher
   on other data: --config=configs/deit_s_tricks.py:data=digit_scenes,epochs=5
-Expected: not run here. Without a teacher there is no distillation.
+Expected: not run here. Without a teacher, distillation is off.
 Wall time: 300 epochs; not run here.
 """
 

@@ -4,7 +4,7 @@ Paper: Touvron et al., 2021, arXiv:2012.12877, Table 5: 72.2 % top-1, 5.7 M para
 Command: python -m vit_jax_tricks.main --config=configs/deit_ti.py
   on other data: --config=configs/deit_ti.py:data=digit_scenes,epochs=5
   the project's own recipe: --config=configs/deit_ti.py:recipe=source
-Expected: 72.2 % top-1 with this recipe, the paper's; not run here.
+Expected: 72.2 % top-1 with this recipe (from the paper); not run here.
 Wall time: 300 epochs; not run here.
 """
 

@@ -1,11 +1,11 @@
-"""A plain ViT of one million parameters on digit_scenes: the benchmark with room.
+"""A plain ViT with one million parameters on digit_scenes, for comparing tricks.
 
 Paper: Dosovitskiy et al., 2021, arXiv:2010.11929 (the model).
 Command: python -m vit_jax_tricks.main --config=configs/digit_scenes.py
-  a run of two minutes: --config=configs/digit_scenes.py:size=32
+  a two-minute run: --config=configs/digit_scenes.py:size=32
 Expected: 85.1 % test accuracy (seed 0); 58.0 % with size=32 (seed 0); chance is 10 %.
-Wall time: 19 minutes of training on two CPU cores (size=32: two), and one to draw the
-  scenes.
+Wall time: 19 minutes of training on two CPU cores (size=32: two), plus one minute to
+  draw the scenes.
 """
 
 import ml_collections
@@ -14,7 +14,7 @@ from configs import common
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """Arguments: size (64 or 32), epochs (11, or 8 for the small size)."""
+    """Arguments: size (64 or 32), epochs (default 11, or 8 for size=32)."""
     args = common.parse_arg(arg, size=64, epochs=0.0)
     c = common.get_config()
     c.name = f"digit_scenes_{args.size}"

@@ -3,7 +3,7 @@
 Paper: Dosovitskiy et al., 2021, arXiv:2010.11929 (the model); Alpaydin & Kaynak, 1998
 (the digits, UCI).
 Command: python -m vit_jax_tricks.main --config=configs/digits.py
-Expected: at least 98.5 % test accuracy; the README has the mean of three seeds.
+Expected: at least 98.5 % test accuracy; the README gives the mean of three seeds.
 Wall time: a minute and a half of training on two CPU cores.
 """
 
@@ -37,7 +37,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.augment.scale = (0.85, 1.15)
     c.augment.mixup = 0.2
     c.loss.classification.smoothing = 0.1
-    c.optimizer.name = "muon"  # AdamW is far behind after as many epochs
+    c.optimizer.name = "muon"  # AdamW is far behind after the same epochs
     c.schedule.lr = 1e-2
     c.schedule.warmup_epochs = 5.0
     c.optimizer.weight_decay = 0.1

@@ -1,9 +1,9 @@
 """A small member of every family under one recipe: digit_scenes at 64x64, 10 epochs.
 
-Paper: that of each family, named in its model file, from Dosovitskiy et al., 2021,
-  arXiv:2010.11929, on; the optimiser is Muon (Jordan et al., 2024).
+Paper: each family's model file names its own; the first is Dosovitskiy et al., 2021,
+  arXiv:2010.11929. The optimiser is Muon (Jordan et al., 2024).
 Command: python -m vit_jax_tricks.main --config=configs/families.py:family=swin
-Expected: 93 to 98 %, docs/results.md. Chance is 10 %.
+Expected: 93 to 98 % test accuracy (docs/results.md); chance is 10 %.
 Wall time: not measured on an idle machine.
 """
 
@@ -29,7 +29,7 @@ FAMILIES = {
     "swin_v2": dict(
         name="swinv2_tiny_window8_256", embed_dim=48, num_heads=(2, 4), **STAGES
     ),
-    "t2t_vit": dict(  # its stem makes 16 tokens
+    "t2t_vit": dict(  # its stem gives 16 tokens
         name="t2t_vit_7", embed_dim=192, num_heads=3, token_dim=32, depth=5
     ),
     "convit": dict(name="convit_tiny", embed_dim=24, local_up_to_layer=3, **SMALL),
@@ -41,7 +41,7 @@ FAMILIES = {
         block_type=("C", "C", "T"),
         drop_path_rate=0.0,
     ),
-    "lv_vit": dict(  # its stem of convolutions alone would cost 77 MMACs
+    "lv_vit": dict(  # its convolutional stem alone would cost 77 MMACs
         name="lvvit_s",
         p_emb=1,
         embed_dim=96,
@@ -63,7 +63,7 @@ FAMILIES = {
         use_aux_head=False,
         drop_path_rate=0.0,
     ),
-    "eva02": dict(  # base: with the norm inside its SwiGLU, which tiny leaves out
+    "eva02": dict(  # base has a norm inside its SwiGLU, tiny does not
         name="eva02_base_patch14_224", embed_dim=96, num_heads=3, **SMALL
     ),
     "clip": dict(name="vit_base_patch32_clip_224", embed_dim=96, num_heads=3, **SMALL),

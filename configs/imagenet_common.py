@@ -1,10 +1,10 @@
-"""What recipes for ImageNet-1k share, whichever the model: no experiment of its own.
+"""The base shared by all ImageNet-1k recipes; not an experiment itself.
 
-Flips, RandAugment and random erasing of `start` are those of DeiT, Swin, T2T-ViT,
-LV-ViT and ConViT.
+`start` has the flips, RandAugment and random erasing of DeiT, Swin, T2T-ViT, LV-ViT and
+ConViT.
 
-`timm_recipe` is that of timm's training loop, which T2T-ViT and LV-ViT use: AdamW for
-300 epochs and 10 more at the lowest rate, the rate set once an epoch.
+`timm_recipe` follows timm's training loop, which T2T-ViT and LV-ViT use: AdamW for 300
+epochs and 10 more at the lowest rate. The rate is set once per epoch.
 """
 
 import ml_collections
@@ -15,9 +15,9 @@ from configs import common
 def start(
     name: str, model: str, arg: str, *, crop_pct: float = 0.875, **args: str | float
 ) -> tuple[ml_collections.ConfigDict, ml_collections.ConfigDict]:
-    """A config and its arguments: data, epochs, batch_size and further `args`.
+    """Returns a config and its arguments: data, epochs, batch_size and further `args`.
 
-    `crop_pct` is the share of the short side that evaluation sees, for photographs.
+    `crop_pct` is the share of the short side kept in evaluation, for photographs.
     """
     args = common.parse_arg(arg, data="tfds:imagenet2012", **args)
     c = common.get_config()
@@ -32,8 +32,8 @@ def start(
         c.data.crop_pct = crop_pct
     if args.data.startswith("tfds:imagenet2012"):
         c.data.test_split = "validation"
-    c.augment.flip = not scenes  # a mirrored digit is another shape
-    # Beside RandAugment the official commands' colour jitter does nothing.
+    c.augment.flip = not scenes  # a mirrored digit is a different shape
+    # With RandAugment, the official commands' colour jitter has no effect.
     c.augment.auto_augment = "rand-m9-mstd0.5-inc1"
     c.augment.erasing = 0.25
     c.loss.classification.smoothing = 0.1
@@ -56,10 +56,10 @@ def timm_recipe(
     warmup: float,
     **more: str,
 ) -> tuple[ml_collections.ConfigDict, ml_collections.ConfigDict]:
-    """The schedule of 300 + 10 epochs for a `lr` at its own `batch_size`.
+    """Returns a config with 300 + 10 epochs, and its arguments.
 
-    Arguments: data, epochs (310, of which the last 31st is the cool-down), batch_size
-    (the rate follows in proportion), and `more`. Returns the config and them.
+    `lr` is the rate for `batch_size`. Arguments: data, epochs (310, the last 31st of
+    them for the cool-down), batch_size (the rate scales with it), and `more`.
     """
     c, args = start(
         name, model, arg, crop_pct=0.9, epochs=310.0, batch_size=batch_size, **more
@@ -70,5 +70,5 @@ def timm_recipe(
     c.schedule.lr_per = batch_size
     c.schedule.warmup_epochs = min(warmup, args.epochs / 4)
     c.schedule.cooldown_epochs = args.epochs / 31
-    c.augment.mix_first = True  # the order of timm's prefetcher
+    c.augment.mix_first = True  # as in timm's prefetcher
     return c, args

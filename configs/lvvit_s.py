@@ -4,10 +4,10 @@ Paper: Jiang et al., 2021, arXiv:2104.10858, and the official README: 83.3 % top
   26.2 M parameters.
 Command: python -m vit_jax_tricks.main --config=configs/lvvit_s.py:pack=runs/labels
   on other data: --config=configs/lvvit_s.py:data=digit_scenes,epochs=5
-Expected: 83.3 % top-1 with token labels from an NFNet-F6; not run here. The labels come
-  from a pack by `python -m vit_jax_tricks.relabel` or from a teacher in the step
-  (teacher=runs/teacher). Without either every token learns the label of its image, as
-  in the official program.
+Expected: 83.3 % top-1 with token labels from an NFNet-F6; not run here. Labels come
+  from a pack by `python -m vit_jax_tricks.relabel`, or from a teacher in the step
+  (teacher=runs/teacher). Without either, every token learns the label of its image,
+  as in the official code.
 Wall time: 310 epochs; not run here.
 """
 
@@ -19,7 +19,7 @@ from configs import imagenet_common
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Arguments: data, epochs, batch_size, pack, teacher.
 
-    The last 31st of the epochs is at the lowest rate.
+    The last 31st of the epochs runs at the lowest rate.
     """
     c, args = imagenet_common.timm_recipe(
         "lvvit_s",
@@ -39,7 +39,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     if args.teacher:
         c.teacher.sources = (args.teacher,)
     c.teacher.smoothing = 0.1
-    c.loss.classification.weight = 0.0  # the class head learns soft labels, too
+    c.loss.classification.weight = 0.0  # the class head also learns soft labels
     with c.unlocked():
         c.loss.token_labels = ml_collections.ConfigDict({"name": "softmax"})
     return c.lock()

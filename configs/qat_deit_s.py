@@ -1,13 +1,13 @@
 """Quantisation-aware fine-tuning: INT8 DeiT-S, or any trained model, from a float run.
 
-Paper: Jacob et al., 2017, arXiv:1712.05877; learned steps Esser et al., 2019,
-  arXiv:1902.08153; a tenth of the epochs at 1 % of the rate as NVIDIA's guide of
-  pytorch-quantization, distilling from the float model as FasterTransformer.
+Paper: Jacob et al., 2017, arXiv:1712.05877; Esser et al., 2019, arXiv:1902.08153 (for
+  learned steps). A tenth of the epochs at 1 % of the rate follows NVIDIA's guide of
+  pytorch-quantization; distillation from the float model follows FasterTransformer.
 Command: python -m vit_jax_tricks.main
   --config=configs/qat_deit_s.py:init=runs/deit_s --workdir=runs/deit_s_int8
-  any other run: --config=configs/qat_deit_s.py:init=WORKDIR, whatever its model
+  any other run, of any model: --config=configs/qat_deit_s.py:init=WORKDIR
   4-bit weights: --config=configs/qat_deit_s.py:init=WORKDIR,bits=4
-Expected: the float accuracy less 0.3 points at 8 bits (published for DeiT-S: -0.1 to
+Expected: at most 0.3 points below float at 8 bits (published for DeiT-S: -0.1 to
   +0.3, I-ViT); not run here on ImageNet.
 Wall time: 10 epochs; not run here.
 """
@@ -25,9 +25,9 @@ from vit_jax_tricks.errors import UserError
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Arguments: init (a workdir), bits (of weights, 8 or 4), epochs, lr, distil.
 
-    Model, data, batch and optimiser are those of the run in `init`; without it, DeiT-S
-    on ImageNet from random weights. lr is 1 % of the run's where it is 0; distil is the
-    weight of the float model's word, the label has the rest.
+    Model, data, batch and optimiser are those of the run in `init`. Without it, DeiT-S
+    trains on ImageNet from random weights. lr=0 means 1 % of the run's rate. distil is
+    the distillation weight; the label loss has a weight of 1 - distil.
     """
     args = common.parse_arg(arg, init="", bits=8, epochs=10.0, lr=0.0, distil=0.9)
     if args.bits not in (4, 8):
@@ -55,7 +55,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.schedule.min_lr = 0.01 * lr
     c.schedule.warmup_epochs = 0.0
 
-    # Mild: what is left of the augmentation is what moves pixels a little.
+    # Mild augmentation: only small geometric changes remain.
     c.augment.auto_augment = "none"
     for key in ("erasing", "mixup", "cutmix"):
         c.augment[key] = 0.0
@@ -81,7 +81,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
 
 def _stochastic(init: str) -> list[str]:
-    """Fields of the run's model that draw at random in training."""
+    """Returns the stochastic regularisers of the run's model."""
     if not init:
         return ["drop_path_rate"]
     try:

@@ -1,8 +1,9 @@
-"""The recipe that the Swin configs share: no experiment of its own.
+"""The recipe shared by the Swin configs; not an experiment itself.
 
 Official values: Liu et al., 2021, arXiv:2103.14030, and microsoft/Swin-Transformer
-`config.py` and `main.py`: the learning rate, the warm-up's start and the lowest rate
-are for a batch of 512 and grow with it; a cosine from the end of warm-up on, by update.
+`config.py` and `main.py`. The learning rate, the initial warm-up rate and the lowest
+rate are for a batch of 512 and scale with it. After the warm-up the rate follows a
+cosine, updated every step.
 """
 
 import ml_collections
@@ -13,7 +14,7 @@ from configs import imagenet_common
 def get_recipe(
     name: str, model: str, drop_path_rate: float, arg: str
 ) -> ml_collections.ConfigDict:
-    """Swin's 300 epochs for a `model`; arguments: data, epochs, batch_size."""
+    """Swin's 300-epoch recipe for `model`; arguments: data, epochs, batch_size."""
     c, args = imagenet_common.start(name, model, arg, epochs=300.0, batch_size=1024)
     c.model.drop_path_rate = drop_path_rate
     c.augment.mixup = 0.8

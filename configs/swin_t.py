@@ -4,7 +4,7 @@ Paper: Liu et al., 2021, arXiv:2103.14030, and the official README: 81.2 % top-1
   28.3 M parameters.
 Command: python -m vit_jax_tricks.main --config=configs/swin_t.py
   on other data: --config=configs/swin_t.py:data=digit_scenes,epochs=5
-Expected: 81.2 % top-1 with this recipe, the official one; not run here.
+Expected: 81.2 % top-1 with this recipe (the official one); not run here.
 Wall time: 300 epochs; not run here.
 """
 

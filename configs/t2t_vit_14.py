@@ -4,7 +4,7 @@ Paper: Yuan et al., 2021, arXiv:2101.11986, and the official README: 81.5 % top-
   21.5 M parameters.
 Command: python -m vit_jax_tricks.main --config=configs/t2t_vit_14.py
   on other data: --config=configs/t2t_vit_14.py:data=digit_scenes,epochs=5
-Expected: 81.5 % top-1 with this recipe, the official one; not run here.
+Expected: 81.5 % top-1 with this recipe (the official one); not run here.
 Wall time: 310 epochs; not run here.
 """
 
