@@ -1,16 +1,16 @@
-"""The cost of the augmentation: beside a training step, Pillow, and in memory.
+"""Measures the augmentation against a training step and Pillow, and its memory.
 
     python benchmarks/augment.py --timm=/path/to/python --json augment.json
 
-Takes 224 x 224 uint8 photographs through the whole stack on the CPU:
+Runs 224 x 224 uint8 photographs through whole stacks on the CPU:
 
     full        crop, flip, colour jitter, RandAugment, erasing, mixup or CutMix
     deit        configs/deit_s.py as it is: flip, RandAugment, erasing, mixup or CutMix
     original    the same with AutoAugment's policy
 
-beside a training step of DeiT-S without augmentation at the same batch (wall time, in
-turns), and beside timm's transforms on Pillow images (CPU time of one core, in a second
-process, with the Python that `--timm` names).
+It compares them with a DeiT-S training step without augmentation at the same batch size
+(wall time, in turns), and with timm's transforms on Pillow images (CPU time of one
+core, in a second process that runs the Python given by `--timm`).
 """
 
 import argparse
@@ -62,7 +62,7 @@ CLASSES = 1000
 
 
 def photographs(n: int) -> np.ndarray:
-    """n crops of scikit-learn's two photographs."""
+    """Returns n crops of scikit-learn's two photographs."""
     rng = np.random.default_rng(0)
     pictures = load_sample_images().images
     out = []
@@ -74,7 +74,7 @@ def photographs(n: int) -> np.ndarray:
 
 
 def stack(name: str) -> Callable[..., Any]:
-    """(key, images, labels, index) -> what the model of a step gets."""
+    """Returns fn(key, images, labels, index) -> the inputs of the model."""
     defaults: Any = config.defaults()["augment"]
     made = augment.from_config(mean=MEAN, **dict(defaults) | STACKS[name])
 
@@ -99,14 +99,14 @@ def shapes(b: int) -> tuple[Any, ...]:
 
 
 def timed(turn: Callable[[], Any]) -> tuple[float, float]:
-    """Wall and CPU seconds."""
+    """Returns wall and CPU seconds."""
     wall, cpu = time.perf_counter(), time.process_time()
     jax.block_until_ready(turn())
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
 def pillow(python: str, images: np.ndarray, rounds: int) -> dict[str, list[float]]:
-    """CPU seconds an image, round by round, of every stack in timm's own form."""
+    """Returns CPU seconds per image and round for each stack, run by timm."""
     erasing = dict(re_prob=0.25, re_mode="pixel", rounds=rounds)
     options = {name: dict(color_jitter=None) | v | erasing for name, v in TIMM.items()}
     script = pathlib.Path(__file__).with_name("timm_transforms.py")

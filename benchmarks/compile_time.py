@@ -1,8 +1,8 @@
-"""Seconds that XLA needs for the forward pass of every model.
+"""Measures the compile time of every model's forward pass in seconds.
 
 python benchmarks/compile_time.py [PATTERN...] writes docs/compile_time.json, which
 `python -m vit_jax_tricks.inspect models` puts into its table. Tracing and compiling are
-timed, nothing is run; weights are shapes only. The machine should be idle.
+timed. Nothing runs, and the weights are shapes only. The machine should be idle.
 """
 
 import datetime

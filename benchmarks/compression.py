@@ -1,12 +1,13 @@
-"""Accuracy after quantising and pruning, over families and seeds, on digit_scenes.
+"""Measures accuracy after quantising and pruning, on digit_scenes.
 
     python benchmarks/compression.py --out runs/compression
 
-Trains a small DeiT, Swin and LV-ViT from every seed and makes of each, by the commands
-of docs/compression.md: INT8 calibrated alone, INT8 and 4-bit weights after QAT, the
-model at 60 % of its multiply-accumulates by three criteria, fine-tuned, and the one
-pruned by gradients with QAT on top. Then files of them are compared in onnxruntime.
-Prints Markdown tables, writes OUT/compression.json; a killed command goes on.
+Trains a small DeiT, Swin and LV-ViT from every seed. From each it derives, with the
+commands of docs/compression.md: calibrated INT8; INT8 and 4-bit weights after QAT; the
+model pruned to 60 % of its multiply-accumulates by three criteria and fine-tuned; and
+QAT of the model pruned by gradients. It then compares their ONNX files in onnxruntime.
+Prints Markdown tables and writes OUT/compression.json. Repeat a killed command to
+resume.
 """
 
 import argparse
@@ -54,7 +55,7 @@ def main() -> None:
             runs[name, seed] = chain, cores.submit(chain.train)
     for _, trained in runs.values():
         trained.result()
-    # One after another on an idle machine: files are timed.
+    # One after another, on an idle machine, because files are timed.
     results = {}
     for (name, seed), (chain, _) in runs.items():
         chain.files()
@@ -65,7 +66,7 @@ def main() -> None:
 
 
 class Chain:
-    """A float run and all that is made of it; `done` holds what was measured."""
+    """A float run and everything derived from it; `done` holds the measurements."""
 
     def __init__(self, given: Any, name: str, seed: int) -> None:
         self.given, self.name, self.seed = given, name, seed
@@ -78,7 +79,7 @@ class Chain:
             self.done = json.loads(self.record.read_text())
 
     def train(self, core: int) -> None:
-        """Every training, one after another."""
+        """Runs every training, one after another."""
         given, base = self.given, self.base
         family, *flags = FAMILIES[self.name]
         data = f"--config.data.name=digit_scenes/{given.size}"
@@ -102,7 +103,7 @@ class Chain:
         self._step("pruned, int8, QAT", train, base / "small_int8", f"{qat}{tuned}")
 
     def files(self) -> None:
-        """The ONNX files, each compared on 2,000 test images and timed."""
+        """Writes the ONNX files; compares each on 2,000 test images and times it."""
         files = [("float", None), ("int8", "--int8")]
         if CRITERIA[0] in self.criteria:
             files += [(f"{CRITERIA[0]}/tuned", None), ("small_int8", "--int8")]
@@ -145,7 +146,7 @@ class Chain:
 
 
 def accuracies(chains: list[Chain]) -> str:
-    """Each seed's accuracy, and the mean share of the float accuracy."""
+    """Formats each seed's accuracy, and the mean relative to float."""
     lines = ["| | " + " | ".join(dict.fromkeys(c.name for c in chains)) + " |"]
     lines.append("|---|" + "---|" * (lines[0].count("|") - 2))
     for key in ("float", *QUANTISED, *PRUNED):
@@ -163,7 +164,7 @@ def accuracies(chains: list[Chain]) -> str:
 
 
 def sizes(chains: list[Chain]) -> str:
-    """What the files are: accuracy, MB, milliseconds of one image."""
+    """Formats accuracy, MB and milliseconds per image of the files."""
     return "\n".join(
         f"{chain.name} {key}: {json.dumps(value)}"
         for chain in chains

@@ -1,12 +1,12 @@
-"""What distillation gains a small DeiT on digit_scenes, over paired seeds.
+"""Measures the gain of a small DeiT from distillation, on digit_scenes.
 
     python benchmarks/distilling.py --out runs/distilling
 
-A CoAtNet, whose convolutions need fewer images, learns first, from the images as they
-are. Then a DeiT trains from every seed on random crops (with --mix also mixup and
-cutmix), alone and with the teacher's logits of the very same images. A seed gives both
-arms the same parameters, order of images and draws. Prints the accuracies with the
-paired differences; a killed command goes on.
+The teacher is a CoAtNet, whose convolutions need fewer images. It trains first, without
+augmentation. Then a DeiT trains twice from every seed on random crops (with --mix also
+mixup and cutmix): alone, and with the teacher's logits for the same images. Both runs
+of a seed have the same initial parameters, order of images and random draws. Prints the
+accuracies and the paired differences. Repeat a killed command to resume.
 """
 
 import argparse

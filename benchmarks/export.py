@@ -1,16 +1,16 @@
-"""Float and INT8 ONNX files of whole families, side by side in onnxruntime.
+"""Compares float and INT8 ONNX files of whole families in onnxruntime.
 
     python benchmarks/export.py deit_small_patch16_224 swin_tiny_patch4_window7_224
     python benchmarks/export.py deit_small_patch16_224 --against=timm --batches=1,8
 
-One thread, medians, all files in turns; weights and images are random, so that the
-numbers are about wiring and speed, not about accuracy. Prints a Markdown table: the
-largest difference of the float file from JAX and, beside the largest logit, of the INT8
-file from the fake-quantised model; MB; milliseconds at each batch. `--against=timm`,
-where torch and timm are installed, adds timm's model with the same weights, exported by
-torch.onnx (by its default exporter and by the older one) and quantised by onnxruntime's
-quantize_static, and `--exact` our INT8 file with the products that CPUs without VNNI
-need.
+All files run in turns on one thread; the table shows medians. Weights and images are
+random, so the figures are about correctness and speed, not about accuracy.
+Prints a Markdown table: the largest difference of the float file from JAX, the largest
+difference of the INT8 file from the fake-quantised model beside the largest logit, MB,
+and milliseconds at each batch size. `--against=timm` needs torch and timm. It adds
+timm's model with the same weights, exported by torch.onnx (by its default exporter and
+by the older one) and quantised by onnxruntime's quantize_static. `--exact` adds our
+INT8 file with the products that CPUs without VNNI need.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from vit_jax_tricks.pretrained.export import reference_arrays
 
 
 def weights(model: Any, images: Any) -> Any:
-    """The initial variables and noise, so that no bias is zero and left out."""
+    """Returns the initial variables plus noise, so that no bias is zero and dropped."""
     rng = np.random.default_rng(0)
     variables = jax.jit(model.init)(jax.random.key(0), images)
 
@@ -40,7 +40,7 @@ def weights(model: Any, images: Any) -> Any:
 
 
 def row(name: str, given: argparse.Namespace, batches: tuple[int, ...]) -> str:
-    """One model's lines of the table: its own, and one for each other contestant."""
+    """Returns one model's lines of the table: its own and one per contestant."""
     model: Any = create_model(name)
     shape = model.image_shape
     images = np.random.default_rng(1).standard_normal((8, *shape), np.float32)
@@ -91,7 +91,7 @@ def row(name: str, given: argparse.Namespace, batches: tuple[int, ...]) -> str:
 
 
 def ratio(times: dict[str, dict[int, float]], other: str, size: int) -> str:
-    """How many times as long as our file of the same kind a contestant takes."""
+    """Returns a contestant's time divided by that of our file of the same kind."""
     own = "float" if "float" in other else "int8"
     return f"{times[other][size] / times[own][size]:.2f} of our {own}'s"
 
@@ -99,7 +99,7 @@ def ratio(times: dict[str, dict[int, float]], other: str, size: int) -> str:
 def check(
     theirs: dict[str, proof.Function], images: np.ndarray, logits: np.ndarray
 ) -> None:
-    """Their float files equal our model, and their INT8 files are near it."""
+    """Checks that their float files equal our model and their INT8 files are close."""
     for name, function in theirs.items():
         worst = np.abs(function(images) - logits).max()
         most = 1e-3 if "float" in name else 0.5 * np.abs(logits).max()

@@ -1,15 +1,15 @@
-"""Imports torchvision, one built for another torch too: timm only needs its Python."""
+"""Imports torchvision for timm, even if it was built for another torch."""
 
 import contextlib
 import importlib
 from typing import Any
 
 
-_KEPT: list[Any] = []  # declarations live as long as their library does
+_KEPT: list[Any] = []  # declarations live as long as their library object
 
 
 def load(torch: Any) -> None:
-    """Afterwards `import timm` works.
+    """Makes `import timm` work.
 
     Raises: ImportError where torchvision is not installed.
     """

@@ -1,10 +1,10 @@
-"""A training process that something happens to at one exact moment.
+"""Runs a training process and triggers an event at one exact moment.
 
     python benchmarks/kill_at.py EVENT MOMENT NOTES ARGUMENTS_OF_MAIN ...
 
 `kill_matrix.py` starts it. It runs `vit_jax_tricks.main` with one function wrapped, so
-that the event comes as that function begins, and writes to the file NOTES when it came,
-after which step, and which checkpoints were complete then.
+that the event happens when that function starts. It writes to the file NOTES the time
+of the event, the last step before it, and the checkpoints that were complete.
 """
 
 import json
@@ -25,22 +25,22 @@ from vit_jax_tricks.runs.manifest import MANIFEST, step_folders
 from vit_jax_tricks.stop import leave
 
 
-# The function whose call of this number is the moment, for the run of kill_matrix.py:
-# saved at 4, 8, 12 ..., evaluated in 3 batches at 5, 10, 15 ...
+# The function and the number of the call that define the moment. The run of
+# kill_matrix.py saves at 4, 8, 12 ... and evaluates in 3 batches at 5, 10, 15 ...
 MOMENTS: dict[str, tuple[Any, str, int]] = {
     "compile": (Experiment, "compile_train_step", 1),
     "step": (Experiment, "put", 10),  # step 7, after 6 steps and one evaluation
-    "evaluation": (Experiment, "put", 15),  # in the middle of that at step 10
-    "save": (checkpoint, "write_manifest", 3),  # of step 8, before it has its name
+    "evaluation": (Experiment, "put", 15),  # in the middle of the evaluation at step 10
+    "save": (checkpoint, "write_manifest", 3),  # of step 8, before its final name
     "report": (report, "write", 1),
 }
-# The picture that is missing: of this batch of the epoch, or of the test.
+# The batch of the epoch that loses a picture; None: one of the test split.
 BATCHES = {"compile": 1, "step": 7, "save": 5, "evaluation": None}
 BALLAST = "ballast"
 
 
 def batch_pictures(x: Experiment, number: int | None) -> Path:
-    """The first picture of a training batch, counted from 1; of the test if None."""
+    """Returns the first picture of training batch `number` (from 1), or a test one."""
     data: Any = x.data
     if number is None:
         return Path(data.test.name(x.eval_batch_size))  # in its second batch
@@ -57,7 +57,7 @@ class Happening:
         self.lock = threading.Lock()
 
     def install(self, replace: Callable[[Any, str, Any], None] = setattr) -> None:
-        """Wraps the function of the moment; a picture goes before the first read."""
+        """Wraps the function of the moment; a picture is removed before any is read."""
         self._count_steps(replace)
         if self.event in ("unreadable picture", "SIGTERM in a stalled read"):
             original = Experiment.compile_train_step
@@ -95,7 +95,7 @@ class Happening:
         replace(train.Loop, "_drain", drain)
 
     def _wait_for_save(self) -> None:
-        """The save of the same step may or may not be over; here it is."""
+        """Waits for the save of the same step, which may still be running."""
         folder = self.workdir / "checkpoints"
         while any(folder.glob(".*.part")):
             time.sleep(0.01)
@@ -114,7 +114,7 @@ class Happening:
         if self.event == "unreadable picture":
             picture.write_bytes(b"no picture")
             return
-        os.mkfifo(picture)  # whoever opens it waits for ever
+        os.mkfifo(picture)  # opening it blocks for ever
         threading.Thread(target=self._stop_stalled, daemon=True).start()
 
     def _stop_stalled(self) -> None:
@@ -132,7 +132,7 @@ class Happening:
             time.sleep(0.02)
 
     def of_terminal(self, number: int) -> None:
-        """To this process and its workers at once, as from a terminal."""
+        """Signals this process and its workers at once, as a terminal does."""
         os.killpg(os.getpid(), number)
 
     def kill_worker(self) -> None:
@@ -148,7 +148,7 @@ class Happening:
         os.close(read)
 
     def fill_disk(self) -> None:
-        """Fills a small disk; any other is full for this process only."""
+        """Fills a small disk; a larger disk only appears full to this process."""
         place = self.workdir.parent
         room = os.statvfs(place)
         if room.f_bavail * room.f_frsize > 2**26:
@@ -179,8 +179,8 @@ EVENTS: dict[str, Callable[[Happening], None]] = {
 
 if __name__ == "__main__":
     os.setpgid(0, 0)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has it ignored, and shells in
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # the background this one
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores SIGHUP,
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore SIGINT
     event, moment, notes, *rest = sys.argv[1:]
     [workdir] = [a.partition("=")[2] for a in rest if a.startswith("--workdir=")]
     Happening(event, moment, Path(notes), Path(workdir)).install()

@@ -1,14 +1,14 @@
-"""What a run keeps when something ends it: a table of events and moments.
+"""Ends runs by every event at every moment and checks that they resume exactly.
 
     python benchmarks/kill_matrix.py
 
-Each cell is a small run that something happens to at one exact moment (kill_at.py), and
-the same command again afterwards. It says: the exit status, the newest step that is
-saved then, and `=` if the second start goes on from there and ends with the state and
-the metrics of a run that nobody disturbed, bit for bit. A cell is marked `!` with what
-is wrong if the second start fails or differs, if a checkpoint that was complete is gone
-or damaged, if steps are lost that could be saved, if the error takes more than a line,
-or if the end took more than 10 seconds.
+Each cell of the table is a small run with one event at one exact moment (kill_at.py),
+followed by the same command again. A cell shows the exit status, the newest saved step,
+and `=` if the second start resumes there and ends with the state and metrics of an
+undisturbed run, bit for bit. A cell is marked `!` with the reason if the second start
+fails or differs, a complete checkpoint is missing or damaged, steps are lost that could
+have been saved, the error takes more than one line, or the run took more than 10
+seconds to end.
 """
 
 import argparse
@@ -64,20 +64,20 @@ STATUS = {
     "closed stdout": 1,
     "full disk": 1,
 }
-NEVER = {  # nothing is read then, or no worker is there
+NEVER = {  # nothing is read then, or there are no workers
     "unreadable picture": ("report",),
     "SIGTERM in a stalled read": ("report",),
     "killed worker": ("compile", "report"),
 }
-WORKERS = ("SIGKILL", "SIGHUP", "Ctrl-C", "killed worker")  # there are two with these
-UNSAVED = ("SIGKILL", "full disk")  # what is in memory is lost with these
-OURS = re.compile(r"saving; Ctrl-C \d more time")  # on standard error, of signals
+WORKERS = ("SIGKILL", "SIGHUP", "Ctrl-C", "killed worker")  # run with two workers
+UNSAVED = ("SIGKILL", "full disk")  # lose what is in memory
+OURS = re.compile(r"saving; Ctrl-C \d more time")  # on stderr after a signal
 SLOWEST_S = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """What one event at one moment led to."""
+    """The outcome of one event at one moment."""
 
     status: int
     saved: int  # the newest step, 0 for none
@@ -91,7 +91,7 @@ class Cell:
 
 
 class Matrix:
-    """The runs below `root`, with one data set and one cache of programs."""
+    """Runs below `root` that share a data set and a compilation cache."""
 
     def __init__(self, root: Path):
         self.root, self.whole = root, root / "whole" / "run"
@@ -104,7 +104,7 @@ class Matrix:
     def train(
         self, workdir: Path, data: Path, *driver: str, workers: int = 0
     ) -> subprocess.CompletedProcess:
-        """One start of the command; `driver` are the first arguments of kill_at.py."""
+        """Runs the command once; `driver` holds the first arguments of kill_at.py."""
         options = OPTIONS | {"data.name": f"folder:{data}"}
         if workers:
             options["data.workers"] = workers
@@ -131,7 +131,7 @@ class Matrix:
         )
 
     def cell(self, event: str, moment: str) -> Cell | None:
-        """Lets it happen, starts again and compares; None where it makes no sense."""
+        """Triggers the event, restarts and compares; None where it is meaningless."""
         if moment in NEVER.get(event, ()):
             return None
         place = self.root / f"{event}, {moment}".replace(" ", "_")
@@ -163,10 +163,10 @@ class Matrix:
         workdir: Path,
         noted: dict,
     ) -> list[str]:
-        """What is wrong with how the first process ended and with what it left."""
+        """Lists faults in how the first process ended and in what it left."""
         wrong, status = [], STATUS[event]
         if moment == "report" and status > 1:
-            status = 0  # a signal then comes too late to stop anything
+            status = 0  # the signal comes too late to stop anything
         if done.returncode != status:
             wrong.append(f"status {done.returncode} for {status}")
         if status == 1 and not re.fullmatch(r"error: .*\n", done.stderr):
@@ -192,7 +192,7 @@ class Matrix:
     def _again(
         self, done: subprocess.CompletedProcess, workdir: Path, saved: int
     ) -> list[str]:
-        """What is wrong with the second start."""
+        """Lists faults in the second start."""
         if done.returncode:
             return [f"second start: {done.stderr.strip()}"]
         found = re.search(r"^resuming .* at step (\d+)$", done.stdout, re.M)
@@ -211,7 +211,7 @@ class Matrix:
 
 
 def pictures(root: Path) -> None:
-    """96 to train on and 24 to test, of three classes."""
+    """Writes 96 training and 24 test pictures of three classes."""
     rng = np.random.default_rng(0)
     for part, count in (("train", 32), ("test", 8)):
         for name in "abc":
@@ -224,7 +224,7 @@ def pictures(root: Path) -> None:
 
 @contextlib.contextmanager
 def small_disk(folder: Path, wanted: bool) -> Iterator[Path]:
-    """A disk of 8 MB, if wanted and if the system lets us; else a folder."""
+    """Mounts a disk of 8 MB if wanted and permitted; otherwise makes a folder."""
     folder.mkdir()
     line = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
     mounted = wanted and not subprocess.run(line, capture_output=True).returncode
@@ -246,7 +246,7 @@ def put_back(notes: Path, disk: Path) -> None:
 
 
 def state(workdir: Path) -> dict[str, list]:
-    """Type and checksum of every leaf of the last state."""
+    """Returns the type and checksum of every leaf of the last state."""
     meta = workdir / "checkpoints" / str(STEPS) / "meta" / "metadata"
     return json.loads(meta.read_text())["leaves"]
 
@@ -269,7 +269,7 @@ def table(cells: dict[tuple[str, str], Cell | None]) -> str:
 
 
 def run(events: Iterable[str], moments: Iterable[str], jobs: int, root: Path) -> bool:
-    """Prints the table; returns whether nothing is wrong."""
+    """Prints the table; returns whether every cell is right."""
     matrix, began = Matrix(root), time.monotonic()
     pairs = [(event, moment) for event in events for moment in moments]
     cells = {}

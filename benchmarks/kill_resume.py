@@ -2,10 +2,10 @@
 
     python benchmarks/kill_resume.py --kills=20
 
-The final state (parameters, average, optimiser) and metrics.jsonl, all but `time/*`,
-must be those of a run that nobody disturbed, bit for bit. Saving is so frequent that
-many kills fall into a save. Compiled programs are kept between the restarts, so that
-these cost seconds.
+The final state (parameters, average, optimiser) and metrics.jsonl, except `time/*`,
+must be bit-identical to those of an undisturbed run. The run saves so often that many
+kills hit a save. Compiled programs are cached between restarts, so a restart takes
+seconds.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from vit_jax_tricks.sharding import path_str
 
 
 def command(workdir: Path, steps: int) -> list[str]:
-    """A small run with EMA, mixup, drop path and two micro-batches."""
+    """Returns a small run's command: EMA, mixup, drop path and two micro-batches."""
     options = {
         "model.depth": 2,
         "model.embed_dim": 32,
@@ -58,21 +58,21 @@ def start(workdir: Path, steps: int, log: Path, programs: Path) -> subprocess.Po
 
 
 def last_step(workdir: Path) -> int:
-    """The last step in metrics.jsonl, or 0."""
+    """Returns the last step in metrics.jsonl, or 0."""
     path = workdir / "metrics.jsonl"
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     return json.loads(lines[-1])["step"] if lines else 0
 
 
 def halves(workdir: Path) -> set[tuple[str, int]]:
-    """The checkpoints that are half written or half deleted, by name and inode."""
+    """Returns half-written and half-deleted checkpoints, by name and inode."""
     folder = workdir / "checkpoints"
     found = [p for p in folder.iterdir() if p.is_dir()] if folder.is_dir() else []
     return {(p.name, p.stat().st_ino) for p in found if not (p / MANIFEST).exists()}
 
 
 def final(workdir: Path, steps: int) -> dict[str, bytes]:
-    """The bytes of every leaf of the last state."""
+    """Returns the bytes of every leaf of the last state."""
     with ocp.StandardCheckpointer() as checkpointer:
         state = checkpointer.restore(workdir.absolute() / f"checkpoints/{steps}/state")
     leaves = jax.tree_util.tree_flatten_with_path(state)[0]
@@ -102,7 +102,7 @@ def undisturbed(workdir: Path, steps: int, log: Path, programs: Path):
 
 
 def run(kills: int, steps: int, seed: int, root: Path) -> bool:
-    """Prints one line a kill and a summary; returns whether the runs agree."""
+    """Prints one line per kill and a summary; returns whether the runs agree."""
     rng = random.Random(seed)
     whole, killed, programs = root / "whole", root / "killed", root / "programs"
     undisturbed(whole, steps, root / "whole.log", programs)  # compiles
@@ -112,7 +112,7 @@ def run(kills: int, steps: int, seed: int, root: Path) -> bool:
     )
     at, in_save, began, starts = [], 0, time.monotonic(), 0
     while True:
-        left = halves(killed)  # by the kill before
+        left = halves(killed)  # by the previous kill
         process = start(killed, steps, root / "killed.log", programs)
         starts += 1
         moment = rng.uniform(0.4 * setup, setup + 1.3 * work / max(kills, 1))
@@ -144,7 +144,7 @@ def run(kills: int, steps: int, seed: int, root: Path) -> bool:
     verdict["metrics"] = metrics(whole) == metrics(killed)
     print(
         f"{len(at)} kills over {starts} starts in {time.monotonic() - began:.0f} s, at "
-        f"steps {at} of {steps}; {in_save} fell into a save. Equal to the bit: "
+        f"steps {at} of {steps}; {in_save} hit a save. Bit-identical: "
         + ", ".join(f"{name} {'yes' if ok else 'NO'}" for name, ok in verdict.items())
         + f" ({len(states[0])} leaves, {len(metrics(whole))} lines)."
     )

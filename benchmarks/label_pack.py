@@ -1,12 +1,12 @@
-"""Size and reading cost of a label pack, measured on 10,000 images.
+"""Measures the size and the reading cost of a label pack on 10,000 images.
 
     python benchmarks/label_pack.py --rounds 5
 
-The images are links to a few JPEG files of 500 x 375 pixels, and the classes of every
-cell are drawn at random of 1000, which no teacher does: real packs are smaller.
-Batches of 64 are decoded, cropped to 224 x 224 and read in turns without a pack, with
-one that stays in memory, and with one that is read by record. Times are those of the
-processor, of all threads together, so that other work on the machine does not count.
+The images are links to a few JPEG files of 500 x 375 pixels. The classes of every cell
+are drawn at random from 1000. A real teacher is less random, so real packs are smaller.
+Batches of 64 are decoded and cropped to 224 x 224, in turns without a pack, with one
+that stays in memory, and with one that is read record by record. Times are CPU times
+summed over all threads, so other work on the machine does not count.
 """
 
 import argparse
@@ -33,7 +33,7 @@ TEACHER = {"name": "none", "weights": "", "checksum": None, "form": ""}
 
 
 def random_pack(source: Data, path: pathlib.Path) -> pathlib.Path:
-    """A pack for the training split with random classes and scores."""
+    """Writes a pack for the training split with random classes and scores."""
     rng, records = np.random.default_rng(0), source.whole_train
     names = tuple(source.class_names)
 
@@ -68,7 +68,7 @@ def random_pack(source: Data, path: pathlib.Path) -> pathlib.Path:
 
 
 def pictures(root: pathlib.Path, count: int) -> str:
-    """A folder of `count` links to JPEG files, so many in each of 1000 classes."""
+    """Makes a folder of `count` links to JPEG files, spread over 1000 classes."""
     import simplejpeg
 
     rng = np.random.default_rng(0)
@@ -91,7 +91,7 @@ def pictures(root: pathlib.Path, count: int) -> str:
 
 
 def seconds_an_image(batches: Any, batch_size: int, count: int) -> float:
-    """Processor time of `count` batches, after four to fill the queue."""
+    """Returns CPU time per image over `count` batches, after four to fill the queue."""
     for _ in range(4):
         next(batches)
     began = time.process_time()
@@ -103,7 +103,7 @@ def seconds_an_image(batches: Any, batch_size: int, count: int) -> float:
 
 
 def cost_of_rows(pack: LabelPack, count: int) -> float:
-    """Processor time an image of the reading alone, 64 at a time in random order."""
+    """Returns the CPU time per image of reading alone, 64 at a time at random."""
     order = np.random.default_rng(1).permutation(pack.spec.count)[: count * 64]
     began = time.process_time()
     for places in order.reshape(count, 64):

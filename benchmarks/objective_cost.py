@@ -1,18 +1,18 @@
-"""What the terms of the loss cost: a whole training step with all of them, and plain.
+"""Measures the cost of loss terms and regularisers in a whole training step.
 
     python benchmarks/objective_cost.py deit_s --rounds 10
     python benchmarks/objective_cost.py lvvit_s --rounds 10
     python benchmarks/objective_cost.py regularisers --rounds 10
 
-The steps of a set differ in what is named here and in nothing else; they take the same
-batches in turns, so that a busy spell of the machine meets all of them. The teacher's
-labels come from a label pack with each batch: its own cost is not in the step.
+The steps of a set differ only in what is listed here. They take the same batches in
+turns, so that load on the machine affects all of them. The teacher's labels come with
+each batch from a label pack, so the cost of the teacher is not in the step.
 
     deit_s         configs/deit_s_tricks.py: cross-entropy against 0.7 CE + 0.3 focal
                    and soft distillation
     lvvit_s        configs/lvvit_s.py: cross-entropy of both heads against 0.7 CE + 0.3
                    focal, token labels and soft distillation
-    regularisers   configs/deit_s.py without any against each of them alone
+    regularisers   configs/deit_s.py without any, against each one alone
 
 Fails if anything is compiled after the first step.
 """
@@ -37,7 +37,7 @@ from vit_jax_tricks import config, experiment
 from vit_jax_tricks.data.label_pack import LabelPack
 
 
-PACK = "PACK"  # stands for the folder of the labels
+PACK = "PACK"  # placeholder for the folder of the labels
 STORED = {
     "teacher.pack": PACK,
     "loss.classification.name": "smoothed_focal",
@@ -47,7 +47,7 @@ STORED = {
     "loss.classification.dist_weight": "0.0",
 }
 NONE = {"model.drop_path_rate": "0.0", "ema.decay": "None"}
-# Config and, by name, what each step changes in it; the first one is the base.
+# The config, and the changes of each step by name; the first step is the base.
 SETS: dict[str, tuple[str, dict[str, dict[str, str]]]] = {
     "deit_s": (
         "configs/deit_s_tricks.py",
@@ -80,13 +80,13 @@ SETS: dict[str, tuple[str, dict[str, dict[str, str]]]] = {
 
 
 def build(spec: str, changes: dict[str, str], pack: pathlib.Path) -> Any:
-    """The experiment of a contestant."""
+    """Builds the experiment of a contestant."""
     typed = {k: str(pack) if v == PACK else v for k, v in changes.items()}
     return experiment.build(config.load(spec, typed.items()))
 
 
 def contestant(x: Any) -> tuple[Turn, dict[str, float]]:
-    """Its step, and what the compiler says that it costs."""
+    """Returns its step and the cost that the compiler reports."""
     step, state = x.compile_train_step(), x.compile_init()
     names = list(x.batch_shape(train=True))
 
@@ -102,7 +102,7 @@ def contestant(x: Any) -> tuple[Turn, dict[str, float]]:
 
 
 def batches(x: Any, pack: pathlib.Path) -> Iterator[Batch]:
-    """A few batches of random pixels over and over, with the pack's labels."""
+    """Yields a few batches of random pixels over and over, with the pack's labels."""
     labels = LabelPack.open(pack)
     b, rng = x.batch_size, np.random.default_rng(0)
     made = []
@@ -118,7 +118,7 @@ def batches(x: Any, pack: pathlib.Path) -> Iterator[Batch]:
 
 
 def main() -> None:
-    """Builds the steps of a set, lets them take turns, prints and writes the result."""
+    """Builds the steps of a set, runs them in turns, prints and writes the result."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("set", choices=SETS)
     parser.add_argument("--rounds", type=int, default=10)

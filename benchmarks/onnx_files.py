@@ -1,10 +1,10 @@
-"""Milliseconds of several .onnx files, side by side in onnxruntime.
+"""Times several .onnx files side by side in onnxruntime.
 
     python benchmarks/onnx_files.py float.onnx small.onnx int8.onnx
 
-One thread, random images of the size that the first file takes, the files in turns.
-Prints a Markdown table of MB and, for each batch, the medians and how many times as
-fast as the first file each one is.
+The files run in turns on one thread, with random images of the size that the first file
+takes. Prints a Markdown table of MB and, for each batch size, the medians in
+milliseconds and the speed-up over the first file.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from vit_jax_tricks.export import proof
 
 
 def image_shape(content: bytes) -> list[int]:
-    """[h, w, c] of the input of a file."""
+    """Returns [h, w, c] of a file's input."""
     (images,) = onnx.load_from_string(content).graph.input
     return [axis.dim_value for axis in images.type.tensor_type.shape.dim[1:]]
 

@@ -1,7 +1,7 @@
-"""A ViT-S/16 training step as one writes it by hand, to measure ours against.
+"""A hand-written ViT-S/16 training step to compare ours with.
 
-Plain Flax Linen and optax: no mesh, no skipped steps, no configs. It shares no code
-with the package.
+It uses plain Flax Linen and optax: no mesh, no skipped steps, no configs. It shares no
+code with the package.
 """
 
 from collections.abc import Callable
@@ -67,7 +67,7 @@ class PlainViT(nn.Module):
 
 
 def make(*, attention: type[nn.Module] = Attention) -> tuple[Any, Callable]:
-    """The first state `(params, opt_state)` and the jitted step that donates it.
+    """Returns the first state `(params, opt_state)` and a jitted step that donates it.
 
     The step maps (state, images uint8 [b, 224, 224, 3], labels int32 [b]) to (state,
     loss): AdamW, label smoothing 0.1.

@@ -1,9 +1,9 @@
-"""Wall time of a model and of its pruned self, side by side in one process.
+"""Times a model and its pruned version side by side in one process.
 
 python benchmarks/pruning.py [--flops=0.6] [--batch=8] [--rounds=10] [NAME...] times
 jitted forward passes on the first device and, as ONNX files, in onnxruntime on one
-thread. Whole and pruned take turns; the medians of the milliseconds and their ratios
-are printed. Weights are random, scores are output norms of noise.
+thread. The whole and the pruned model take turns. Prints the medians in milliseconds
+and their ratios. Weights are random; the scores are output norms for noise images.
 """
 
 import sys
@@ -25,7 +25,7 @@ NAMES = (
 
 
 def measure(name: str, *, flops: float, batch: int, rounds: int) -> dict[str, float]:
-    """Shares of MACs and parameters, and milliseconds of a batch."""
+    """Returns shares of MACs and parameters, and milliseconds per batch."""
     model: Any = create_model(name)
     images = jax.random.normal(jax.random.key(0), (batch, *model.image_shape))
     variables = jax.jit(model.init)(jax.random.key(1), images[:1])

@@ -1,4 +1,4 @@
-"""Contestants take turns on one machine, so that a busy spell meets all of them."""
+"""Runs contestants in turns, so that load on the machine affects all of them."""
 
 import statistics
 import time
@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 
-PAUSE = 0.3  # seconds between turns: OpenMP's threads spin on for a while
+PAUSE = 0.3  # seconds between turns, because OpenMP's threads spin on for a while
 Batch = dict[str, np.ndarray]
 Turn = Callable[[Batch], Any]  # one step, to its end
 
@@ -17,13 +17,13 @@ Turn = Callable[[Batch], Any]  # one step, to its end
 def race(
     turns: dict[str, Turn], rounds: int, stream: Iterator[Batch]
 ) -> tuple[dict[str, list[float]], int]:
-    """Seconds of every turn, and how often something was compiled after step one."""
+    """Returns the seconds of every turn, and the compilations after step one."""
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, *_, **__: compiled.append(event) if "compile" in event else None
     )
     jax.jit(lambda x: x + len(turns))(1.0)
-    assert compiled  # so we do hear of compilations
+    assert compiled  # compilations are reported
     for turn in turns.values():
         turn(next(stream))
     compiled.clear()
@@ -41,7 +41,7 @@ def race(
 
 
 def ratio(over: list[float], under: list[float]) -> dict[str, float]:
-    """Of the minima, of the medians, and the median of the rounds' own ratios."""
+    """Returns the ratio of minima, of medians, and the median of each round's ratio."""
     return {
         "min": min(over) / min(under),
         "median": statistics.median(over) / statistics.median(under),

@@ -1,15 +1,16 @@
-"""What token labels gain on digit_scenes, over paired seeds.
+"""Measures the gain from token labels on digit_scenes, over paired seeds.
 
     python benchmarks/teaching.py --out runs/teaching --seeds 5 --epochs 5
 
 Trains a Swin teacher, stores its labels with `relabel`, then trains the same LV-ViT
 from every seed twice: alone (every token learns the label of its image) and with the
-teacher's token labels. A seed gives both the same parameters and the same order of
-images.
+teacher's token labels. Both runs of a seed have the same initial parameters and the
+same order of images.
 
-Prints the accuracies with the paired differences, and how well the dense head finds the
-digit: its probability of the true class at each token against the mask. Writes
-OUT/teaching.json and OUT/dense.png. A killed command goes on where it was.
+Prints the accuracies and the paired differences. It also measures how well the dense
+head locates the digit, by comparing its probability of the true class at each token
+with the mask. Writes OUT/teaching.json and OUT/dense.png. Repeat a killed command to
+resume.
 """
 
 import argparse
@@ -104,7 +105,7 @@ def train(
 
 
 def scenes(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Test images uint8 [n, 64, 64, 3], masks [n, 64, 64] and labels [n]."""
+    """Returns test images uint8 [n, 64, 64, 3], masks [n, 64, 64], labels [n]."""
     root = data_root()
     builder = prepare(
         lambda: DigitScenes(config="64", data_dir=root, file_format="array_record")
@@ -117,7 +118,7 @@ def scenes(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def found(workdir: pathlib.Path, images: Any, labels: Any) -> np.ndarray:
-    """The probability of the image's class at each place [n, p, q]."""
+    """Returns the probability of the image's class in each cell [n, p, q]."""
     given = parse(
         [f"--workdir={workdir}"], values=MODEL_VALUES, sections=("model", "data")
     )
@@ -137,11 +138,12 @@ def found(workdir: pathlib.Path, images: Any, labels: Any) -> np.ndarray:
 
 
 def overlap(places: np.ndarray, masks: np.ndarray) -> dict[str, float]:
-    """Intersection over union with the digit's cells, and ranks against chance.
+    """Returns the IoU with the digit's cells, and the AUC within an image.
 
-    A cell is the digit's where at least a twentieth of it is ink. "iou" cuts each map
-    half-way between its least and its greatest value; "auc" needs no cut: how often a
-    cell of the digit has more than another one of the same image (chance is 0.5).
+    A cell belongs to the digit if at least a twentieth of it is ink. "iou" thresholds
+    each map half-way between its minimum and maximum. "auc" needs no threshold: it is
+    how often a cell of the digit has a higher value than another cell of the same image
+    (chance is 0.5).
     """
     n, p, q = places.shape
     share = masks.reshape(n, p, masks.shape[1] // p, q, -1).mean((2, 4))
@@ -155,7 +157,7 @@ def overlap(places: np.ndarray, masks: np.ndarray) -> dict[str, float]:
         if digit.any() and not digit.all():
             above = values[digit][:, None] - values[~digit][None]
             auc.append(float((above > 0).mean() + (above == 0).mean() / 2))
-    everything = ink.mean((1, 2)).mean()  # the overlap of marking every cell
+    everything = ink.mean((1, 2)).mean()  # the IoU when every cell is marked
     return {
         "iou": float(iou.mean()),
         "auc": statistics.mean(auc),
@@ -164,7 +166,7 @@ def overlap(places: np.ndarray, masks: np.ndarray) -> dict[str, float]:
 
 
 def picture(path: Any, images: Any, masks: Any, labels: Any, maps: Any) -> None:
-    """Each image beside its mask and the maps, coloured where the class is probable."""
+    """Draws each image beside its mask and the maps, coloured by class probability."""
     tiles, words = [], []
     for i in range(16):
         size = (128, 128)

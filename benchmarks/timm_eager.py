@@ -1,4 +1,4 @@
-"""timm's DeiT-S in eager PyTorch, to measure our training step against."""
+"""timm's DeiT-S in eager PyTorch, to compare our training step with."""
 
 import importlib
 import os
@@ -10,9 +10,9 @@ import plain_vit
 
 
 def make() -> Callable[[dict], float]:
-    """A training step on a batch of uint8 images, on as many threads as cores.
+    """Returns a training step on uint8 images, with as many threads as cores.
 
-    AdamW, label smoothing 0.1, no other regularisation.
+    It uses AdamW and label smoothing 0.1, without other regularisation.
 
     Raises:
       ImportError: torch or timm is not installed.

@@ -1,4 +1,4 @@
-"""timm's own model as float and INT8 ONNX, to measure our files against."""
+"""timm's own model as float and INT8 ONNX, to compare our files with."""
 
 import importlib
 import importlib.util
@@ -18,12 +18,12 @@ from vit_jax_tricks.export import proof
 def functions(
     name: str, arrays: Mapping[str, np.ndarray], images: np.ndarray
 ) -> dict[str, proof.Function]:
-    """`timm float` by torch.onnx.export, `timm INT8` of it by quantize_static.
+    """Returns `timm float`, by torch.onnx.export, and `timm INT8`, by quantize_static.
 
-    Both once by torch's default exporter, where onnxscript is installed, and once by
-    the older one, `torchscript`. Quantised with onnxruntime's defaults (QDQ, int8
-    weights and activations, ranges from the smallest to the largest value) and one step
-    a channel, after the preparation that its documentation asks for.
+    Exports each by torch's default exporter, if onnxscript is installed, and by the
+    older one, `torchscript`. Quantisation uses onnxruntime's defaults (QDQ, int8
+    weights and activations, min-max ranges) and one step per channel, after the
+    preprocessing that its documentation recommends.
 
     Args:
       name: in timm and here.
@@ -64,7 +64,7 @@ def _by_torchscript(torch: Any) -> dict[str, Any]:
 def _files(
     torch: Any, model: Any, images: np.ndarray, options: dict[str, Any], folder: str
 ) -> tuple[bytes, bytes]:
-    """The model in float and in INT8."""
+    """Writes the model in float and in INT8."""
     root = pathlib.Path(folder)
     plain, ready, int8 = (str(root / f"{n}.onnx") for n in ("float", "ready", "int8"))
     example = (torch.from_numpy(_nchw(images)),)
@@ -74,7 +74,7 @@ def _files(
         torch.onnx.export(model, example, plain, verbose=False, **named, **options)
     quantization: Any = importlib.import_module("onnxruntime.quantization")
     prepare: Any = importlib.import_module("onnxruntime.quantization.shape_inference")
-    logging.disable(logging.WARNING)  # one line for each vector without channels
+    logging.disable(logging.WARNING)  # one warning for each vector without channels
     prepare.quant_pre_process(plain, ready)
     quantization.quantize_static(ready, int8, _Reader(images), per_channel=True)
     logging.disable(logging.NOTSET)
@@ -92,7 +92,7 @@ class _Reader:
 
 
 def _channels_first(function: proof.Function) -> proof.Function:
-    """`function` of [b, c, h, w]; the same images are not transposed twice."""
+    """Wraps `function` for [b, c, h, w]; caches the transposed images."""
     last: list[Any] = [None, None]
 
     def run(images: Any) -> Any:

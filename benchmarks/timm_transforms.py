@@ -1,4 +1,4 @@
-"""timm's own pipeline on Pillow images: CPU milliseconds an image, as JSON.
+"""Times timm's own pipeline on Pillow images: CPU time per image, as JSON.
 
 Needs torch and timm, not this package; benchmarks/augment.py starts it.
 """

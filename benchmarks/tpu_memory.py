@@ -1,4 +1,4 @@
-"""Memory of a compiled training step on a TPU that is not there.
+"""Estimates the memory of a training step on a TPU, without having one.
 
     pip install libtpu==0.0.42.1
     python benchmarks/tpu_memory.py --batch=128 --data=digit_scenes
@@ -29,7 +29,7 @@ PLAIN = {
 
 
 def main() -> None:
-    """Compiles both and prints what they need."""
+    """Compiles both and prints their memory."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--data", default="digit_scenes")

@@ -1,9 +1,9 @@
-"""Times a training step of DeiT-S beside a plain Flax one and timm's, on one machine.
+"""Times a DeiT-S training step against plain Flax and timm, on one machine.
 
     python benchmarks/train_step.py --rounds 15 --json train_step.json
 
-All take the same random uint8 batches (16 images of 224 x 224, 1000 classes) in float32
-and take turns, so that a busy spell of the machine meets every one of them:
+All use the same random uint8 batches (16 images of 224 x 224, 1000 classes) in float32.
+They take turns, so that load on the machine affects all of them:
 
     ours           configs/deit_s.py as it is: augmentation, drop path, EMA
     ours, plain    the same without those
@@ -47,7 +47,7 @@ PLAIN = {
 
 
 def batches(seed: int = 0) -> Iterator[Batch]:
-    """A few random batches on the host, over and over."""
+    """Yields a few random batches on the host, over and over."""
     rng = np.random.default_rng(seed)
     return itertools.cycle(
         {
@@ -60,7 +60,7 @@ def batches(seed: int = 0) -> Iterator[Batch]:
 
 
 def many_classes(root: pathlib.Path) -> str:
-    """A folder data set that only says that there are 1000 classes of pictures."""
+    """Makes a folder data set that only defines 1000 classes."""
     import simplejpeg
 
     picture = simplejpeg.encode_jpeg(np.zeros((8, 8, 3), np.uint8))
@@ -73,7 +73,7 @@ def many_classes(root: pathlib.Path) -> str:
 
 
 def ours(data: str, changes: dict[str, str]) -> tuple[Turn, float, float]:
-    """Our step as the command trains it; FLOPs an image, XLA's and three forwards."""
+    """Returns our step; FLOPs per image by XLA, and of three forward passes."""
     spec = f"configs/deit_s.py:data={data},batch_size={BATCH}"
     x = experiment.build(config.load(spec, changes.items()))
     step, state = x.compile_train_step(), x.compile_init()
@@ -88,7 +88,7 @@ def ours(data: str, changes: dict[str, str]) -> tuple[Turn, float, float]:
 
 
 def flax(attention: Any) -> Turn:
-    """The hand-written step."""
+    """Returns the hand-written step."""
     state, step = plain_vit.make(attention=attention)
 
     def turn(batch: Batch) -> Any:
@@ -100,7 +100,7 @@ def flax(attention: Any) -> Turn:
 
 
 def main() -> None:
-    """Builds the contestants, lets them take turns, prints and writes the result."""
+    """Builds the contestants, runs them in turns, prints and writes the result."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json", type=pathlib.Path, help="also write the result here")

@@ -1,4 +1,4 @@
-"""Runs of our own commands, one on each core, for benchmarks that train many models."""
+"""Runs our own commands, one per core, for benchmarks that train many models."""
 
 import concurrent.futures
 import json
@@ -13,7 +13,7 @@ from typing import Any
 
 
 def call(module: str, *flags: str, core: int | None = None) -> str:
-    """What a command of ours prints, run on one core if one is given."""
+    """Runs one of our commands, on one core if given, and returns its output."""
     pin = [] if core is None else ["taskset", "-c", str(core)]
     done = subprocess.run(
         [*pin, sys.executable, "-m", f"vit_jax_tricks.{module}", *flags],
@@ -28,19 +28,19 @@ def call(module: str, *flags: str, core: int | None = None) -> str:
 def train(
     workdir: pathlib.Path, config: str, *flags: str, core: int | None = None
 ) -> float:
-    """The test accuracy after the last epoch; goes on where it was."""
+    """Trains, or resumes, and returns the test accuracy after the last epoch."""
     call("main", f"--config={config}", f"--workdir={workdir}", *flags, core=core)
     return last(workdir)
 
 
 def last(workdir: pathlib.Path) -> float:
-    """The newest test accuracy of a run."""
+    """Returns the newest test accuracy of a run."""
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     return [v for line in lines if (v := json.loads(line).get("test/accuracy"))][-1]
 
 
 def gains(accuracy: dict[str, list[float]], against: str) -> dict[str, list[float]]:
-    """Mean and standard deviation of each arm's paired gains, printed in points."""
+    """Prints the mean and standard deviation of each arm's paired gains in points."""
     found = {}
     for arm, values in accuracy.items():
         pairs = zip(values, accuracy[against], strict=True)
@@ -57,7 +57,7 @@ def gains(accuracy: dict[str, list[float]], against: str) -> dict[str, list[floa
 
 
 class Cores:
-    """A pool with one worker a core: better than every run on all cores."""
+    """A pool with one worker per core: faster than giving every run all cores."""
 
     def __init__(self) -> None:
         cores = sorted(os.sched_getaffinity(0))
@@ -69,7 +69,7 @@ class Cores:
     def submit(
         self, job: Callable[..., Any], *args: Any
     ) -> "concurrent.futures.Future[Any]":
-        """Calls `job(*args, core=...)` when a core is free."""
+        """Calls `job(*args, core=...)` as soon as a core is free."""
 
         def run() -> Any:
             core = self._free.get()

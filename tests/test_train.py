@@ -286,4 +286,4 @@ def test_killed_at_random_it_ends_alike(home, capfd, tmp_path):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.run(kills=4, steps=300, seed=0, root=tmp_path)
-    assert "Equal to the bit: parameters yes" in capfd.readouterr().out
+    assert "Bit-identical: parameters yes" in capfd.readouterr().out
