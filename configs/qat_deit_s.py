@@ -7,7 +7,7 @@ Command: python -m vit_jax_tricks.main
   --config=configs/qat_deit_s.py:init=runs/deit_s --workdir=runs/deit_s_int8
   any other run, of any model: --config=configs/qat_deit_s.py:init=WORKDIR
   4-bit weights: --config=configs/qat_deit_s.py:init=WORKDIR,bits=4
-Expected: at most 0.3 points below float at 8 bits (published for DeiT-S: -0.1 to
+Expected: 0.3 points below float at 8 bits (published for DeiT-S: -0.1 to
   +0.3, I-ViT); not run here on ImageNet.
 Wall time: 10 epochs; not run here.
 """
