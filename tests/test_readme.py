@@ -22,16 +22,21 @@ from vit_jax_tricks.data import digit_scenes
 
 
 DOCUMENTS = [Path("README.md"), *sorted(Path("docs").rglob("*.md"))]
+DOCUMENTS += [Path("CONTRIBUTING.md"), Path("CHANGELOG.md")]
+WITH_CODE = [path for path in DOCUMENTS if shell_blocks.blocks(path, "python")]
 COMMAND = "python -m vit_jax_tricks."
 # Commands that do not run here, by how they begin, and why.
 NOT_RUN = {
     "python3 -m venv .venv": "makes an environment",
     ".venv/bin/pip install": "installs from a registry",
+    "pip install": "installs from a registry",
     ".venv/bin/python -m pytest": "these tests",
     f"{COMMAND}evaluate --model=deit_small_patch16_224 --weights=hub:": (
         "downloads weights, and needs ImageNet"
     ),
     f"{COMMAND}relabel --teacher.model=swin_tiny_patch4_window7_224": "needs ImageNet",
+    f"{COMMAND}main --config=configs/families.py:family=NAME": "NAME stands for many",
+    "python benchmarks/": "measures for minutes to hours",
 }
 # These run in processes of their own, from the copy's root, with nothing added.
 PROCESSES = (
@@ -60,10 +65,20 @@ TINY = {
 
 
 @pytest.mark.slow
-def test_the_example_runs(capsys):
-    (code,) = shell_blocks.blocks(Path("README.md"), "python")
-    exec(compile(code, "README.md", "exec"), {})
-    assert capsys.readouterr().out == "(8,) ['features', 'tokens']\n"
+@pytest.mark.parametrize("path", WITH_CODE, ids=str)
+def test_code_prints_what_it_says(path, capsys):
+    """The comment after each print is its output, but for words after a comma.
+
+    The blocks of a document run in order and share their names.
+    """
+    names = {}
+    for code in shell_blocks.blocks(path, "python"):
+        exec(compile(code, str(path), "exec"), names)
+        printed = capsys.readouterr().out.splitlines()
+        said = re.findall(r"^\s*print\(.*\)  # (.*)$", code, re.MULTILINE)
+        assert len(said) == len(printed) > 0
+        for comment, line in zip(said, printed, strict=True):
+            assert comment == line or comment.startswith(f"{line}, ")
 
 
 def test_two_set_up_commands():
@@ -74,10 +89,22 @@ def test_two_set_up_commands():
 
 
 def test_no_block_is_overlooked():
+    """Neither fences of other languages nor blocks that are indented instead."""
     for document in DOCUMENTS:
-        fences = re.findall(r"^ *```(.*)$", document.read_text(), re.MULTILINE)
+        text = document.read_text()
+        fences = re.findall(r"^ *```(.*)$", text, re.MULTILINE)
         assert set(fences[::2]) <= {"python", "sh"}, document
         assert set(fences[1::2]) <= {""}, document
+        outside = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+        assert not re.search(r"^(    |\t)\S", outside, re.MULTILINE), document
+
+
+def test_every_file_that_is_named_is_there():
+    for document in DOCUMENTS:
+        for name in re.findall(
+            r"(?:benchmarks|notebooks)/\w+\.\w+", document.read_text()
+        ):
+            assert Path(name).is_file(), f"{document} names {name}"
 
 
 def test_what_does_not_run_is_there():
