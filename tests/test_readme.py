@@ -100,10 +100,9 @@ def test_no_block_is_overlooked():
 
 
 def test_every_file_that_is_named_is_there():
+    named = re.compile(r"(?:benchmarks|notebooks)/\w+\.\w+")
     for document in DOCUMENTS:
-        for name in re.findall(
-            r"(?:benchmarks|notebooks)/\w+\.\w+", document.read_text()
-        ):
+        for name in named.findall(document.read_text()):
             assert Path(name).is_file(), f"{document} names {name}"
 
 

@@ -272,10 +272,14 @@ def _hint(name: str, value: Any, spec: Spec, sizes: Sizes) -> str:
         return ": type images[None] for one image"
     if name.endswith("labels") and shape in (want[:-1], [*want[:-1], 1]):
         return f": type jax.nn.one_hot(ids, {want[-1]}) for class ids"
+    if name.endswith("labels") and len(shape) == 2 and shape[:1] == want:
+        return ": type jnp.argmax(labels, -1) for the most probable class"
     if name == "where" and shape == [*want, 1]:
         return ": type where[..., 0]"
     if any(not form.dtypes or str(value.dtype) in form.dtypes for form in spec.forms):
         return ""
+    if name == "images" and "Float" in kinds and not _is_float(value):
+        return ": type (images / 255 - mean) / std for grey levels 0 to 255"
     if "Bool" in kinds:
         return f": type {name} > 0"
     if "Pixels" in kinds and jnp.issubdtype(value.dtype, jnp.integer):

@@ -1,21 +1,38 @@
 """Wrong shapes and dtypes of the functions on arrays are refused in one line."""
 
+import functools
 import inspect
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
-from refusals import abstractly, assert_all_refused, cases
+from refusals import abstractly, assert_all_refused, assert_refused, cases
 
+from vit_jax_tricks import compress
 from vit_jax_tricks.compress import (
+    calibration,
     clipping,
     fake_quant,
+    find_groups,
     grid,
     integer,
     observers,
+    places,
+    prune_gates,
+    prune_model,
+    prune_scores,
+    prune_select,
+    prune_width,
+    quantized,
     ranges,
     scores,
+    sensitivity,
+    standard_rules,
 )
 from vit_jax_tricks.compress.fake_quant import learned_fake_quant, learned_step
+from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.models import create_model
 
 
 INT8 = grid("int8")
@@ -146,3 +163,253 @@ def test_refused_in_one_line(fn, right, name, values):
 @pytest.mark.parametrize("fn", TABLE, ids=lambda fn: fn.__name__)
 def test_the_right_arguments_are_not(fn):
     abstractly(fn, TABLE[fn][0])
+
+
+# Functions on models: tiny ones, whose shapes alone are looked at.
+
+IMAGES = jnp.ones((2, 8, 8, 3))
+IN_IMAGES = [
+    (jnp.ones((2, 3, 8, 8)), "type jnp.moveaxis(images, 1, -1)"),
+    (IMAGES[0], "type images[None]"),
+    (jnp.ones((2, 8, 8, 3), jnp.uint8), "type (images / 255 - mean) / std"),
+    (jnp.ones((2, 8, 8, 3), int), "expected float [b, h, w, c]"),
+    None,
+]
+LABELS = jnp.zeros(2, jnp.int32)
+IN_LABELS = [
+    (jnp.zeros(3, jnp.int32), "= [2], as images"),
+    (jnp.eye(3)[:2], "type jnp.argmax(labels, -1)"),
+    LABELS[:, None],
+    LABELS.astype(jnp.float32),
+]
+RULES = standard_rules()
+
+
+def tiny(**fields):
+    """A model and parameters of its shapes."""
+    small = dict(img_size=8, patch_size=4, embed_dim=8, depth=1, num_heads=2)
+    model = create_model("vit_tiny_patch16_224", 3, **{**small, **fields})
+    shapes = jax.eval_shape(model.init, jax.random.key(0), IMAGES)
+    return model, jax.tree.map(lambda s: jnp.ones(s.shape, s.dtype), shapes)
+
+
+@functools.cache
+def model_table():
+    """Like `TABLE`, by the function's name."""
+    model, variables = tiny()
+    groups, deeper = find_groups(model), find_groups(tiny(depth=2)[0])
+    in_groups = [
+        (deeper, "blocks_1/heads", "no blocks_1/attn"),
+        (find_groups(tiny(num_heads=4)[0]), "4 heads in blocks_0/heads"),
+        (find_groups(tiny(mlp_ratio=2.0)[0]), "16 hidden units in blocks_0/hidden"),
+    ]
+    stacked = tiny(scan=True, depth=2)
+    heads = jnp.ones((1, 2))
+    plan = {"blocks_0/heads": (1,), "blocks_0/hidden": (0, 5)}
+    in_plan = [
+        ({"blocks_1/heads": (0,)}, 'has "blocks_1/heads", which is no group'),
+        ({"blocks_0/heads": (0, 2)}, "is (0, 2); expected which of its 2 heads stay"),
+        ({"blocks_0/heads": (-1,)}, "from 0 to 1"),
+        ({"blocks_0/heads": (0, 0)}, "different whole numbers"),
+        ({"blocks_0/heads": (False, True)}, "type np.flatnonzero(mask)"),
+        {"blocks_0/hidden": tuple(range(33))},
+    ]
+    found = places.quantized_places(model, variables, IMAGES, RULES)
+    steps = {name: ranges.Range(jnp.float32(0.1)) for name in found}
+    one, *rest = steps
+    ints = steps | {one: ranges.Range(jnp.int32(1))}
+    gates = {name: jnp.bool_(True) for name in steps}
+    in_gates = [
+        ({name: gates[name] for name in rest}, f'has no "{one}"'),
+        (gates | {"x": jnp.bool_(True)}, 'ranges has no "x", which gates has'),
+        (gates | {one: jnp.float32(1)}, f'gates["{one}"] is float32[]; expected bool'),
+        gates | {one: jnp.ones(2, bool)},
+    ]
+    base = {"model": model, "variables": variables, "images": IMAGES}
+    ruled = base | {"rules": RULES}
+    quant = ruled | {"ranges": steps}
+    return {
+        "gated_apply": (
+            base | {"groups": groups, "gates": {"blocks_0/heads": heads}},
+            {
+                "images": IN_IMAGES,
+                "groups": in_groups,
+                "variables": [(stacked[1], "made with scan=False")],
+                "gates": [
+                    ({"blocks_0/heads": jnp.ones((1, 3))}, "expected 2 in the last"),
+                    ({"blocks_0/heads": jnp.ones((3, 2))}, "[#b, s] = [2, s]"),
+                    ({"blocks_0/heads": jnp.ones((1, 2), int)}, "expected float"),
+                    ({"blocks_0/heads": jnp.ones(2)}, "is float32[2]"),
+                    ({"blocks_0/haeds": heads}, 'Did you mean "blocks_0/heads"?'),
+                    ({"blocks_0/heads": [1.0, 0.0]}, "is a list"),
+                ],
+            },
+        ),
+        "masked_apply": (
+            base | {"groups": groups, "plan": plan},
+            {"images": IN_IMAGES, "plan": in_plan},
+        ),
+        "score_batch": (
+            base | {"labels": LABELS, "groups": groups, "criterion": "taylor"},
+            {"images": IN_IMAGES, "labels": IN_LABELS, "groups": in_groups},
+        ),
+        "batch_sums": (
+            quant | {"labels": LABELS, "gates": gates},
+            {"images": IN_IMAGES, "labels": IN_LABELS},
+        ),
+        "quantized_apply": (
+            quant | {"gates": gates},
+            {
+                "images": IN_IMAGES,
+                "gates": in_gates,
+                "ranges": [(ints, "scale is int32[]; expected float")],
+            },
+        ),
+        "observe": (base | {"states": {}, "specs": {}}, {"images": IN_IMAGES}),
+        "input_places": (base, {"images": IN_IMAGES}),
+        "quantized_places": (ruled, {"images": IN_IMAGES}),
+        "shrink": (
+            {"variables": variables, "groups": groups, "plan": plan},
+            {"plan": in_plan, "groups": in_groups},
+        ),
+        "pruned_model": (
+            {"model": model, "groups": groups, "plan": plan},
+            {"plan": in_plan},
+        ),
+        "narrowed": (
+            {"model": model, "variables": variables, "channels": (0, 3)},
+            {
+                "channels": [
+                    ((0, 8), "is (0, 8); expected different"),
+                    ((1, 1),),
+                    ((-1,),),
+                ]
+            },
+        ),
+    }
+
+
+FUNCTIONS = {
+    fn.__name__: fn
+    for fn in (
+        *(prune_gates.gated_apply, prune_gates.masked_apply, prune_scores.score_batch),
+        *(sensitivity.batch_sums, quantized.quantized_apply, calibration.observe),
+        *(places.input_places, places.quantized_places, prune_model.shrink),
+        *(prune_model.pruned_model, prune_width.narrowed),
+    )
+}
+SHAPES_ALONE = {"input_places", "quantized_places", "pruned_model", "observe"}
+
+
+def test_every_function_on_images_is_in_the_table():
+    found = {compress.quantized_apply}
+    for module in (calibration, places, prune_gates, prune_model, prune_scores):
+        found |= {fn for _, fn in inspect.getmembers(module, inspect.isfunction)}
+    for module in (prune_select, prune_width, quantized, sensitivity):
+        found |= {fn for _, fn in inspect.getmembers(module, inspect.isfunction)}
+    takes = {"images", "gates", "plan", "channels"}
+    inside = {
+        fn
+        for fn in found
+        if fn.__module__.startswith(compress.__name__)
+        and fn.__name__[0] != "_"
+        and not fn.__module__.endswith("checks")
+        and takes & inspect.signature(fn).parameters.keys()
+    }
+    assert inside == set(FUNCTIONS.values())
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_on_a_model_refuses_in_one_line(name):
+    right, wrong = model_table()[name]
+    for argument, values in wrong.items():
+        assert_all_refused(FUNCTIONS[name], right, argument, values)
+    if name not in SHAPES_ALONE:
+        abstractly(FUNCTIONS[name], right)
+    else:
+        FUNCTIONS[name](**right)
+
+
+def test_images_of_another_size_or_number_of_channels():
+    for name, (right, wrong) in model_table().items():
+        if "images" in wrong:
+            for shape in ((2, 8, 8, 1), (2, 12, 8, 3)):
+                assert_refused(
+                    FUNCTIONS[name],
+                    right | {"images": jnp.ones(shape)},
+                    [f"images have shape {shape[1:]}, the model expects (8, 8, 3)"],
+                    ("eager",),
+                )
+
+
+def test_batches():
+    model, variables = tiny()
+    groups, channels_first = find_groups(model), jnp.ones((2, 3, 8, 8))
+    for images, labels, part in (
+        (channels_first, LABELS, "score_batch: images is float32[2, 3, 8, 8]"),
+        (IMAGES, jnp.eye(3)[:2], "score_batch: labels is float32[2, 3]"),
+    ):
+        arguments = {"batches": [(images, labels)], "criterion": "gradient"}
+        arguments |= {"model": model, "variables": variables, "groups": groups}
+        assert_refused(prune_scores.score, arguments, [part], ("eager",))
+        del arguments["groups"]
+        assert_refused(compress.prune, arguments, [part], ("eager",))
+    arguments = {"model": model, "variables": variables, "rules": RULES}
+    for batches, part in (
+        ([channels_first], "quantized_places: images is float32[2, 3, 8, 8]"),
+        ([IMAGES, IMAGES[0]], "observe: images is float32[8, 8, 3]"),
+        ([], "calibrate got no batch"),
+    ):
+
+        def calibrated(batches=batches):
+            return compress.calibrate(model, variables, iter(batches), RULES)
+
+        assert_refused(calibrated, {}, [part], ("eager",))
+    for batches, part in (
+        ([(IMAGES, jnp.eye(3)[:2])], "batch_sums: labels is float32[2, 3]"),
+        ([], "sensitivity got no batch"),
+    ):
+        given = arguments | {"batches": batches, "ranges": {}}
+        assert_refused(sensitivity.sensitivity, given, [part], ("eager",))
+
+
+def test_models_that_stack_their_blocks():
+    model, variables = tiny(scan=True)
+    arguments = {"variables": variables, "images": IMAGES, "groups": {}, "gates": {}}
+    arguments |= {"model": model}
+    assert_refused(prune_gates.gated_apply, arguments, ["make it with scan=False"])
+
+
+def test_criteria():
+    right, _ = model_table()["score_batch"]
+    arguments = right | {"criterion": "tailor"}
+    assert_refused(prune_scores.score_batch, arguments, ['"tailor" is unknown'])
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"scores": {"blocks_0/heads": np.ones(2)}}, 'scores has no "blocks_0/hidden"'),
+        ({"costs": {"blocks_0/heads": 1}}, 'costs has no "blocks_0/hidden"'),
+        ({"scores": {"blocks_1/heads": np.ones(2)}}, '"blocks_1/heads", which is no'),
+        ({"heads": np.ones(3)}, 'scores["blocks_0/heads"] is float64[3]; expected 2'),
+        ({"heads": np.array([1, np.nan])}, 'scores["blocks_0/heads"] has nan'),
+        ({"heads": np.array([1.0, -2.0])}, 'scores["blocks_0/heads"] has -2.0'),
+        ({"multiple": 0}, "multiple=0; expected 1 or more"),
+        ({"min_heads": -1}, "min_heads=-1; expected 0 or more"),
+    ],
+)
+def test_scores_and_costs_of_a_selection(changes, part):
+    groups = find_groups(tiny()[0])
+    given = {"heads": np.ones(2)} | changes
+    both = {"blocks_0/heads": given.pop("heads"), "blocks_0/hidden": np.ones(32)}
+    costs = dict.fromkeys(groups, 10)
+    options = {"scores": both, "costs": costs, "excess": 0, "relative": True} | given
+    assert_refused(prune_select.select, {"groups": groups} | options, [part], ["eager"])
+
+
+def test_a_weight_with_a_range_and_no_spec():
+    params = {"kernel": jnp.ones((2, 3))}
+    steps = {"kernel": ranges.Range(jnp.float32(0.1))}
+    with pytest.raises(UserError, match='specs has no "kernel", which ranges has'):
+        quantized.quantize_params(params, steps, {})

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vit_jax_tricks.checks import checked
 from vit_jax_tricks.compress import spec as specs_of
 from vit_jax_tricks.compress.places import input_name, layer_names, quantized_places
 from vit_jax_tricks.compress.ranges import Range
@@ -16,7 +17,7 @@ from vit_jax_tricks.compress.rules import Rule
 from vit_jax_tricks.compress.spec import Spec
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.param_groups import plan
-from vit_jax_tricks.typing import Array, Num, Params
+from vit_jax_tricks.typing import Array, Float, Params
 
 
 _STATE = "input_observer"
@@ -67,11 +68,12 @@ def weight_ranges(params: Params, specs: Mapping[str, Spec]) -> dict[str, Range]
 _weight_range = jax.jit(specs_of.weight_range, static_argnums=(0, 2))
 
 
+@checked
 def observe(
     model: nn.Module,
     variables: Mapping[str, Any],
     states: Mapping[str, Any],
-    images: Num[Array, "b h w c"],
+    images: Float[Array, "b h w c"],
     *,
     specs: Mapping[str, Spec],
 ) -> dict[str, Any]:
@@ -102,7 +104,7 @@ def observe(
 def calibrate(
     model: nn.Module,
     variables: Mapping[str, Any],
-    batches: Iterable[Num[Array, "b h w c"]],
+    batches: Iterable[Float[Array, "b h w c"]],
     rules: Sequence[Rule],
 ) -> dict[str, Range]:
     """Calibrates the range of every place that the rules quantise, by name.

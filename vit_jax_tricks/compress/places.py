@@ -15,11 +15,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vit_jax_tricks.checks import checked
 from vit_jax_tricks.compress.rules import Rule, check_every_rule, match
 from vit_jax_tricks.compress.spec import Spec
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.param_groups import Parameter, plan
-from vit_jax_tricks.typing import Array, Num, Params
+from vit_jax_tricks.typing import Array, Float, Params
 
 
 _STACK = re.compile(r"(.*/)?blocks/(.*)")
@@ -34,8 +35,9 @@ def input_name(context: Any, args: Sequence[Any]) -> str | None:
     return "/".join((*context.module.path, "input"))
 
 
+@checked
 def input_places(
-    model: nn.Module, variables: Any, images: Num[Array, "b h w c"]
+    model: nn.Module, variables: Any, images: Float[Array, "b h w c"]
 ) -> list[str]:
     """Names of all activations, in the order of the computation."""
     seen: dict[str, None] = {}
@@ -82,16 +84,17 @@ def quantized_weights(params: Params, rules: Sequence[Rule]) -> dict[str, Spec]:
     return match(names, rules)
 
 
+@checked
 def quantized_places(
     model: nn.Module,
     variables: Any,
-    images: Num[Array, "b h w c"],
+    images: Float[Array, "b h w c"],
     rules: Sequence[Rule],
 ) -> dict[str, Spec]:
     """Spec of every weight and activation that the rules quantise.
 
-    Raises: UserError as `match` does, for a rule that matches nothing, and for
-      activations with `per_channel`.
+    Raises: UserError for images of another shape or dtype, as `match` does, for a rule
+      that matches nothing, and for activations with `per_channel`.
     """
     weights = plan(variables["params"])
     every = [*weights, *input_places(model, variables, images)]

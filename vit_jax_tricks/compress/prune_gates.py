@@ -6,14 +6,18 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from vit_jax_tricks.compress.prune_groups import Group, Plan, unrolled
-from vit_jax_tricks.typing import Array, Float, Num
+from vit_jax_tricks.checks import checked
+from vit_jax_tricks.compress.prune_checks import check_gates, check_groups, check_plan
+from vit_jax_tricks.compress.prune_groups import Group, Plan, by_path, unrolled
+from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.typing import Array, Float
 
 
+@checked
 def gated_apply(
     model: Any,
     variables: Any,
-    images: Num[Array, "b h w c"],
+    images: Float[Array, "b h w c"],
     groups: Mapping[str, Group],
     gates: Mapping[str, Float[Array, "#b s"]],
 ) -> tuple[tuple[Float[Array, "b k"], dict[str, Array]], dict[str, Array]]:
@@ -26,7 +30,16 @@ def gated_apply(
       The model's result, and its intermediates by path: the outputs before their gates
         as `blocks_0/attn/proj` [b, ..., g, h] and `blocks_0/mlp/fc2` [b, ..., s], and
         the attention probabilities as `blocks_0/attn` [b, ..., g, n, n].
+
+    Raises: UserError for images of another shape or dtype, stacked blocks, groups of
+      another model, gates of unknown groups, and gates of another length.
     """
+    check_groups("gated_apply", groups, by_path(variables["params"]))
+    check_gates("gated_apply", groups, gates)
+    if getattr(model, "scan", False):
+        raise UserError(
+            "gated_apply: the model has scan=True; make it with scan=False."
+        )
     by_place = {group.place: group for group in groups.values()}
     heads = [group.layer for group in groups.values() if group.kind == "heads"]
     weights = {f"{layer}/Dropout_0": layer for layer in heads}
@@ -53,17 +66,22 @@ def gated_apply(
         return model.apply(variables, images, train=False), seen
 
 
+@checked
 def masked_apply(
     model: Any,
     variables: Any,
-    images: Num[Array, "b h w c"],
+    images: Float[Array, "b h w c"],
     groups: Mapping[str, Group],
     plan: Plan,
 ) -> tuple[Float[Array, "b k"], dict[str, Array]]:
     """`model.apply` without the parts that the plan removes, at the model's full size.
 
     Equal to the model that `shrink` makes (tested for every family).
+
+    Raises: UserError for images of another shape or dtype, groups of another model, and
+    a plan that does not fit them.
     """
+    check_plan("masked_apply", groups, plan)
     gates = {
         name: jnp.zeros((1, groups[name].size)).at[:, jnp.asarray(kept, int)].set(1)
         for name, kept in plan.items()

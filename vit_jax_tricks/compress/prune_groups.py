@@ -149,8 +149,13 @@ def parameter_shapes(model: Any) -> dict[str, tuple[int, ...]]:
     images = jax.ShapeDtypeStruct((1, *model.image_shape), jnp.float32)
     init = functools.partial(model.init, train=False)
     params = jax.eval_shape(init, jax.random.key(0), images)["params"]
+    return {path: tuple(leaf.shape) for path, leaf in by_path(params).items()}
+
+
+def by_path(params: Any) -> dict[str, Any]:
+    """The leaves of nested parameters, `blocks_0/mlp/fc1/kernel`."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {path_name(path): tuple(leaf.shape) for path, leaf in leaves}
+    return {path_name(path): leaf for path, leaf in leaves}
 
 
 def _blocks(model: Any) -> list[str]:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from vit_jax_tricks.compress.prune_checks import check_groups, check_plan
 from vit_jax_tricks.compress.prune_costs import model_macs, unit_costs
 from vit_jax_tricks.compress.prune_groups import (
     KINDS,
@@ -141,7 +142,11 @@ def check_options(*, flops: Number, criterion: str, normalize: str) -> None:
 
 
 def pruned_model(model: Any, groups: Mapping[str, Group], plan: Plan) -> Any:
-    """The model with as many heads and hidden units as a plan keeps."""
+    """The model with as many heads and hidden units as a plan keeps.
+
+    Raises: UserError for a plan that does not fit the groups.
+    """
+    check_plan("pruned_model", groups, plan)
     model = unrolled(model)
     shapes = parameter_shapes(model)
     sizes = {}
@@ -160,8 +165,13 @@ def shrink(variables: Params, groups: Mapping[str, Group], plan: Plan) -> Params
     s] and `fc2/kernel` [s, d] keep some s; likewise their biases, position tables and
     gates. The biases after `proj` and `fc2`, and the norms, are unchanged. Attention
     without heads keeps only the bias of `proj`.
+
+    Raises: UserError for groups of another model, and a plan that does not fit them.
     """
+    check_plan("shrink", groups, plan)
     arrays = flatten(variables)
+    params = {path.removeprefix("params/"): array for path, array in arrays.items()}
+    check_groups("shrink", groups, params)
     for name, kept in plan.items():
         group = groups[name]
         if not len(kept):

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from vit_jax_tricks.checks import checked
 from vit_jax_tricks.compress import scores
+from vit_jax_tricks.compress.prune_checks import check_groups
 from vit_jax_tricks.compress.prune_gates import gated_apply
-from vit_jax_tricks.compress.prune_groups import Group, unrolled
+from vit_jax_tricks.compress.prune_groups import Group, by_path, unrolled
 from vit_jax_tricks.errors import UserError, nearest
-from vit_jax_tricks.param_groups import path_name
-from vit_jax_tricks.typing import Array, Float, Int, Num
+from vit_jax_tricks.typing import Array, Float, Integer
 
 
 Scores = dict[str, Array]  # group name -> scores [size]
@@ -31,10 +32,11 @@ CRITERIA = ("gradient", "taylor", "output_norm", *ATTENTION)
 OF_THE_LOSS = ("gradient", "taylor")
 
 
+@checked
 def score_batch(
     variables: Any,
-    images: Num[Array, "b h w c"],
-    labels: Int[Array, "b"],
+    images: Float[Array, "b h w c"],
+    labels: Integer[Array, "b"],
     *,
     model: Any,
     groups: Mapping[str, Group],
@@ -47,7 +49,11 @@ def score_batch(
     2019, arXiv:1906.10771); "output_norm" is the norm of what a head or unit adds to
     the residual stream. The others score heads by their attention and hidden units by
     their output norm. L is the cross-entropy of the logits.
+
+    Raises: UserError for images or labels of another shape or dtype, groups of another
+      model, stacked blocks, and as `check_criterion` does.
     """
+    check_criterion(model, criterion)
     if criterion == "taylor":
         return _taylor(variables, images, labels, model=model, groups=groups)
     if criterion == "gradient":
@@ -63,7 +69,7 @@ def score_batch(
             for name, gradient in gradients.items()
         }
     _, seen = gated_apply(model, variables, images, groups, {})
-    params = _by_path(variables["params"])
+    params = by_path(variables["params"])
     of_weights = ATTENTION.get(criterion)
     if criterion == "class_attention":
         prefix = getattr(model, "prefix_tokens", 1)
@@ -143,14 +149,15 @@ def _taylor(
     model: Any,
     groups: Mapping[str, Group],
 ) -> Scores:
+    weights = by_path(variables["params"])
+    check_groups("score_batch", groups, weights)
     rest = {k: v for k, v in variables.items() if k != "params"}
 
     def loss(params: Any) -> Array:
         logits, _ = model.apply({**rest, "params": params}, images, train=False)
         return _cross_entropy(logits, labels).mean()
 
-    weights = _by_path(variables["params"])
-    gradients = _by_path(jax.grad(loss)(variables["params"]))
+    gradients = by_path(jax.grad(loss)(variables["params"]))
     found = {}
     for name, group in groups.items():
         parts: list[tuple[Array, Array, int]] = []
@@ -164,8 +171,3 @@ def _taylor(
 
 def _cross_entropy(logits: Array, labels: Array) -> Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-
-
-def _by_path(params: Any) -> dict[str, Array]:
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {path_name(path): leaf for path, leaf in leaves}

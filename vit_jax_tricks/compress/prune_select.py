@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from vit_jax_tricks.compress.prune_checks import check_scores
 from vit_jax_tricks.compress.prune_groups import Group
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.typing import Float
@@ -38,8 +39,15 @@ def select(
         least 1 hidden unit.
       multiple: hidden units are kept in multiples of this.
 
-    Raises: UserError if removing everything allowed is not enough.
+    Raises: UserError for scores or costs of other groups, scores of another length,
+      scores that are negative or not finite, a number below its minimum, and if
+      removing everything allowed is not enough.
     """
+    check_scores("select", groups, scores, costs)
+    least = {"min_heads": (min_heads, 0), "min_hidden": (min_hidden, 0)}
+    for name, (value, start) in (least | {"multiple": (multiple, 1)}).items():
+        if value < start:
+            raise UserError(f"select: {name}={value}; expected {start} or more.")
     lots = []
     orders: dict[str, list[int]] = {}
     for place, (name, group) in enumerate(groups.items()):

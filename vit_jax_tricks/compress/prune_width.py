@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from vit_jax_tricks.compress.prune_checks import different, shown
 from vit_jax_tricks.compress.prune_groups import (
     block_sizes,
     parameter_shapes,
@@ -114,10 +115,18 @@ def with_width(model: Any, width: int) -> Any:
 
 
 def narrowed(variables: Params, model: Any, channels: tuple[int, ...] | None) -> Params:
-    """The variables of `with_width(model, len(channels))`, with unstacked blocks."""
+    """The variables of `with_width(model, len(channels))`, with unstacked blocks.
+
+    Raises: UserError for channels that the model does not have.
+    """
     arrays = flatten(variables)
     model = unrolled(model)
     if channels is not None:
+        if not different(np.asarray(channels), model.embed_dim):
+            raise UserError(
+                f"narrowed: channels is {shown(np.asarray(channels))}; expected "
+                f"different whole numbers from 0 to {model.embed_dim - 1}."
+            )
         before = parameter_shapes(model)
         after = parameter_shapes(with_width(model, model.embed_dim + MULTIPLE))
         index = np.asarray(channels)

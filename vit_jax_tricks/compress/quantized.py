@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vit_jax_tricks.checks import checked
 from vit_jax_tricks.compress.calibration import beside_params
 from vit_jax_tricks.compress.places import input_name, layer_names
 from vit_jax_tricks.compress.ranges import Range
@@ -14,7 +15,7 @@ from vit_jax_tricks.compress.rules import Rule, match
 from vit_jax_tricks.compress.spec import Spec
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.param_groups import path_name, plan
-from vit_jax_tricks.typing import Array, Bool, Num, Params
+from vit_jax_tricks.typing import Array, Bool, Float, Params
 
 
 _RANGE = "input_range"
@@ -29,21 +30,29 @@ def quantize_params(
     """The same tree with the named weights fake-quantised; works on any pytree.
 
     `choose` gets the name, the weight and its rounded form, and returns the one to use.
+    Ranges of other names, such as those of activations, are ignored.
+
+    Raises: UserError for a weight with a range but no spec.
     """
 
     def value(path: tuple, leaf: Array) -> Array:
         name = path_name(path)
         if name not in ranges:
             return leaf
+        if name not in specs:
+            raise UserError(
+                f'quantize_params: specs has no "{name}", which ranges has.'
+            )
         return choose(name, leaf, specs[name].apply(leaf, ranges[name]))
 
     return jax.tree_util.tree_map_with_path(value, params)
 
 
+@checked
 def quantized_apply(
     model: nn.Module,
     variables: Mapping[str, Any],
-    images: Num[Array, "b h w c"],
+    images: Float[Array, "b h w c"],
     ranges: Mapping[str, Range],
     rules: Sequence[Rule],
     *,
@@ -60,9 +69,15 @@ def quantized_apply(
     choice; they need unstacked blocks. `options` are those of `model.apply` (rngs,
     mutable).
 
-    Raises: UserError when a range belongs to no rule, or a quantised weight has no
-      range.
+    Raises: UserError for images, ranges or gates of another shape or dtype, gates of
+      other places, a range without a rule, and a quantised weight without a range.
     """
+    if gates is not None and gates.keys() != ranges.keys():
+        odd = sorted(gates.keys() ^ ranges.keys())[0]
+        having, lacking = ("gates", "ranges") if odd in gates else ("ranges", "gates")
+        raise UserError(
+            f'quantized_apply: {lacking} has no "{odd}", which {having} has.'
+        )
     weights = plan(variables["params"])
     names = {name: layer_names(name, weights) for name in [*weights, *ranges]}
     specs = match(names, rules)

@@ -10,14 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from vit_jax_tricks.checks import checked
 from vit_jax_tricks.compress.quantized import quantized_apply
 from vit_jax_tricks.compress.ranges import Range
 from vit_jax_tricks.compress.rules import Rule
-from vit_jax_tricks.typing import Array, Float, Int
+from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.typing import Array, Bool, Float, Integer
 
 
 EVERYTHING = "everything"
-Batch = tuple[Float[Array, "b h w c"], Int[Array, "b"]]
 
 
 class Cost(NamedTuple):
@@ -37,7 +38,7 @@ class Cost(NamedTuple):
 def sensitivity(
     model: nn.Module,
     variables: Mapping[str, Any],
-    batches: Sequence[Batch],
+    batches: Sequence[tuple[Array, Array]],
     ranges: Mapping[str, Range],
     rules: Sequence[Rule],
     progress: Callable[[int], None] = lambda done: None,
@@ -49,11 +50,16 @@ def sensitivity(
     Args:
       model: with unstacked blocks.
       variables: the model's variables.
-      batches: (normalised images, labels).
+      batches: pairs of normalised images [b, h, w, c] and labels [b].
       ranges, rules: as `quantized_apply` takes them.
       progress: called with the number of places done; may raise to stop.
+
+    Raises: UserError for no batch, images or labels of another shape or dtype, and as
+      `quantized_apply` does.
     """
-    run = jax.jit(partial(_sums, model, rules=rules))
+    if not batches:
+        raise UserError("sensitivity got no batch of images: give at least one.")
+    run = jax.jit(partial(batch_sums, model, rules=rules))
     names = list(ranges)
     places = [(name, {name}) for name in names] + [(EVERYTHING, set(names))]
     found = []
@@ -74,16 +80,22 @@ def sensitivity(
     return found
 
 
-def _sums(
+@checked
+def batch_sums(
     model: nn.Module,
-    variables: Any,
-    ranges: Any,
-    gates: Any,
-    images: Any,
-    labels: Any,
+    variables: Mapping[str, Any],
+    ranges: Mapping[str, Range],
+    gates: Mapping[str, Bool[Array, ""]],
+    images: Float[Array, "b h w c"],
+    labels: Integer[Array, "b"],
     *,
     rules: Sequence[Rule],
 ) -> dict[str, Array]:
+    """The sums over one batch that a `Cost` is made of, for the places with gates on.
+
+    Raises: UserError for images or labels of another shape or dtype, and as
+      `quantized_apply` does.
+    """
     plain = model.apply(variables, images, train=False)[0].astype(jnp.float32)
     logits, _ = quantized_apply(model, variables, images, ranges, rules, gates=gates)
     logits = logits.astype(jnp.float32)
