@@ -13,7 +13,8 @@ from vit_jax_tricks import prune, quantize, relabel
 from vit_jax_tricks.data import Data
 from vit_jax_tricks.export import __main__ as export
 from vit_jax_tricks.export import proof
-from vit_jax_tricks.inspect import label_sheet
+from vit_jax_tricks.inspect import __main__ as inspect
+from vit_jax_tricks.inspect import augment_sheet, label_sheet
 
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -121,6 +122,33 @@ def test_prune(command, folder):
     said = "21 images of 90 in train, sampled over all 3 classes, seed 0"
     assert said in text
     assert said in (folder / "p" / "report" / "pruning.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("crop", ["whole", "random_resized"])
+def test_the_picture_of_inspect_augment(crop, folder, capsys, monkeypatch):
+    """A crop is drawn for each step; the examples stay."""
+    monkeypatch.chdir(folder)
+    shown = []
+
+    def spied(tiles, captions, path, *, columns, **_):
+        shown.append((tiles[:columns], captions[:columns]))
+        return path
+
+    monkeypatch.setattr(augment_sheet, "contact_sheet", spied)
+    changes = {"data.name": "folder:data", "data.image_size": 16}
+    changes |= {"data.train_crop": crop, "augment.mixup": 0.0}
+    args = ["augment", "--images=12", "--config=configs/digits.py"]
+    args += [f"--config.{key}={value}" for key, value in changes.items()]
+    for step in (0, 0, 1):
+        assert inspect.main([*args, f"--step={step}"]) == 0
+    said = "12 images of 90 in train, sampled over all 3 classes, seed 0"
+    assert capsys.readouterr().out.count(said) == 3
+    (tiles, names), again, later = shown
+    assert sorted(names) == sorted(4 * CLASSES)
+    assert names == again[1] == later[1]
+    np.testing.assert_array_equal(tiles, again[0])
+    assert np.array_equal(tiles, later[0]) == (crop == "whole")
 
 
 @pytest.mark.slow

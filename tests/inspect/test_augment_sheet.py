@@ -54,9 +54,11 @@ def test_a_row_for_each_stage(home, tmp_path, monkeypatch, capsys):
         assert words[1] in (original[i], original[3 - i])
         assert sum(map(float, words[::2])) == pytest.approx(1, abs=0.02)
     assert not np.array_equal(tiles[0], tiles[-4])
-    assert "images: " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "images: " in said
+    assert "4 images of 1,438 in train, sampled over 4 of the 10 classes" in said
 
-    fewer, _ = sheet(
+    fewer, others = sheet(
         tmp_path,
         monkeypatch,
         "--config.augment.mixup=0.0",
@@ -64,7 +66,10 @@ def test_a_row_for_each_stage(home, tmp_path, monkeypatch, capsys):
         "--step=3",
     )
     assert len(fewer) == 2  # the picture and its affine warp
-    assert fewer[0] != original  # another step has other examples
+    assert fewer[0] == original  # the same pictures at any step, by other draws
+    np.testing.assert_array_equal(others[:4], tiles[:4])
+    at_first, _ = sheet(tmp_path, monkeypatch, *FULL, "--images=4", "--config.seed=1")
+    assert at_first[0] != original
 
 
 @pytest.mark.parametrize(

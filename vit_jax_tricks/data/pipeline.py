@@ -90,8 +90,7 @@ class Data:
                 f"batch_size={batch_size} is larger than the {self.num_train} training "
                 f"examples of {self.name}; give at most {self.num_train}."
             )
-        if not 0 <= seed < 2**32:
-            raise UserError(f"seed={seed}; expected 0 to {2**32 - 1}.")
+        _check_seed(seed)
         batches = self._train(batch_size, seed, start_step)
         if more is not None:
             return Prefetch(batch | more(batch) for batch in batches)
@@ -109,7 +108,11 @@ class Data:
         return Prefetch(_padded(_without_box(b), batch_size) for b in batches)
 
     def sample(self, count: int, split: str = "test", seed: int = 0) -> Sample:
-        """Draws `count` examples of a split over all classes, the same for a seed."""
+        """Draws `count` examples of a split over all classes, the same for a seed.
+
+        Raises: UserError for a seed that is not a 32-bit number.
+        """
+        _check_seed(seed)
         return draw(
             self._labels(split),
             count,
@@ -334,6 +337,11 @@ def _refuse_idle(
 def _check_batch(batch_size: int) -> None:
     if not isinstance(batch_size, int) or batch_size < 1:
         raise UserError(f"batch_size={batch_size!r}; expected a whole number >= 1.")
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed={seed}; expected 0 to {2**32 - 1}.")
 
 
 def _without_box(batch: Batch) -> Batch:

@@ -21,7 +21,7 @@ USAGE = f"""{(__doc__ or "").strip()}
   --config=FILE[:args]   augment: a config file, by default configs/digits.py
   --config.KEY=VALUE     augment: set one value, such as --config.augment.erasing=0.5
   --images=8             augment: number of images
-  --step=0               augment: the step of the run whose images are shown
+  --step=0               augment: the step of the run whose draws are shown
   --help                 show this text
 """
 
@@ -70,12 +70,13 @@ def _augment(argv: list[str], stop: "Stop") -> None:
     spec = given.get("config", "configs/digits.py")
     loaded = config.load(spec, given.sections["config"])
     with console.muted():
-        path = write_sheet(
+        path, sample = write_sheet(
             loaded,
             Path(output),
             images=given.whole("images", 8) or 8,
             step=given.whole("step", 0, least=0) or 0,
         )
+    console.say(f"on the picture: {sample}")
     console.say(f"images: {path}")
 
 
