@@ -56,7 +56,7 @@ def test_a_row_for_each_stage(home, tmp_path, monkeypatch, capsys):
     assert not np.array_equal(tiles[0], tiles[-4])
     said = capsys.readouterr().out
     assert "images: " in said
-    assert "4 images of 1,438 in train, sampled over 4 of the 10 classes" in said
+    assert "4 images of 1,438 in train, sampled over 3 of the 10 classes" in said
 
     fewer, others = sheet(
         tmp_path,
