@@ -131,6 +131,15 @@ def test_several_boxes_share_the_area():
         assert abs(each.mean() - (low + high) / 2) < 5 * error
 
 
+def test_how_many_boxes_does_not_depend_on_whether_there_are_any():
+    """Of the half that is erased, half has one box and half has two colours."""
+    images = np.zeros((4000, 16, 16, 1), np.float32)
+    out = erased(images, prob=0.5, mode="rand", count=(1, 2))
+    colours = np.array([len(np.unique(image)) - 1 for image in out])
+    two = int((colours == 2).sum())
+    assert 0.4 < two / (colours > 0).sum() < 0.55  # a box may hide the other
+
+
 def test_share_of_images():
     out = erased(np.ones((4000, 8, 8, 1), np.float32), prob=0.3, mode="const")
     changed = int((out != 1).any(axis=(1, 2, 3)).sum())
@@ -150,6 +159,7 @@ def test_modes():
             assert not inside.any()
         elif mode == "pixel":
             assert stats.kstest(inside.ravel(), "norm").pvalue > 1e-3
+            assert len(np.unique(inside)) > 0.99 * inside.size  # none comes twice
             correlations = np.corrcoef(inside.T) - np.eye(3)
             assert abs(correlations).max() < 5 / np.sqrt(len(inside))
         else:

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from vit_jax_tricks.augment import (
     bilinear_sample,
     random_affine,
+    random_affine_matrix,
     random_erasing,
     random_flip,
     random_or_center_crop,
@@ -191,6 +192,17 @@ def test_affine_identity_and_whole_pixel_shifts():
     law = np.outer([0.25, 0.5, 0.25], [0.25, 0.5, 0.25]) * n
     assert counts.sum() == n
     assert (abs(counts - law) < 5 * np.sqrt(law)).all()
+
+
+def test_shifts_are_shares_of_their_own_side():
+    """A quarter of 8 rows and of 40 columns."""
+    index = jnp.arange(4000)
+    draw = functools.partial(random_affine_matrix, size=(8, 40), translate=0.25)
+    matrix = np.asarray(jax.jit(draw)(KEY, index))
+    for column, most in ((5, 2), (2, 10)):
+        np.testing.assert_array_equal(
+            np.unique(matrix[:, column]), np.arange(-most, most + 1)
+        )
 
 
 def test_affine_moves_a_blob_by_its_law():

@@ -183,6 +183,15 @@ def test_law_of_lambda(alpha):
     assert result.pvalue > 1e-3
 
 
+def test_law_of_lambda_where_both_are_on():
+    """CutMix draws from its own Beta, mixup from the other: p > 0.001."""
+    options = dict(mixup_alpha=0.5, cutmix_alpha=4.0, correct_lam=False)
+    draw = drawn(20_000, mode="elem", **options)
+    share, cut = np.asarray(draw.share), np.any(np.asarray(draw.box) != 0, axis=1)
+    for chosen, alpha in ((cut, 4.0), (~cut, 0.5)):
+        assert stats.kstest(share[chosen], stats.beta(alpha, alpha).cdf).pvalue > 1e-3
+
+
 def reference_box(rng, h, w):
     """timm's box: area 1 - lambda about a uniform centre, clipped."""
     ratio = np.sqrt(1 - rng.random())

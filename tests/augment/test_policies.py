@@ -10,9 +10,11 @@ import scipy.stats
 from goldens import load_golden
 
 from vit_jax_tricks import augment
-from vit_jax_tricks.augment import levels, operations
+from vit_jax_tricks.augment import levels, operations, warp
+from vit_jax_tricks.augment.auto_augment import _any_depth
 from vit_jax_tricks.augment.color_jitter import draw_color_jitter
 from vit_jax_tricks.augment.parse import CHOICES, parse_aug_mix, parse_policy
+from vit_jax_tricks.augment.policy import pick_interpolation
 from vit_jax_tricks.errors import UserError
 
 
@@ -272,6 +274,19 @@ def test_law_of_three_augment():
     assert set(amount[op == "solarize"]) == {128}
     assert set(amount[op == "saturation"]) == {0}
     check_uniform(amount[op == "gaussian_blur"], 0.1, 2)
+
+
+def test_random_interpolation_is_bilinear_or_bicubic():
+    picked = np.asarray(jax.jit(lambda k: pick_interpolation("random", k, 2))(KEYS))
+    assert tuple(warp.INTERPOLATIONS[1:3]) == ("bilinear", "bicubic")
+    for slot in picked.T:
+        check_shares([np.sum(slot == 1), np.sum(slot == 2)], [1 / 2, 1 / 2])
+
+
+def test_law_of_the_depth_of_aug_mix():
+    none, *counts = np.bincount(jax.jit(_any_depth)(KEYS))
+    assert none == 0
+    check_shares(counts, [1 / 3] * 3)
 
 
 def test_law_of_color_jitter():

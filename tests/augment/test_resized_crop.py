@@ -155,6 +155,9 @@ def test_choice_of_the_two_crops():
     assert stats.binomtest(int(random.sum()), n, 0.3).pvalue > 1e-3
     area = np.asarray(geometry.box[:, 2] * geometry.box[:, 3]) / (20 * 24)
     assert area[random].min() > 0.17  # 0.2, before the sides are rounded
+    of_host = host_boxes((20, 24), n=4000, scale=(0.2, 1.0))
+    law = of_host[:, 2] * of_host[:, 3] / (20 * 24)
+    assert stats.ks_2samp(area[random], law).pvalue > 1e-3  # whatever was chosen
     np.testing.assert_array_equal(area[~random], 1)
     assert set(map(tuple, np.asarray(geometry.resized)[~random])) == {(9, 10)}
     assert set(map(tuple, np.asarray(geometry.offset)[~random])) == {(0, 1)}

@@ -134,6 +134,17 @@ def test_attention_scores_read_the_probabilities(vit):
     np.testing.assert_allclose(mean, 1 / 17, rtol=1e-5)  # of every head
 
 
+def test_class_attention_leaves_out_every_token_before_the_patches():
+    """The distillation token too: rows of probabilities sum to 1."""
+    given = setting("deit distilled", depth=1)
+    model, variables, groups, x, _ = given
+    found = one(given, "class_attention")["blocks_0/heads"]
+    _, seen = jit_once(lambda v: gated_apply(model, v, x, groups, {}))(variables)
+    weights = np.asarray(seen["blocks_0/attn"])
+    want = 1 - weights[:, :, 0, :2].sum(-1).mean(0)
+    np.testing.assert_allclose(found, want, rtol=1e-5)
+
+
 FAMILIES = [f for f in pruned_models.SMALL if f != "vit"]
 
 

@@ -115,3 +115,24 @@ def test_labels_of_several_teachers_are_their_mean(folder):
     np.testing.assert_allclose(found["token_labels"], labels(tokens), atol=1e-5)
     np.testing.assert_allclose(found["class_labels"], labels(logits), atol=1e-5)
     assert np.abs(logits[0] - logits[1]).max() > 1e-2
+
+
+def test_tokens_of_a_teacher_are_those_of_its_patches(folder):
+    """Without the class token, as the student compares them."""
+    x = reference.build(folder)
+    images = reference.normal(reference.batch_of()["image"])
+    one = teacher(x, 1.0)
+    teach = functools.partial(
+        teachers.teach,
+        teachers=[one],
+        needs=frozenset({"teacher_tokens", "teacher_logits"}),
+        mean=tuple(map(float, reference.MEAN)),
+        std=tuple(map(float, reference.STD)),
+        grid=None,
+    )
+    found = jax.jit(teach)([one.variables], images)
+    _, aux = jax.jit(functools.partial(x.model.apply, train=False))(
+        one.variables, images
+    )
+    assert found["teacher_tokens"].shape == (16, 4, 16)  # 2 x 2 patches
+    np.testing.assert_allclose(found["teacher_tokens"], aux["tokens"][:, 1:], atol=1e-5)

@@ -40,10 +40,16 @@ KEYS = {
 
 
 class Watched:
-    """What the steps of a run did, and which variables it evaluated."""
+    """What the steps of a run did, and which variables it evaluated.
+
+    It is the run's clock too: a step takes half a second, an evaluation five.
+    """
 
     def __init__(self):
         self.steps, self.rates, self.evaluated = [], [], []
+
+    def monotonic(self):
+        return 0.5 * len(self.steps) + 5.0 * len(self.evaluated)
 
     def train_step(self, compiled):
         """The compiled step; before step SKIPPED its parameters are not numbers."""
@@ -89,6 +95,7 @@ def finished(folder, tmp_path_factory):
         patch.setattr(Experiment, "compile_train_step", compiled)
         patch.setattr(Experiment, "compile_eval_step", lambda _: watched.eval_step)
         patch.setattr(train.banner, "show", lambda *_: (1.0, {}))
+        patch.setattr(train, "time", watched)
         result = train.run(config(folder), workdir)
     return workdir, watched, result
 
@@ -144,6 +151,21 @@ def test_the_logged_rate_is_the_one_that_was_applied(finished):
     np.testing.assert_allclose(watched.rates, want, rtol=1e-3)
     for step, line in lines(workdir, "train/lr").items():
         assert line["train/lr"] == pytest.approx(want[step - 1], rel=1e-5), step
+
+
+def test_time_is_that_of_the_steps_and_evaluations(finished):
+    """Both parameters are evaluated twice before the last line, then once more."""
+    workdir, _, _ = finished
+    for step, line in lines(workdir, "time/images_per_second").items():
+        assert line["time/images_per_second"] == pytest.approx(16 / 0.5)
+        done = 2 * sum(at < step for at in ACCURACIES)
+        assert line["time/seconds"] == pytest.approx(0.5 * step + 5.0 * done)
+    for line in lines(workdir, "time/eval_seconds").values():
+        assert line["time/eval_seconds"] == pytest.approx(10.0)
+    (stored, _) = json.loads(
+        (workdir / "checkpoints" / "11" / "later.json").read_text()
+    )
+    assert stored["meta"]["seconds"] == pytest.approx(0.5 * 11 + 5.0 * 6)
 
 
 def test_the_newest_checkpoints_and_the_best_are_kept(finished):
