@@ -242,6 +242,37 @@ def test_muon_orthogonalises_queries_keys_and_values_apart():
     np.testing.assert_allclose(head, 1.0, rtol=1e-4)
 
 
+def newton_schulz(matrix):
+    """Muon's five steps towards the nearest orthogonal matrix (Jordan et al. 2024)."""
+    x = matrix / np.linalg.norm(matrix)
+    for _ in range(5):
+        square = x @ x.T
+        x = 3.4445 * x + (2.0315 * square @ square - 4.775 * square) @ x
+    return x
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_muon_follows_its_momentum(nesterov):
+    """The second update, of a square matrix: the average, or a look ahead of it."""
+    first, second = np.random.default_rng(0).normal(size=(2, 2, 8, 16))
+
+    def tree(kernel):
+        kernel = jnp.asarray(kernel, jnp.float32)
+        return {"blocks_0": {"attn": {"proj": {"kernel": kernel}}}}
+
+    given = dict(weight_decay=0.0, momentum=0.8, nesterov=nesterov)
+    params = tree(np.ones((2, 8, 16)))
+    tx = optimizer.build(params, name="muon", schedule=lambda _: 1.0, **given)
+    _, state = tx.update(tree(first), tx.init(params), params)
+    updates, _ = tx.update(tree(second), state, params)
+    found = np.asarray(updates["blocks_0"]["attn"]["proj"]["kernel"]).reshape(16, 16)
+    mean = 0.2 * (0.8 * first + second)
+    if nesterov:
+        mean = 0.8 * mean / (1 - 0.8**3) + 0.2 * second / (1 - 0.8**2)
+    want = -0.2 * 4 * newton_schulz(mean.reshape(16, 16))
+    np.testing.assert_allclose(found, want, atol=1e-3)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(optimizer.OPTIMIZERS))
 def test_shapes_are_enough_and_steps_descend(name):

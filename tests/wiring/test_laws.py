@@ -3,6 +3,7 @@
 import shutil
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -163,6 +164,23 @@ def test_calibration_sees_the_model_as_in_evaluation():
     assert found.keys() == want.keys()
     for name, place in found.items():
         assert float(place.scale) == float(want[name].scale), name
+
+
+class Twice(nn.Module):
+    """One layer, which takes the images and then a hundredth of them."""
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        layer = nn.Dense(3, name="fc")
+        return (layer(images) + layer(images / 100)).mean((1, 2)), {}
+
+
+def test_calibration_sees_every_call_of_a_layer():
+    images = jax.random.normal(KEY, (4, 8, 8, 3))
+    rules = (("fc/input", Spec("int8")), (".*", None))
+    found = calibrate(Twice(), fill(Twice(), images), [images], rules)
+    largest = float(jnp.abs(images).max())
+    assert float(found["fc/input"].scale) == pytest.approx(largest / 127, rel=1e-6)
 
 
 def test_several_teachers_losses_are_averaged():

@@ -142,6 +142,25 @@ def test_lambs_trust_ratio_is_a_layers_own_in_stacked_blocks():
         np.testing.assert_allclose(u[i], want, rtol=1e-4)
 
 
+def test_a_frozen_layer_of_stacked_blocks_is_not_in_the_norm():
+    rng = np.random.default_rng(0)
+    grads = {"blocks": {"fc1": {"kernel": jnp.asarray(rng.normal(size=(2, 3, 4)))}}}
+    grads = jax.tree.map(lambda g: g.astype(jnp.float32), grads)
+    chain = optimizer.build(
+        grads,
+        schedule=lambda step: jnp.float32(1.0),
+        name="sgd",
+        weight_decay=0.0,
+        grad_clip=0.5,
+        momentum=0.0,
+        rules=[("blocks_1/.*", {"freeze": True})],
+    )
+    moved, _ = chain.update(grads, chain.init(grads), grads)
+    (g, _), (first, second) = (t["blocks"]["fc1"]["kernel"] for t in (grads, moved))
+    np.testing.assert_allclose(first, -0.5 * g / length(g), rtol=1e-5)
+    assert not np.any(second)
+
+
 def test_adams_decay_is_part_of_the_gradient(folder):
     x = reference.build(folder, optimizer__name="adam", optimizer__weight_decay=0.5)
     params, [(grads, found)] = updates(x, count=1)
