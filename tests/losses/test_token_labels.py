@@ -125,6 +125,22 @@ def test_targets(size, lam, smoothing, dtype):
     np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6)  # a float32 reference
 
 
+def test_the_released_program_measures_boxes_in_columns_of_the_map():
+    """Of 2 x 8 cells: left 1/8 is then row 1 of 8, and top 1/2 is column 4."""
+    released = jax.jit(
+        lambda cells: losses.token_label_targets(
+            scores=jnp.full(cells.shape, 20.0),
+            classes=cells,
+            boxes=jnp.array([[0.5, 0.125, 0.125, 0.125]]),
+            num_classes=16,
+            size=(1, 1),
+            as_released=True,
+        )
+    )
+    image, tokens = map(np.asarray, released(np.arange(16).reshape(1, 2, 8, 1)))
+    assert image.argmax() == tokens.argmax() == 8 + 4
+
+
 def test_crops_of_the_map_are_right_side_up():
     """As released, a crop is taken from the mirror image of its box."""
     released = targets("float32", 4, 0.0)[1]

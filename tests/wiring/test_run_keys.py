@@ -249,3 +249,11 @@ def test_a_recorded_run_is_told_from_another(key, tmp_path):
     other = reference.config_of({key: IDENTITY[key]})
     with pytest.raises(UserError, match=rf"holds another run: config\.{key} was"):
         resume.check_run(tmp_path, other, ["a", "b"], [], {}, "auto")
+
+
+def test_other_names_of_classes_are_another_run(tmp_path):
+    given = reference.config_of({})
+    resume.record(tmp_path, given, ["a", "b"], {}, [])
+    (tmp_path / "checkpoints" / "4").mkdir(parents=True)
+    with pytest.raises(UserError, match="was trained on other classes"):
+        resume.check_run(tmp_path, given, ["b", "a"], [], {}, "auto")
