@@ -161,7 +161,7 @@ MISTAKES = {
     "missing workdir": (["--workdir=none"], "/none does not exist"),
 }
 DATA = {
-    "other classes": (["--data=digits"], "digits has 10 classes, and the model tells"),
+    "other classes": (["--data=digits"], "digits has 10 classes, but the model has"),
     "unknown data": (["--data=digit"], 'Did you mean "digits"?'),
     "missing folder": (["--data=folder:/no/where"], "does not exist"),
     "unknown key": (["--data=digits", "--data.crp_pct=1"], 'Did you mean "crop_pct"?'),

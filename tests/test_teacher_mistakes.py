@@ -56,11 +56,11 @@ def test_other_channels(source, monkeypatch):
     spec = model_spec.named(VIT, resize=None, num_classes=10)
     trained = model_flags.Trained(spec, spec.create(), {"": {}}, "weights")
     monkeypatch.setattr(teachers, "_trained", lambda *_: trained)
-    refused(source, "runs/colour", "digits has 1 channel(s), and this teacher takes 3")
+    refused(source, "runs/colour", "digits has 1 channel(s), but this teacher takes 3")
 
 
 def test_other_classes(source, monkeypatch):
     spec = model_spec.named(VIT, resize=None, num_classes=3, in_chans=1)
     trained = model_flags.Trained(spec, spec.create(), {"": {}}, "weights")
     monkeypatch.setattr(teachers, "_trained", lambda *_: trained)
-    refused(source, "runs/three", "digits has 10 classes, and the model tells 3 apart")
+    refused(source, "runs/three", "digits has 10 classes, but the model has 3;")

@@ -1,4 +1,4 @@
-"""The start banner: what will run, how big it is, how much it costs."""
+"""Start banner: what will run, its size and its cost."""
 
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ def show(
     workdir: Path,
     compile_seconds: float,
 ) -> tuple[float, dict[str, Any]]:
-    """Prints the banner; returns the training FLOPs of one image and the rows.
+    """Prints the banner; returns the training FLOPs of one image, and the rows.
 
     A training step costs three forward passes: one forward, two backward.
     """

@@ -1,10 +1,11 @@
-"""Checkpoints that resume exactly and notice damage: Orbax plus our own checksums.
+"""Checkpoints that resume exactly and detect damage: Orbax plus our own checksums.
 
-Orbax restores a flipped byte without a word, and calls a save complete that nobody can
-read. So each checkpoint carries two kinds of CRC-32: of every file, in a manifest, and
-of every leaf of the state. A save is written to a hidden folder, read back, compared
-leaf by leaf and only then given its name; older ones are deleted after that. A damaged
-checkpoint is moved to `damaged/`, and the one before it is used.
+Orbax silently restores a flipped byte, and reports a save as complete even if it cannot
+be read. So each checkpoint carries two kinds of CRC-32: of every file, in a manifest,
+and of every leaf of the state. A save is written to a hidden folder, read back,
+compared leaf by leaf, and only then renamed to its final name; older checkpoints are
+deleted after that. A damaged checkpoint is moved to `damaged/`, and the one before it
+is used.
 """
 
 import contextlib
@@ -42,23 +43,23 @@ from vit_jax_tricks.sharding import path_str
 from vit_jax_tricks.state import TrainState
 
 
-LATER = "later.json"  # what is known only after the save: score and meta
+LATER = "later.json"  # score and meta that are known only after the save
 LEFT_OVER = re.compile(r"\.\d+\.(part|old)|\d+\.orbax-checkpoint-tmp.*")
 SOUND = ("params", "batch_stats", "ema")  # must be finite
 
 
 class SaveError(UserError):
-    """A checkpoint that could not be written; those before it are intact."""
+    """A checkpoint could not be written; earlier ones are intact."""
 
 
 class Checkpointer:
     """Saves and restores `TrainState` and a JSON-able `meta` under `directory`.
 
-    Keeps the newest `keep` checkpoints and, besides, the one with the highest score.
+    Keeps the newest `keep` checkpoints and also the one with the highest score.
 
     Args:
       directory: created on the first save.
-      keep: how many of the newest to keep, at least 2, so that one can be damaged.
+      keep: number of the newest to keep, at least 2, so that one may be damaged.
       say: called with one line for the user when something is wrong.
     """
 
@@ -81,12 +82,12 @@ class Checkpointer:
     ) -> None:
         """Starts an asynchronous save of the state at its step.
 
-        `score` (higher is better) competes for the best; without it the checkpoint only
-        counts as one of the newest. The state of a checkpoint that is there is never
-        written again: a score that comes later is kept beside it, with its `meta`.
+        `score` (higher is better) competes for the best checkpoint; without it, the
+        checkpoint only counts as one of the newest. The state of an existing checkpoint
+        is never rewritten: a later score is stored beside it, with its `meta`.
 
         Raises:
-          SaveError: it could not be written, or the save before it.
+          SaveError: this save, or the one before it, could not be written.
         """
         step = int(state.step)
         self.wait()
@@ -113,9 +114,9 @@ class Checkpointer:
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """The newest sound checkpoint as `(state, meta)`, or None if there is none.
 
-        Damaged ones are moved aside, once a sound one is found: a directory without any
-        stays as it is. A run killed within its first save has only begun one, and
-        begins again.
+        Damaged checkpoints are moved aside once a sound one is found; without a sound
+        one, the directory is left unchanged. A run killed during its first save has
+        only an unfinished checkpoint, and starts again.
 
         Args:
           like: arrays or `jax.ShapeDtypeStruct`s with shardings; the stored shapes must
@@ -136,8 +137,8 @@ class Checkpointer:
         if found is None and damaged and unfinished != [True]:
             listed = "; ".join(f"{step}: {why}" for step, why in damaged.items())
             raise UserError(
-                f"every checkpoint in {self.directory} is damaged ({listed}); put a "
-                "copy back, or start again with another --workdir. Nothing was changed."
+                f"every checkpoint in {self.directory} is damaged ({listed}); restore "
+                "a copy, or start again with another --workdir. Nothing was changed."
             )
         for step, why in damaged.items():
             self._set_aside(step, str(why))
@@ -148,7 +149,7 @@ class Checkpointer:
         return list(step_folders(self.directory))
 
     def wait(self) -> None:
-        """Blocks until the save under way is proven and has its name.
+        """Blocks until the current save is verified and has its final name.
 
         Raises:
           SaveError: it could not be written.
@@ -159,13 +160,13 @@ class Checkpointer:
                 saving.result()
 
     def close(self) -> None:
-        """Finishes the save under way and lets Orbax go."""
+        """Finishes the current save and closes Orbax."""
         orbax, self._orbax = self._orbax, None
         try:
             self.wait()
         finally:
             if orbax is not None:
-                with contextlib.suppress(Exception):  # told by `wait`
+                with contextlib.suppress(Exception):  # reported by `wait`
                     orbax.close()
             self._plain.close()
             self._thread.shutdown()
@@ -179,23 +180,23 @@ class Checkpointer:
         except Exception as error:
             _hush_other_writes()
             why = getattr(error, "strerror", None) or str(error).partition("\n")[0]
-            if code := re.search(r"os_error_code='(\d+)'", why):  # of tensorstore
+            if code := re.search(r"os_error_code='(\d+)'", why):  # from tensorstore
                 why = os.strerror(int(code[1]))
             raise SaveError(
-                f"a checkpoint could not be written to {self.directory} ({why}); those "
-                "before it are intact. Make room or give it back, then run the same "
-                "command again."
+                f"a checkpoint could not be written to {self.directory} ({why}); "
+                "earlier ones are intact. Free some space or restore access, then run "
+                "the same command again."
             ) from error
 
     def _check_room(self, size: int) -> None:
-        """Raises OSError before Orbax's threads meet the trouble, each by itself."""
+        """Raises OSError before Orbax's threads each fail on a full disk."""
         self.directory.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(self.directory).free < 2 * size:
             raise OSError(errno.ENOSPC, f"less than {2 * size:,} bytes are free")
 
     def _open(self) -> ocp.StandardCheckpointer:
         if self._orbax is None:
-            for entry in self.directory.iterdir():  # of processes that were killed
+            for entry in self.directory.iterdir():  # left by killed processes
                 if LEFT_OVER.fullmatch(entry.name):
                     _remove(entry)
             self._link = self._plain.enter_context(plain_path(self.directory))
@@ -212,7 +213,7 @@ class Checkpointer:
         shapes: dict[str, Any],
         later: str | None,
     ) -> None:
-        """Proves that the save can be restored, names it, deletes older ones."""
+        """Checks that the save can be read, renames it, and deletes older ones."""
         orbax.wait_until_finished()
         part, target = self._part(step), self.directory / str(step)
         expected = json.loads((part / "meta" / "metadata").read_text())["leaves"]
@@ -223,7 +224,7 @@ class Checkpointer:
             if path.partition("/")[0] in SOUND and not _finite(leaf):
                 raise SaveError(
                     f"the state of step {step} is not finite ({path}), so it was not "
-                    f"saved to {self.directory}; those before it are intact."
+                    f"saved to {self.directory}; earlier checkpoints are intact."
                 )
         write_manifest(part)
         if later is not None:
@@ -239,7 +240,7 @@ class Checkpointer:
         self._delete_old()
 
     def _delete_old(self) -> None:
-        """Deletes all but the newest and the best, of equals the first."""
+        """Deletes all but the newest and the best; on ties, the first best is kept."""
         steps = self.steps()
         scores = {step: _score(self.directory / str(step)) for step in steps}
         known = {step: score for step, score in scores.items() if score is not None}
@@ -249,7 +250,7 @@ class Checkpointer:
                 self._delete(step)
 
     def _delete(self, step: int) -> None:
-        """Renames first, so that half of a checkpoint is never taken for one."""
+        """Renames first: a partly deleted checkpoint must not pass for a whole one."""
         old = self.directory / f".{step}.old"
         _remove(old)
         (self.directory / str(step)).rename(old)
@@ -289,7 +290,7 @@ class Checkpointer:
         target.parent.mkdir(exist_ok=True)
         while target.exists():
             target = target.with_name(target.name + "_")
-        shutil.move(self.directory / str(step), target)  # maybe to another disk
+        shutil.move(self.directory / str(step), target)  # possibly to another disk
         self._say(f"checkpoint {step} is damaged ({why}), moved to {target}")
 
 
@@ -313,13 +314,13 @@ def _finite(leaf: np.ndarray) -> bool:
 
 
 def _later(meta: dict[str, Any], score: float) -> str:
-    """The content of `later.json`, as `meta` is now."""
+    """Content of `later.json`, with the present `meta`."""
     content = {"meta": meta, "score": score}
     return json.dumps([content, zlib.crc32(json.dumps(content).encode())])
 
 
 def _read_later(folder: Path) -> dict[str, Any] | None:
-    """What was known after the save; None if nothing, or nothing readable."""
+    """What was stored after the save; None if nothing is there or readable."""
     try:
         content, crc = json.loads((folder / LATER).read_text())
         sound = zlib.crc32(json.dumps(content).encode()) == crc
@@ -329,7 +330,7 @@ def _read_later(folder: Path) -> dict[str, Any] | None:
 
 
 def _score(folder: Path) -> float | None:
-    """The score of a checkpoint, also where Orbax's manager wrote it."""
+    """Score of a checkpoint, including those written by Orbax's manager."""
     later = _read_later(folder)
     if later is not None:
         return later["score"]
@@ -337,11 +338,11 @@ def _score(folder: Path) -> float | None:
         score = json.loads((folder / "metrics" / "metrics").read_text())["score"]
     except (OSError, ValueError, LookupError, TypeError):
         return None
-    return score if score > -1e30 else None  # stood for none
+    return score if score > -1e30 else None  # the manager's value for no score
 
 
 def _remove(path: Path) -> None:
-    """Removes what can be removed; what is left, a later start removes."""
+    """Removes what can be removed; a later start removes the rest."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
 
@@ -355,15 +356,15 @@ def _sync(directory: Path) -> None:
 
 
 def read_variables(folder: Path) -> dict[str, Any]:
-    """The parameters, statistics and averages of a checkpoint, as NumPy arrays.
+    """Reads parameters, statistics and averages of a checkpoint as NumPy arrays.
 
-    Nothing is moved or written, and no optimiser has to be known.
+    Nothing is moved or written, and the optimiser need not be known.
 
     Returns:
-      `params` and, where there are any, `batch_stats` and `ema`, nested.
+      `params` and, if present, `batch_stats` and `ema`, nested.
 
     Raises:
-      DamagedError: its bytes are not what was written.
+      DamagedError: its bytes differ from those written.
     """
     verify_files(folder)
     leaves = json.loads((folder / "meta" / "metadata").read_text())["leaves"]
@@ -382,7 +383,7 @@ def read_variables(folder: Path) -> dict[str, Any]:
 
 
 def _read_arrays(path: Path, shapes: dict[str, Any]) -> dict[str, Any]:
-    """Those arrays of a stored state that `shapes` has, for NumPy."""
+    """Reads the arrays of a stored state that occur in `shapes`, for NumPy."""
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
     with ocp.PyTreeCheckpointer() as checkpointer:
         what = ocp.args.PyTreeRestore(
@@ -392,7 +393,7 @@ def _read_arrays(path: Path, shapes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shape(kind: str) -> jax.ShapeDtypeStruct:
-    """The shape and type of a `_kind`."""
+    """Shape and dtype of a `_kind`."""
     dtype, _, shape = kind.removesuffix("]").partition("[")
     return jax.ShapeDtypeStruct(
         [int(n) for n in shape.split(",") if n], jnp.dtype(dtype)
@@ -400,7 +401,7 @@ def _shape(kind: str) -> jax.ShapeDtypeStruct:
 
 
 def _plain_tree(state: TrainState) -> dict[str, Any]:
-    """The state as Orbax takes it: the key as raw words, no typed key arrays."""
+    """The state as Orbax takes it, with the key as raw words, not a typed array."""
     key = state.key
     if isinstance(key, jax.ShapeDtypeStruct):
         raw = jax.eval_shape(jax.random.key_data, key)
@@ -416,9 +417,10 @@ def _typed(tree: dict[str, Any], like: TrainState) -> TrainState:
 
 
 def _hush_other_writes() -> None:
-    """Orbax writes many arrays at once; after one failure asyncio tells of each other.
+    """Silences asyncio, which logs every remaining failed write after the first.
 
-    It does so whenever Python lets go of them, so for the rest of the process.
+    Orbax writes many arrays at once, and Python may report them at any later time, so
+    this lasts for the rest of the process.
     """
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", ".* was never awaited", RuntimeWarning)

@@ -1,8 +1,8 @@
-"""Shapes and dtypes of a public function's arrays, checked when it is called.
+"""Checks shapes and dtypes of a public function's arrays when it is called.
 
 `checked` reads the annotations of `typing` as data: the letters of all arguments are
-bound together, `#b` may also be 1, `*b` any number of axes, `...` anything. The check
-runs while a program is traced, and costs nothing in the compiled one.
+bound together, `#b` may also be 1, `*b` stands for any number of axes, and `...` for
+anything. The check runs while a program is traced, and costs nothing once compiled.
 """
 
 import functools
@@ -21,7 +21,7 @@ from vit_jax_tricks.errors import UserError
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Sizes = dict[str, tuple[Any, str]]  # of a letter: its size or sizes, and whose it is
+Sizes = dict[str, tuple[Any, str]]  # letter -> its size or sizes, argument that set it
 
 WORDS = {
     "Pixels": "uint8 or float",
@@ -37,26 +37,27 @@ class Form(NamedTuple):
     """One form that an array may have, such as `Float[Array, "*b k"]`."""
 
     kind: str
-    dtypes: Any  # names, or nothing for any
+    dtypes: Any  # names; empty accepts any
     dims: tuple[str, ...]
 
 
 class Spec(NamedTuple):
-    """What an argument may be: an array of one of the forms, or something else."""
+    """Accepted values of an argument: an array of one of the forms, or another type."""
 
     forms: tuple[Form, ...]
     others: tuple[type, ...]
-    parts: "Spec | None"  # of a dict or sequence
-    holder: type | None = None  # a tuple or class that holds arrays, in these
+    parts: "Spec | None"  # the values of a dict or sequence
+    holder: type | None = None  # a tuple or class with arrays in `fields`
     fields: "Mapping[str, Spec]" = types.MappingProxyType({})
 
 
 def checked(fn: Callable[P, R]) -> Callable[P, R]:
-    """Checks the arrays among the arguments against their annotations.
+    """Decorator that checks array arguments against their annotations.
 
-    Keys of `jax.random.PRNGKey` become those of `jax.random.key`, with the same draws.
+    Keys of `jax.random.PRNGKey` are converted to those of `jax.random.key`, with the
+    same draws.
 
-    Raises: UserError, when the function is called, for another shape or dtype.
+    Raises: UserError, when the function is called, for a wrong shape or dtype.
     """
     parameters = inspect.signature(fn).parameters
     found = {name: _spec(p.annotation) for name, p in parameters.items()}
@@ -91,9 +92,9 @@ def checked(fn: Callable[P, R]) -> Callable[P, R]:
 
 
 def bind(fn: str, name: str, value: Any, spec: Spec, sizes: Sizes) -> Sizes:
-    """The sizes of all letters once `value` is counted in.
+    """Binds the letters of `value`; returns the sizes of all letters so far.
 
-    Raises: UserError where it does not fit.
+    Raises: UserError if it does not fit.
     """
     if isinstance(value, ARRAYS):
         dtype = "prng_key" if _has_keys(value) else str(value.dtype)
@@ -110,7 +111,7 @@ def bind(fn: str, name: str, value: Any, spec: Spec, sizes: Sizes) -> Sizes:
             sizes = bind(fn, at, getattr(value, field), part, sizes)
         return sizes
     elif spec.parts and isinstance(value, Mapping):
-        for field, part in value.items():  # each with letters of its own
+        for field, part in value.items():  # each binds its letters separately
             bind(fn, f'{name}["{field}"]', part, spec.parts, sizes)
         return sizes
     elif spec.parts and isinstance(value, (list, tuple)):
@@ -126,7 +127,7 @@ def bind(fn: str, name: str, value: Any, spec: Spec, sizes: Sizes) -> Sizes:
 
 
 def same_trees(fn: str, **trees: Any) -> None:
-    """Checks that two trees of arrays have the same leaves, of the same shapes.
+    """Checks that two trees of arrays have the same leaves, with the same shapes.
 
     Raises: UserError that names the first leaf that differs.
     """
@@ -137,7 +138,7 @@ def same_trees(fn: str, **trees: Any) -> None:
         one, two = leaves.get(path), want.get(path)
         if one is None or two is None:
             lacking, having = (name, other) if one is None else (other, name)
-            raise UserError(f"{fn}: {lacking} has no {at}, which {having} has.")
+            raise UserError(f"{fn}: {lacking} lacks {at}, which {having} has.")
         for whose, leaf in ((name, one), (other, two)):
             if not isinstance(leaf, ARRAYS):
                 raise UserError(f"{fn}: {whose}{at} is {given(leaf)}, not an array.")
@@ -149,7 +150,7 @@ def same_trees(fn: str, **trees: Any) -> None:
 
 
 def given(value: Any) -> str:
-    """What an argument is, in words: float32[8, 10], a list, 0.5."""
+    """Describes a value in words: float32[8, 10], a list, 0.5."""
     if isinstance(value, ARRAYS):
         return f"{value.dtype}{list(value.shape)}"
     if value is None or isinstance(value, (*NUMBERS, str)):
@@ -158,7 +159,7 @@ def given(value: Any) -> str:
 
 
 def _spec(annotation: Any) -> Spec | None:
-    """What an annotation says of arrays, None if it names none."""
+    """Spec of an annotation, or None if it names no arrays."""
     forms: dict[tuple, Form] = {}
     others: list[type] = []
     parts, holder, fields = None, None, {}
@@ -201,7 +202,7 @@ def _members(annotation: Any) -> tuple:
 def _fit(
     shape: tuple[Any, ...], dims: tuple[str, ...], sizes: Sizes, name: str
 ) -> Sizes | None:
-    """The sizes with this shape, or None where it does not fit."""
+    """The sizes after binding this shape, or None if it does not fit."""
     many = next((i for i, d in enumerate(dims) if d[0] in "*."), None)
     if many is None:
         if len(shape) != len(dims):
@@ -252,13 +253,13 @@ def _expected(spec: Spec, sizes: Sizes) -> str:
 
 
 def _sizes(form: Form, sizes: Sizes) -> list[Any]:
-    """The size of each axis, its letter where that is unknown."""
+    """Size of each axis, or its letter if unknown."""
     known = (sizes.get(dim.lstrip("#"), (dim, ""))[0] for dim in form.dims)
     return [n for size in known for n in (size if type(size) is tuple else (size,))]
 
 
 def _hint(name: str, value: Any, spec: Spec, sizes: Sizes) -> str:
-    """': ' and what to type instead, where that is known."""
+    """': ' and what to type instead, or '' if unknown."""
     if any(form.kind == "Key" for form in spec.forms):
         return ": type jax.random.key(0)"
     if not isinstance(value, ARRAYS):
@@ -302,13 +303,12 @@ def _is_key(spec: Spec) -> bool:
 
 
 def _typed_key(fn: str, name: str, value: Any) -> Any:
-    """Keys of the old kind, uint32 [..., 2], as those of the new one."""
+    """Converts keys of the old kind, uint32 [..., 2], to the new kind."""
     if not isinstance(value, ARRAYS) or str(value.dtype) != "uint32":
         return value
     try:
         return jax.random.wrap_key_data(jnp.asarray(value))
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"{fn}: {name} is {given(value)}, no key of the current kind: type "
-            "jax.random.key(0)."
+            f"{fn}: {name} is {given(value)}, not a valid key: type jax.random.key(0)."
         ) from error

@@ -1,4 +1,4 @@
-"""What every command shares: reading the command line, one-line errors, stopping.
+"""Shared parts of the commands: command lines, one-line errors, stopping.
 
 Paths on the command line become absolute here.
 """
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 # Flags of the commands that take a trained model; `model_flags` reads them.
 MODEL_VALUES = ("workdir", "model", "weights", "num_classes", "ema", "resize")
 MODEL_USAGE = """\
-  --workdir=DIR          a run: its model, newest checkpoint, classes, preprocessing
-  --model=NAME           or a name of list_models(), with
+  --workdir=DIR          a run: its model, newest checkpoint, classes, preprocessing;
+  --model=NAME           or else a name of list_models(), together with
   --weights=SOURCE       a .safetensors, .npz or .pth file, a workdir, hub:owner/name
-  --num_classes=K        classes of the head; as in the weights when left out
-  --model.KEY=VALUE      an override of the model, such as --model.img_size=384
-  --ema=true|false       averaged or plain weights; averaged where there are any
-  --resize=HOW           area, fast, or pil_bicubic, to the bit as the references
+  --num_classes=K        number of classes of the head; by default that of the weights
+  --model.KEY=VALUE      override one field of the model: --model.img_size=384
+  --ema=true|false       averaged or plain weights; by default averaged if available
+  --resize=HOW           area (fast), or pil_bicubic, bit-identical to the references
 """
 
 
-# Flags, and keys of sections, whose values hold a path: the function of `paths`. Those
-# of the section `config` are made absolute by `config.load`.
+# Flags and section keys whose values hold a path -> the function of `paths` that reads
+# them. Paths in the section `config` are made absolute by `config.load`.
 PATHS = {
     **dict.fromkeys(("workdir", "out", "output", "picture", "labels"), "absolute"),
     **dict.fromkeys(("from", "teacher", "data.data_dir"), "absolute"),
@@ -41,11 +41,11 @@ PATHS = {
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """A command line, split.
+    """A parsed command line.
 
-    `values` holds `--flag=VALUE` and `--switch` (as "true") by flag name, `sections`
-    the pairs of `--section.KEY=VALUE` by section, `words` the rest, all as typed but
-    for the paths of `PATHS`, which are absolute.
+    `values` maps `--flag=VALUE` and `--switch` (as "true") by flag name; `sections`
+    lists the pairs of `--section.KEY=VALUE` by section; `words` holds the rest. All are
+    as typed, except the paths of `PATHS`, which are absolute.
     """
 
     values: dict[str, str]
@@ -56,7 +56,7 @@ class Arguments:
         return self.values.get(flag, default)
 
     def whole(self, flag: str, default: int | None, least: int = 1) -> int | None:
-        """A whole number, at least `least`."""
+        """Reads a whole number, at least `least`."""
         from vit_jax_tricks.errors import UserError
 
         text = self.values.get(flag)
@@ -69,7 +69,7 @@ class Arguments:
         return int(text)
 
     def choice(self, flag: str, choices: Sequence[str], default: Any = None) -> Any:
-        """One of the choices."""
+        """Reads one of the choices."""
         from vit_jax_tricks.errors import UserError, nearest
 
         text = self.values.get(flag, default)
@@ -79,7 +79,7 @@ class Arguments:
         return text
 
     def literals(self, section: str) -> dict[str, Any]:
-        """A section as keyword arguments, its values read as Python literals."""
+        """A section as keyword arguments, with values parsed as Python literals."""
         from vit_jax_tricks.config import parse_value
 
         return {key: parse_value(text) for key, text in self.sections[section]}
@@ -93,10 +93,10 @@ def parse(
     sections: Sequence[str] = (),
     words: bool = False,
 ) -> Arguments:
-    """Splits a command line; `--flag=VALUE` and `--flag VALUE` are the same.
+    """Parses a command line; `--flag=VALUE` and `--flag VALUE` are equivalent.
 
     Args:
-      argv: without the program's name.
+      argv: the arguments without the program's name.
       values, switches: the flags with and without a value.
       sections: names that take `--NAME.KEY=VALUE`.
       words: whether words without `--` are expected.
@@ -149,7 +149,7 @@ def parse(
 def run(
     body: Callable[[list[str], "Stop"], None], argv: list[str] | None, usage: str
 ) -> int:
-    """Runs a command and returns its exit status; what a user can cause is one line."""
+    """Runs a command and returns its exit status; a UserError prints one line."""
     from vit_jax_tricks.stop import Stop, Stopped
 
     argv = sys.argv[1:] if argv is None else argv
@@ -177,9 +177,9 @@ def run(
 
 @contextlib.contextmanager
 def _printing() -> Iterator[None]:
-    """Letters that standard output cannot show are escaped; a closed one stays silent.
+    """Escapes letters that standard output cannot show; ignores a closed output.
 
-    Python would complain of a closed one once more at the end of the process.
+    Otherwise, Python would report a closed output once more when the process ends.
     """
     out = sys.stdout
     errors = getattr(out, "errors", None)

@@ -1,8 +1,8 @@
-"""Configs: ml_collections files, overrides from the command line, and reads that count.
+"""Configs: ml_collections files, command-line overrides, and tracking of unread keys.
 
-A run reads its config through `Section`, which remembers every key that somebody read;
-`Section.assert_all_read` then stops the run for a key that would have done nothing.
-Paths in it are absolute, however they were typed.
+A run reads its config through `Section`, which remembers every key that was read;
+`Section.assert_all_read` then stops the run if a key would have no effect. Paths in a
+config are absolute, however they were typed.
 """
 
 import ast
@@ -25,9 +25,9 @@ from vit_jax_tricks.console import say
 from vit_jax_tricks.errors import UserError, nearest
 
 
-# Keys that common.py does not list: create_model and Objective check them.
+# Sections with keys beyond common.py's; create_model and Objective check them.
 OPEN_SECTIONS = ("config.model", "config.loss")
-# Keys that hold a path, and what makes it absolute.
+# Keys that hold a path -> the function that makes it absolute.
 PATHS = {
     "init": paths.weights,
     "data.name": paths.data,
@@ -35,31 +35,32 @@ PATHS = {
     "teacher.pack": paths.absolute,
     "teacher.sources": paths.teacher_text,  # each
 }
-# key=value or key, up to a comma; a value may stand in quotes.
+# key=value or key, up to a comma; a value may be quoted.
 ARGUMENT = r"""([^,=]*)(?:(=)("[^"]*"|'[^']*'|[^,]*))?(?:,|$)"""
 
 
 def config_dir() -> Path:
-    """Our config files: beside the package in a clone, inside it when built."""
+    """Folder of our config files: beside the package, or inside it once installed."""
     package = Path(__file__).parent
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
 
 
 def load(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> "Section":
-    """Reads `FILE[:args]` and applies `(key, value)` overrides.
+    """Loads `FILE[:args]` and applies `(key, value)` overrides.
 
     Args:
       spec: a config file, with arguments after a colon:
-        `configs/deit_s.py:data=digit_scenes,epochs=5`. A value with a comma stands in
-        quotes. `configs/NAME` that is not there is one of our own.
+        `configs/deit_s.py:data=digit_scenes,epochs=5`. A value that contains a comma
+        must be quoted. If `configs/NAME` does not exist, our own config of that name is
+        used.
       overrides: dotted keys and values as typed, `("optimizer.lr", "1e-3")`.
 
     Returns:
       The config as a read-tracking view.
 
     Raises:
-      UserError: no such file, an unknown key or argument, or a value of a wrong type.
+      UserError: no such file, an unknown key or argument, or a value of the wrong type.
     """
     file, arg = _split(spec)
     path = _find(file)
@@ -70,7 +71,7 @@ def load(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> "Section":
 
 
 def located(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A config, or what is left of one, with its paths absolute.
+    """Makes the paths of a config, or of a part of one, absolute.
 
     Raises:
       UserError: a remote path.
@@ -90,7 +91,7 @@ def located(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _split(spec: str) -> tuple[str, str]:
-    """The file and its arguments; a file that is there may hold colons in its name."""
+    """Splits a spec into file and arguments; an existing file may have colons."""
     paths.local(spec, "--config=")
     parts = spec.split(":")
     for count in range(1, len(parts) + 1):
@@ -176,7 +177,7 @@ def _common() -> ml_collections.ConfigDict:
 
 
 def of_run(workdir: str | Path) -> ml_collections.ConfigDict:
-    """The config of a run, to be changed; keys that are newer have their defaults.
+    """The config of a run, for editing; keys newer than the run have their defaults.
 
     Raises:
       UserError: the folder holds no readable config.json.
@@ -206,10 +207,10 @@ def of_run(workdir: str | Path) -> ml_collections.ConfigDict:
 
 
 def recorded(workdir: str | Path) -> dict[str, Any]:
-    """The config.json of a run, with its paths absolute, without the version.
+    """The config.json of a run with absolute paths, without the version.
 
     Raises:
-      UserError: the folder holds none, or it cannot be read.
+      UserError: the file is missing or unreadable.
     """
     try:
         file = paths.absolute(workdir) / "config.json"
@@ -226,7 +227,7 @@ def _unreadable(workdir: str | Path) -> UserError:
 
 
 def tuples(value: Any) -> Any:
-    """JSON's lists as tuples."""
+    """Converts JSON lists to tuples, recursively."""
     if isinstance(value, list | tuple):
         return tuple(map(tuples, value))
     if isinstance(value, dict):
@@ -235,7 +236,7 @@ def tuples(value: Any) -> Any:
 
 
 def _make_importable() -> None:
-    """`from configs import common` works anywhere."""
+    """Makes `from configs import common` work anywhere."""
     if "configs" not in sys.modules:
         package = types.ModuleType("configs")
         package.__path__ = [str(config_dir())]
@@ -243,12 +244,14 @@ def _make_importable() -> None:
 
 
 def parse_arg(arg: str, **defaults: Any) -> ml_collections.ConfigDict:
-    """Reads `recipe=source,epochs=5`, a config's arguments, typed by its defaults.
+    """Parses a config's arguments, as `recipe=source,epochs=5`, typed by defaults.
 
-    A value with a comma stands in quotes: `data="folder:/photos, 2024",epochs=5`.
+    A value that contains a comma must be quoted: `data="folder:/photos,
+    2024",epochs=5`.
 
     Raises:
-      UserError: an argument that the config does not take, or a value of a wrong type.
+      UserError: an argument that the config does not take, or a value of the wrong
+        type.
     """
     out = ml_collections.ConfigDict(defaults)
     for key, equals, text in re.findall(ARGUMENT, arg):
@@ -266,13 +269,13 @@ def parse_arg(arg: str, **defaults: Any) -> ml_collections.ConfigDict:
 
 
 def argument(key: str, value: str) -> str:
-    """`key="value"`, as `parse_arg` reads it."""
+    """Formats `key="value"` for `parse_arg`."""
     quote = "'" if '"' in value else '"'
     return f"{key}={quote}{value}{quote}"
 
 
 def parse_value(text: str) -> Any:
-    """A value from the command line: a Python literal, else the string itself."""
+    """A value from the command line: a Python literal, or else the string itself."""
     lowered = {"true": True, "false": False, "none": None}
     if text.lower() in lowered:
         return lowered[text.lower()]
@@ -289,7 +292,7 @@ def _override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
     for name in parents:
         if path == "config.loss" and name not in node:
             with node.unlocked():
-                node[name] = ml_collections.ConfigDict()  # a term of the loss
+                node[name] = ml_collections.ConfigDict()  # a new term of the loss
         if not isinstance(node.get(name), ml_collections.ConfigDict):
             raise UserError(_unknown(f"{path}.{name}", name, node))
         node, path = node[name], f"{path}.{name}"
@@ -343,7 +346,7 @@ def _number(value: Any) -> bool:
 
 
 class Section(Mapping[str, Any]):
-    """A read-only view of a config (section) that remembers what was read.
+    """Read-only view of a config (section) that remembers what was read.
 
     `section.key`, `section["key"]` and `**section` count as reading.
     """
@@ -386,7 +389,7 @@ class Section(Mapping[str, Any]):
         return key in self._values
 
     def without(self, *keys: str) -> dict[str, Any]:
-        """The section as keyword arguments, less `keys` (which stay unread)."""
+        """The section as keyword arguments without `keys` (which stay unread)."""
         return {k: self[k] for k in self._values if k not in keys}
 
     def to_dict(self) -> dict[str, Any]:
@@ -397,10 +400,10 @@ class Section(Mapping[str, Any]):
         }
 
     def assert_all_read(self) -> None:
-        """Raises UserError if some key was never read: it would do nothing."""
+        """Raises UserError if some key was never read, as it would have no effect."""
         if self._unread:
             keys = ", ".join(sorted(self._unread))
             raise UserError(
-                f"nothing in this run reads {keys}; remove what has no effect "
-                "or choose the option that uses it."
+                f"nothing in this run reads {keys}; remove it, or choose the option "
+                "that uses it."
             )

@@ -1,4 +1,4 @@
-"""What a person sees: the banner, the progress bar, one-line messages."""
+"""Console output: the banner, the progress bar and one-line messages."""
 
 import contextlib
 import logging
@@ -24,33 +24,33 @@ from vit_jax_tricks.errors import UserError
 
 
 class _Console(Console):
-    """A reader that went away, as with `| head`, is an error like others."""
+    """Treats a closed reader, as with `| head`, as an ordinary error."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
         raise  # the BrokenPipeError that rich handles
 
 
-# Names of files and classes are text, never markup.
+# Names of files and classes are plain text, never markup.
 console = _Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 PLAIN_EVERY_S = 5.0  # without a terminal: seconds between progress lines
 
 
 def say(message: str) -> None:
-    """One line for the user."""
+    """Prints one line for the user."""
     console.print(message)
 
 
 def fail(message: str) -> None:
-    """One line on standard error."""
+    """Prints one line to standard error."""
     line = f"error: {' '.join(message.split())}"
-    with contextlib.suppress(OSError):  # closed as well
+    with contextlib.suppress(OSError):  # it may be closed too
         print(line.encode("utf-8", "backslashreplace").decode(), file=sys.stderr)
 
 
 @contextmanager
 def muted() -> Iterator[None]:
-    """Keeps the threads of libraries from reporting what `fail` says in one line."""
+    """Silences library threads; `fail` reports the error in one line."""
     logger, hook = logging.getLogger("absl"), sys.unraisablehook
     before = logger.disabled
     logger.disabled, sys.unraisablehook = True, lambda _: None
@@ -62,7 +62,7 @@ def muted() -> Iterator[None]:
 
 @contextmanager
 def elsewhere(wanted: bool = True) -> Iterator[None]:
-    """Sends everything for people to standard error, if wanted."""
+    """Sends all output for people to standard error, if `wanted`."""
     before, console.stderr = console.stderr, wanted or console.stderr
     try:
         yield
@@ -71,7 +71,7 @@ def elsewhere(wanted: bool = True) -> Iterator[None]:
 
 
 def banner(title: str, rows: dict[str, Any]) -> None:
-    """A two-column table of what is about to run."""
+    """Prints a two-column table of what is about to run."""
     table = Table(title=title, show_header=False, title_justify="left")
     for name, value in rows.items():
         table.add_row(name, str(value))
@@ -79,7 +79,7 @@ def banner(title: str, rows: dict[str, Any]) -> None:
 
 
 def si(value: float | int, unit: str = "") -> str:
-    """1_234_567 -> '1.23 M'."""
+    """Formats a number with an SI prefix: 1_234_567 -> '1.23 M'."""
     if value <= 0:
         return f"0 {unit}".strip()
     power = min(max(int(math.log10(value) // 3), 0), 5)
@@ -89,14 +89,14 @@ def si(value: float | int, unit: str = "") -> str:
 
 
 def duration(seconds: float | int) -> str:
-    """3725 -> '1:02:05'."""
+    """Formats a duration: 3725 -> '1:02:05'."""
     minutes, s = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{s:02d}" if hours else f"{minutes}:{s:02d}"
 
 
 class Bar:
-    """A progress bar with ETA on a terminal, a line now and then elsewhere."""
+    """Progress bar with ETA on a terminal; elsewhere an occasional line."""
 
     def __init__(self, total: int, start: int, unit: str = "step"):
         self._total, self._start, self._unit = total, start, unit
@@ -133,9 +133,9 @@ class Bar:
 
 
 def explain(error: Exception) -> str | None:
-    """The one line that stands for an error, or None if a traceback serves better.
+    """The one-line message for an error, or None if a traceback is more useful.
 
-    Notes that were added to the error come after it.
+    Notes that were added to the error follow it.
     """
     line = _explain(error)
     notes = getattr(error, "__notes__", ())

@@ -1,4 +1,4 @@
-"""The exponential moving average of parameters and statistics, in float32 or better."""
+"""Exponential moving average of parameters and statistics, in float32 or better."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from vit_jax_tricks.typing import Array, Float, Integer
 def _rate(
     step: int | Integer[Array, ""], decay: float, warmup: bool, start: int | None
 ) -> float | Float[Array, ""]:
-    """1 - decay at an update, computed without the cancellation of 1 - 0.99996."""
+    """1 - decay at an update, computed without the cancellation in 1 - 0.99996."""
     if not warmup and start is None:
         return 1.0 - decay
     age = jnp.maximum(jnp.asarray(step) - (start or 0) - 1, 0)
@@ -30,21 +30,25 @@ def ema_decay(
     warmup: bool = False,
     start: int | None = None,
 ) -> Float[Array, ""]:
-    """The decay used at update number `step` (from 0).
+    """Decay used at update number `step` (from 0).
 
-    Constant `decay`; with `warmup` min(decay, 1 - (1 + t)^(-2/3)), t = step - start -
-    1, so that short runs are not dominated by the initial values. With `start` the
-    decay is 0 (a plain copy) up to step start + 1.
+    Constant `decay` or, with `warmup`,
+
+        min(decay, 1 - (1 + t)^(-2/3)),  t = step - start - 1,
+
+    so that short runs are not dominated by the initial values. With `start`, the decay
+    is 0 (a plain copy) up to step start + 1.
+
     Equivalent to timm's ModelEmaV2 (both off) and ModelEmaV3 (tested).
     """
     return jnp.asarray(1.0 - _rate(step, decay, warmup, start))
 
 
 def ema_init(params: Any) -> Any:
-    """The first average: a copy, in float32 where a leaf has half precision or less.
+    """Initial average: a copy, in float32 for leaves of half precision or less.
 
-    There an update by 1 - decay, less than half of the last digit, would change
-    nothing. Leaves that are not floating point are copied.
+    In half precision, an update by 1 - decay is less than half of the last digit and
+    would change nothing. Leaves that are not floating point are copied.
     """
     return jax.tree.map(lambda x: jnp.array(x, _wide(x), copy=True), params)
 
@@ -66,8 +70,8 @@ def ema_update(
 ) -> Any:
     """One update: ema + (1 - decay) (params - ema), leaf by leaf.
 
-    Any tree works (pass parameters and batch statistics together); leaves that are
-    not floating point are copied. The average is float32, or float64 where it was:
+    Works on any tree (pass parameters and batch statistics together); leaves that are
+    not floating point are copied. The average is float32, or float64 if it already was:
     start with `ema_init`, so that its dtype never changes.
 
     Raises: UserError for trees of different leaves or shapes.

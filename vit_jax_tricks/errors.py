@@ -1,15 +1,15 @@
-"""What a user can cause is a `UserError`: one clear line, never a traceback."""
+"""Errors that users can cause: a one-line `UserError`, never a traceback."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """Says what was given, what was expected and what to type instead."""
+    """States what was given, what was expected and what to type instead."""
 
 
 def nearest(given: str, valid: Iterable[str]) -> str:
-    """A ' Did you mean "x"?' hint, or all valid names when nothing is near."""
+    """A ' Did you mean "x"?' hint, or all valid names if none is close."""
     names = sorted(valid)
     near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
     if near:

@@ -1,8 +1,8 @@
 """Measures a model: `python -m vit_jax_tricks.evaluate --workdir=DIR`.
 
-Accuracy, top-5 accuracy and loss, every example counted once, on any batch or mesh. A
-run is measured on its own data, as it was in training; other weights on --data, with
-the model's own crop and normalisation.
+Reports accuracy, top-5 accuracy and loss, counting every example exactly once on any
+batch size or mesh. A run is measured on its own data as in training; other weights on
+--data, with the model's own crop and normalisation.
 """
 
 import sys
@@ -22,11 +22,11 @@ USAGE = f"""{(__doc__ or "").strip()}
 
 {command.MODEL_USAGE}\
   --data=SPEC            digits, digit_scenes/64, folder:PATH or tfds:NAME
-  --data.KEY=VALUE       one key of a config's data section
-  --split=test           or train, or all: both one after the other
-  --batch_size=256       examples at once
-  --json                 one JSON line on standard output, the rest on standard error
-  --help                 this text
+  --data.KEY=VALUE       set one key of the config's data section
+  --split=test           test, train, or all: both together
+  --batch_size=256       examples per batch
+  --json                 print one JSON line; everything else goes to standard error
+  --help                 show this text
 """
 
 
@@ -35,7 +35,7 @@ LAG = 4  # batches that may be on the device at once
 
 @runtime_checkable
 class Evaluated(Protocol):
-    """What `evaluate` needs; an `Experiment` has it."""
+    """Interface that `evaluate` needs; an `Experiment` implements it."""
 
     @property
     def data(self) -> Any: ...
@@ -56,14 +56,14 @@ def evaluate(
     """Accuracy and loss over the test split for each named set of variables.
 
     Args:
-      experiment: gives the data and the mesh.
+      experiment: provides the data and the mesh.
       eval_step: compiled, `(variables, batch) -> sums`.
       variables: by suffix: {"": raw, "_ema": averaged}.
       check: called before each batch; may raise to stop.
 
     Returns:
       accuracy, accuracy_top5 (for more than 5 classes) and loss, each with its suffix,
-      in 0..1 and nats.
+        in 0..1 and nats.
     """
     totals = tally(experiment, eval_step, variables, ("test",), lambda done: check())
     return means(totals, experiment.data.num_classes)
@@ -76,9 +76,9 @@ def tally(
     splits: Sequence[str],
     progress: Callable[[int], None],
 ) -> dict[str, dict[str, float]]:
-    """The sums of `step.eval_step` over whole splits, by suffix.
+    """Sums of `step.eval_step` over whole splits, by suffix.
 
-    `progress` gets the number of batches done, before each batch.
+    `progress` is called with the number of batches done, before each batch.
     """
     totals: dict[str, dict[str, float]] = {}
     sums = []
@@ -101,7 +101,7 @@ def tally(
 def means(
     totals: Mapping[str, Mapping[str, float]], num_classes: int
 ) -> dict[str, float]:
-    """Metrics from sums, each with its suffix."""
+    """Metrics computed from the sums, each with its suffix."""
     out = {}
     for suffix, total in totals.items():
         count = total["count"]

@@ -1,4 +1,4 @@
-"""What the command `evaluate` does: any trained model on any data."""
+"""Body of the command `evaluate`: any trained model on any data."""
 
 import functools
 import time
@@ -31,7 +31,7 @@ class Evaluation:
     eval_batch_size: int
 
     def put(self, batch: dict[str, Any]) -> dict[str, jax.Array]:
-        """A host batch onto the mesh."""
+        """Places a host batch on the mesh."""
         return jax.device_put(batch, sharding.batch_sharding(self.mesh))
 
     def batches(self, split: str) -> int:
@@ -40,10 +40,10 @@ class Evaluation:
 
 
 def measure(given: Arguments) -> dict[str, Any]:
-    """What a command line asks for: its facts, then the metrics of `evaluate`.
+    """Runs what a command line requests: its facts, then the metrics of `evaluate`.
 
     Raises:
-      UserError: flags that contradict one another, data of other classes, and as
+      UserError: flags that contradict one another, data with other classes, and as
         `load_pretrained` and `data.build`.
     """
     splits = SPLITS[given.choice("split", tuple(SPLITS), "test")]
@@ -63,7 +63,7 @@ def measure(given: Arguments) -> dict[str, Any]:
 
 
 def opened(trained: Trained, given: Arguments) -> Evaluation:
-    """Data that fits the model, with the batch size that --batch_size says."""
+    """Data that fits the model, with the batch size of --batch_size."""
     mesh = sharding.make_mesh()
     batch_size = given.whole("batch_size", 256) or 256
     pieces = sharding.batch_divisor(mesh)
@@ -73,14 +73,14 @@ def opened(trained: Trained, given: Arguments) -> Evaluation:
 
 
 def open_data(trained: Trained, given: Arguments) -> data.Data:
-    """The run's own data, or --data as the model's preprocessing shows it."""
+    """The run's own data, or --data with the model's preprocessing."""
     own = str(config.config_dir() / "digits.py")
     section = config.load(own, data_pairs(trained, given))
     return data.build(**section.data)
 
 
 def data_pairs(trained: Trained, given: Arguments) -> Pairs:
-    """The keys of a config, `data.name` and on, that say what `open_data` opens."""
+    """The config keys, `data.name` and so on, for what `open_data` opens."""
     workdir, name = given.get("workdir"), given.get("data")
     pairs = run_pairs(Path(workdir)) if name is None else _pairs(trained, name)
     if name is None and given.get("resize"):
@@ -109,7 +109,7 @@ def _pairs(trained: Trained, name: str) -> Pairs:
     h, w = view.size
     if h != w:
         raise UserError(
-            f"the model takes {h}x{w} images, and data is read in squares; give "
+            f"the model takes {h}x{w} images, but data is read as squares; give "
             f"--model.img_size={max(h, w)}."
         )
     crop = "center" if view.train_crop == "random_resized" else view.train_crop
@@ -120,12 +120,12 @@ def _pairs(trained: Trained, name: str) -> Pairs:
 
 
 def check_classes(source: data.Data, trained: Trained) -> None:
-    """Raises UserError unless a model tells the classes of the data apart."""
+    """Raises UserError unless the model's classes are the data's."""
     classes = trained.spec.fields["num_classes"]
     if source.num_classes != classes:
         raise UserError(
-            f"{source.name} has {source.num_classes} classes, and the model tells "
-            f"{classes} apart; give the data that it was trained on."
+            f"{source.name} has {source.num_classes} classes, but the model has "
+            f"{classes}; give the data that it was trained on."
         )
     known = trained.spec.class_names
     if known is not None and tuple(source.class_names) != known:
@@ -136,7 +136,7 @@ def check_classes(source: data.Data, trained: Trained) -> None:
     channels = trained.spec.view.channels
     if source.channels != channels:
         raise UserError(
-            f"{source.name} has {source.channels} channel(s), and the model takes "
+            f"{source.name} has {source.channels} channel(s), but the model takes "
             f"{channels}; give --model.in_chans={source.channels}."
         )
 
@@ -144,7 +144,7 @@ def check_classes(source: data.Data, trained: Trained) -> None:
 def sums(
     evaluation: Evaluation, trained: Trained, splits: Sequence[str]
 ) -> dict[str, dict[str, float]]:
-    """Those of `evaluate.tally` for each of the model's variables, with a bar."""
+    """The sums of `evaluate.tally` for each of the model's variables, with a bar."""
     whole = NamedSharding(evaluation.mesh, PartitionSpec())
     variables = jax.device_put(trained.variables, whole)
     spec = trained.spec

@@ -1,7 +1,7 @@
-"""A config made concrete: data, model, loss, optimiser, mesh and the two steps.
+"""An experiment: a config made concrete as data, model, loss, optimiser and steps.
 
-Every command starts from an `Experiment`; `train.py` loops over it, tests shape-check
-it, benchmarks time it. It compiles nothing until asked.
+Every command starts from an `Experiment`: `train.py` loops over it, tests check its
+shapes, and benchmarks time it. It compiles nothing until asked.
 """
 
 import functools
@@ -43,18 +43,19 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a config stands for; build it with `build`.
+    """A config made concrete; create it with `build`.
 
     Attributes:
-      train_step, eval_step: pure and not jitted.
+      train_step, eval_step: pure functions, not jitted.
       lr, peak_lr: the learning rate by update, and its highest value.
       optimizer: the whole optax chain.
       teaching: teachers and stored labels.
       total_steps: length of the run.
-      eval_steps: steps between evaluations, on average; maybe no whole number.
-      source: of the first weights, as `load_pretrained` takes it; None: drawn.
+      eval_steps: steps between evaluations, on average; need not be an integer.
+      source: source of the initial weights, as `load_pretrained` takes it; None:
+        random.
       quantized: the model with its quantisation, which both steps apply; or None.
-      calibration: images that its first ranges come from.
+      calibration: number of images for its initial ranges.
     """
 
     config: Section
@@ -78,7 +79,7 @@ class Experiment:
     calibration: int = 0
 
     def init(self) -> TrainState:
-        """The state before step 0 where nothing is loaded: of the seed alone."""
+        """The initial state, from the seed alone."""
         images = jnp.zeros((1, *self.data.image_shape), jnp.float32)
         key = fold_in_str(jax.random.key(self.seed), "init")
         variables: Any = self.model.init(key, images, train=False)
@@ -87,7 +88,7 @@ class Experiment:
         return self._state(variables)
 
     def _state(self, variables: Any) -> TrainState:
-        """The state before step 0 from the model's variables."""
+        """The state before step 0, from the model's variables."""
         key = jax.random.key(self.seed)
         return create(variables, optimizer=self.optimizer, key=key, ema=self.has_ema)
 
@@ -105,7 +106,7 @@ class Experiment:
         )
 
     def batch_shape(self, *, train: bool) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and shardings of a training or an evaluation batch."""
+        """Shapes and shardings of a training or evaluation batch."""
         b = self.batch_size if train else self.eval_batch_size
         at = sharding.batch_sharding(self.mesh)
         shapes: dict[str, tuple] = {
@@ -124,17 +125,18 @@ class Experiment:
         }
 
     def evaluates_after(self, step: int) -> bool:
-        """Whether the test split is due: at the end, and nearest to each interval."""
+        """Whether an evaluation is due: at the end, and nearest to each interval."""
         nearest = round(step / self.eval_steps)
         near = range(max(nearest - 1, 1), nearest + 2)
         due = any(round(n * self.eval_steps) == step for n in near)
         return step == self.total_steps or (step > 0 and due)
 
     def compile_init(self) -> TrainState:
-        """The state before step 0 on the mesh: loaded from `source`, else drawn.
+        """The state before step 0 on the mesh: loaded from `source`, or random.
 
-        Drawing happens under the mesh, so that no device ever holds the whole state.
-        Ranges are calibrated on one device, so that they are the same on any mesh.
+        Random initialisation runs under the mesh, so that no device ever holds the
+        whole state. Ranges are calibrated on one device, so that they are the same on
+        any mesh.
 
         Raises: UserError as `load_pretrained`.
         """
@@ -160,7 +162,7 @@ class Experiment:
             return jax.jit(self._state, out_shardings=at)(jax.device_get(variables))
 
     def train_batches(self, start_step: int = 0) -> Prefetch:
-        """Endless host batches from a step on, with the pack's labels if there is one.
+        """Endless host batches from `start_step` on, with the pack's labels, if any.
 
         Raises: UserError as `Data.train_batches` and `LabelPack.rows`.
         """
@@ -172,7 +174,7 @@ class Experiment:
         )
 
     def place_frozen(self) -> list[Any]:
-        """The teachers' variables on the mesh, for the training step."""
+        """Places the teachers' variables on the mesh, for the training step."""
         variables = [teacher.variables for teacher in self.teaching.teachers]
         return jax.device_put(variables, sharding.state_shardings(variables, self.mesh))
 
@@ -212,7 +214,7 @@ class Experiment:
         return lambda variables, batch: programs[_dtypes(variables)](variables, batch)
 
     def put(self, batch: dict[str, Any]) -> dict[str, jax.Array]:
-        """A host batch onto the mesh."""
+        """Places a host batch on the mesh."""
         return jax.device_put(batch, sharding.batch_sharding(self.mesh))
 
 
@@ -221,10 +223,10 @@ def _dtypes(tree: Any) -> tuple[str, ...]:
 
 
 def build(config: Section, *, devices: Sequence[Any] | None = None) -> Experiment:
-    """Reads the whole config and checks what can be checked without compiling.
+    """Reads the whole config and checks everything that needs no compilation.
 
     Raises:
-      UserError: any value that does not fit, with what would.
+      UserError: any value that does not fit, with a valid one.
     """
     mesh = sharding.make_mesh(**config.mesh, devices=devices)
     batch_size, accumulate = config.batch_size, config.accumulate

@@ -1,4 +1,4 @@
-"""Workdirs that a command makes from a trained model, for every other command."""
+"""Creates workdirs from a trained model, for use by every other command."""
 
 import shutil
 from collections.abc import Iterator
@@ -20,14 +20,14 @@ from vit_jax_tricks.state import TrainState
 from vit_jax_tricks.typing import Params
 
 
-PARTIAL = ".partial"  # what a killed command leaves, and the next one clears
+PARTIAL = ".partial"  # left by a killed command, and cleared by the next one
 
 
 def new_folder(given: Arguments, suffix: str) -> Path:
-    """The new workdir, empty so far: --out, else the run's with `_suffix`."""
+    """The new, still empty workdir: --out, or else the run's with `_suffix`."""
     workdir, out = given.get("workdir"), given.get("out")
     if out is None and workdir is None:
-        raise UserError("give --out=DIR, where the new model goes.")
+        raise UserError("give --out=DIR, a folder for the new model.")
     path = Path(out or f"{workdir}_{suffix}")
     held = path.exists()
     if path.is_dir():
@@ -42,15 +42,15 @@ def new_folder(given: Arguments, suffix: str) -> Path:
 
 @contextmanager
 def staged(out: Path) -> Iterator[Path]:
-    """A folder for what becomes `out` at the end; after an error nothing is left.
+    """Yields a folder that becomes `out` at the end; after an error nothing is left.
 
-    It is made at once, so that a place that cannot be written is found before the work,
-    and one command at a time has it.
+    It is created immediately, so that an unwritable place is found before the work
+    starts, and only one command at a time uses it.
 
     Raises:
-      UserError: the place cannot be written, or another command makes the same.
+      UserError: the place cannot be written, or another command uses it.
     """
-    there = out.is_dir()  # and empty; it may be where a disk is mounted
+    there = out.is_dir()  # and empty; it may be a mount point
     place = out / PARTIAL if there else out.with_name(f".{out.name}{PARTIAL}")
     try:
         place.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def check_float(trained: Trained) -> None:
 
 
 def config_before(given: Arguments, trained: Trained) -> dict[str, Any]:
-    """The config of the run, or DeiT's recipe for other weights, and the model's."""
+    """The run's config, or DeiT's recipe for other weights, with the model's fields."""
     if given.get("workdir") is None:
         pairs = evaluation.data_pairs(trained, given)
         recipe = config.config_dir() / "deit_s.py"
@@ -101,7 +101,7 @@ def config_before(given: Arguments, trained: Trained) -> dict[str, Any]:
 
 
 def save(out: Path, variables: Params) -> None:
-    """The weights as a checkpoint of step 0, without an optimiser."""
+    """Saves the weights as a checkpoint of step 0, without an optimiser."""
     zero = jnp.zeros((), jnp.int32)
     state = TrainState(
         step=zero,

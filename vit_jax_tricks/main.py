@@ -1,7 +1,7 @@
 """Trains, resumes and evaluates: `python -m vit_jax_tricks.main --config=FILE[:args]`.
 
-Without --config it runs configs/digits.py, without --workdir it uses runs/NAME. Any key
-of the config can be set with --config.KEY=VALUE. The same command again resumes.
+Without --config it runs configs/digits.py; without --workdir it uses runs/NAME. Any key
+of the config can be set with --config.KEY=VALUE. The same command resumes a run.
 """
 
 from pathlib import Path
@@ -13,10 +13,10 @@ from vit_jax_tricks.stop import Stop, Stopped, leave
 USAGE = f"""{(__doc__ or "").strip()}
 
   --config=FILE[:args]   a config file, with arguments: configs/deit_s.py:epochs=5;
-                         it is a program, and is run
-  --config.KEY=VALUE     one value, such as --config.optimizer.weight_decay=0.1
-  --workdir=DIR          checkpoints, metrics and report
-  --help                 this text
+                         the file is executed as a program
+  --config.KEY=VALUE     set one value, such as --config.optimizer.weight_decay=0.1
+  --workdir=DIR          folder for checkpoints, metrics and report
+  --help                 show this text
 
 Exit status: 0 finished, 1 an error, 143, 129 or 130 stopped early by SIGTERM, SIGHUP or
 Ctrl-C, and saved.

@@ -1,4 +1,4 @@
-"""What a run writes while it goes: `metrics.jsonl` and TensorBoard events."""
+"""Writes the metrics of a run: `metrics.jsonl` and TensorBoard events."""
 
 import contextlib
 import errno
@@ -14,10 +14,10 @@ from vit_jax_tricks.errors import UserError
 
 
 class MetricsWriter:
-    """Appends to `workdir/metrics.jsonl`, one object a line, and to event files.
+    """Appends to `workdir/metrics.jsonl`, one object per line, and to event files.
 
-    A checkpoint stores `offset`, and a resumed run cuts the file back to it, so that
-    lines after the checkpoint are not written twice.
+    A checkpoint stores `offset`; a resumed run truncates the file to it, so that lines
+    after the checkpoint are not written twice.
 
     Raises:
       UserError: the file is shorter than `offset`.
@@ -29,7 +29,7 @@ class MetricsWriter:
         if length < offset:
             raise UserError(
                 f"{self.path} has {length} bytes, but the checkpoint of step {step} "
-                f"was saved after {offset}; put it back, or give another --workdir. "
+                f"was saved at {offset}; put it back, or give another --workdir. "
                 "Nothing was changed."
             )
         self._file = self.path.open("ab", buffering=0)
@@ -39,12 +39,12 @@ class MetricsWriter:
 
     @property
     def offset(self) -> int:
-        """The file's length; all of it is on disk, as a checkpoint may outlive us."""
+        """Length of the file, flushed to disk because a checkpoint may outlive us."""
         os.fsync(self._file.fileno())
         return self._length
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Writes one line, whole or not at all; numbers that are not finite are null.
+        """Writes one line atomically; numbers that are not finite become null.
 
         Raises: OSError, such as a full disk.
         """
@@ -65,18 +65,18 @@ class MetricsWriter:
                 self._events.write(step, values)
             except OSError as error:
                 self._events = None
-                say(f"no more TensorBoard events ({error}); {self.path} goes on")
+                say(f"no more TensorBoard events ({error}); {self.path} continues")
 
     def close(self) -> None:
         self._file.close()
         events, self._events = self._events, None
         if events is not None:
-            with contextlib.suppress(OSError):  # each line was flushed
+            with contextlib.suppress(OSError):  # every line is already flushed
                 events.close()
 
 
 class _Events:
-    """TensorBoard's event file, written in this thread: one of its own would hang."""
+    """TensorBoard's event file, written in this thread because its own could hang."""
 
     def __init__(self, workdir: Path, step: int):
         from tensorboardX.event_file_writer import EventsWriter
@@ -85,7 +85,7 @@ class _Events:
         proto: Any = event_pb2
         self._event = proto.Event
         self._writer = EventsWriter(str(workdir / "events"))
-        if step:  # what another process wrote after it is not shown
+        if step:  # hides what another process wrote after this step
             start = proto.SessionLog(status=proto.SessionLog.START)
             self._add(step=step + 1, session_log=start)
 
@@ -104,9 +104,10 @@ class _Events:
 
 
 def read(workdir: Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl`, in order; a last line cut short is left out.
+    """The lines of `metrics.jsonl` in order, without an incomplete last line.
 
-    Lines that are no metrics, as a disk may leave them, are left out and said.
+    Lines that are not metrics, as a failing disk may leave them, are left out and
+    reported.
     """
     path = Path(workdir) / "metrics.jsonl"
     if not path.exists():
@@ -121,7 +122,7 @@ def read(workdir: Path) -> list[dict[str, Any]]:
 def _parsed(line: bytes) -> dict[str, Any] | None:
     try:
         values = json.loads(line)
-    except ValueError:  # no UTF-8 either
+    except ValueError:  # also for invalid UTF-8
         return None
     sound = isinstance(values, dict) and type(values.get("step")) is int
     sound = sound and all(_number(value) for value in values.values())

@@ -1,6 +1,6 @@
-"""The trained model that a command line names, with its weights.
+"""Loads the trained model that a command line names.
 
-Either --workdir=DIR, a run of ours, or --model=NAME with --weights=SOURCE.
+Either --workdir=DIR, one of our runs, or --model=NAME with --weights=SOURCE.
 """
 
 import dataclasses
@@ -27,10 +27,10 @@ from vit_jax_tricks.typing import Params
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A model ready for pictures; that of a quantised run is quantised.
+    """A model ready for pictures; the model of a quantised run is quantised.
 
-    `variables` are by suffix of their metrics: "" and, where a run keeps averages and
-    both are wanted, "_ema".
+    `variables` are keyed by the suffix of their metrics: "" and, if a run keeps
+    averages and both are requested, "_ema".
     """
 
     spec: ModelSpec
@@ -44,9 +44,9 @@ def load(given: Arguments, *, resize: str | None, both: bool = False) -> Trained
 
     Args:
       given: flags `command.MODEL_VALUES` and the section `model`.
-      resize: how pictures are resampled unless --resize says; None is the reference's
-        way, or the run's own.
-      both: of a run with averages, load the plain weights too.
+      resize: resampling of pictures unless --resize is given; None means the
+        reference's, or the run's own.
+      both: for a run with averages, also loads the plain weights.
 
     Raises:
       UserError: flags that contradict one another, and as `load_pretrained`.
@@ -71,7 +71,9 @@ def load(given: Arguments, *, resize: str | None, both: bool = False) -> Trained
     weights = read_source(source, family, ema=ema)
     classes = given.whole("num_classes", classes_of(weights, family))
     if classes is None:
-        raise UserError(f"{source} has no head, so there are no classes to tell.")
+        raise UserError(
+            f"{source} has no head, so it does not classify; use a model that does."
+        )
     fields = given.literals("model")
     if "num_classes" in fields:
         raise UserError("--model.num_classes: type --num_classes=K.")
@@ -106,8 +108,8 @@ def _load(
     say(str(report))
     if report.reset:
         raise UserError(
-            f"{weights.source}: {report.unused[-1]}, and a head that was not trained "
-            "tells nothing; leave --num_classes out."
+            f"{weights.source}: {report.unused[-1]}, so the head would be random; "
+            "leave --num_classes out."
         )
     if quantized is None:
         return variables

@@ -1,4 +1,4 @@
-"""Sampled examples as a model takes them."""
+"""Prepares sampled examples as model inputs."""
 
 from collections.abc import Callable, Iterator
 
@@ -21,9 +21,9 @@ def model_inputs(
     std: tuple[float, ...],
     check: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[Float[Array, "b h w c"], Int[Array, "b"]]]:
-    """Normalised images in evaluation's view and their labels, without padding.
+    """Normalised images with the evaluation view, and their labels, without padding.
 
-    The last batch is smaller where `batch_size` does not divide the sample. `check` is
+    The last batch is smaller if `batch_size` does not divide the sample. `check` is
     called before each batch and may raise to stop.
     """
     prepare = jax.jit(lambda pixels: normalize(to_float(pixels), mean, std))

@@ -1,6 +1,6 @@
-"""A model with everything that its numbers depend on: `model.json` of a workdir.
+"""Everything a model's outputs depend on: the `model.json` of a workdir.
 
-Fields (LayerNorm's epsilon and the activation among them), normalisation, crop and
+Fields (including LayerNorm's epsilon and the activation), normalisation, crop and
 resampling travel together, so that a run predicts as it was evaluated.
 """
 
@@ -27,15 +27,15 @@ FILE = "model.json"
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
-    """What to build, and how its pictures are prepared.
+    """A model to build, with the preparation of its pictures.
 
     Attributes:
-      name: of `list_models()`.
-      fields: overrides of `create_model`, `num_classes` among them.
-      mean, std: by channel, of pixels in [0, 1].
-      view: from the bytes of a file to uint8 pixels.
-      class_names: in the order of the logits, where they are known.
-      quant: how it is quantised, as `quantizing.rules_of` takes it, or None.
+      name: a name of `list_models()`.
+      fields: overrides of `create_model`, including `num_classes`.
+      mean, std: for each channel, of pixels in [0, 1].
+      view: converts the bytes of a file to uint8 pixels.
+      class_names: in the order of the logits, if known.
+      quant: its quantisation, as `quantizing.rules_of` takes it, or None.
     """
 
     name: str
@@ -50,21 +50,21 @@ class ModelSpec:
         return create_model(self.name, **self.fields)
 
     def override(self, **fields: Any) -> "ModelSpec":
-        """Other fields; pictures get the size that they ask for."""
+        """Changes fields; pictures get the size that they imply."""
         new = dataclasses.replace(self, fields={**self.fields, **fields})
         model: Any = new.create()
         h, w, channels = model.image_shape
         if channels != self.view.channels:
             raise UserError(
                 f"in_chans={channels}: the model was trained on {self.view.channels} "
-                "channel(s), and its pictures are read so; leave it out."
+                "channel(s), which its pictures are read with; leave it out."
             )
         return dataclasses.replace(
             new, view=dataclasses.replace(self.view, size=(h, w))
         )
 
     def to_json(self) -> dict[str, Any]:
-        """All but the class names, which are `classes.json`."""
+        """Everything but the class names, which are in `classes.json`."""
         out = dataclasses.asdict(self)
         del out["class_names"]
         if self.quant is None:
@@ -76,8 +76,8 @@ def named(name: str, *, resize: str | None = None, **fields: Any) -> ModelSpec:
     """A model by name, with its own preprocessing.
 
     Args:
-      name: of `list_models()`.
-      resize: of `data.build`; by default what the reference uses.
+      name: a name of `list_models()`.
+      resize: as in `data.build`; by default the reference's.
       fields: overrides of `create_model`.
     """
     model: Any = create_model(name, **fields)
@@ -99,7 +99,7 @@ def named(name: str, *, resize: str | None = None, **fields: Any) -> ModelSpec:
 
 
 def of_run(experiment: "Experiment") -> ModelSpec:
-    """The model of a run, every field of it, prepared as the run evaluates."""
+    """The model of a run with every field, prepared as the run evaluates."""
     model, prepared = experiment.model, experiment.eval_step.keywords
     return ModelSpec(
         name=experiment.config.to_dict()["model"]["name"],
@@ -119,7 +119,7 @@ def of_run(experiment: "Experiment") -> ModelSpec:
 def channel_statistics(
     model: str, channels: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The model's own mean and standard deviation; grey images take their average."""
+    """Mean and standard deviation of the model; grey images use their average."""
     prep = preprocessing(model)
     if channels == len(prep.mean):
         return tuple(prep.mean), tuple(prep.std)

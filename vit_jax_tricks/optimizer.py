@@ -1,7 +1,7 @@
 """Optimisers by name: optax parts, with one place for decay, clipping and rates.
 
 The chain is: clip, [decay, for the coupled ones], direction, [decay], trust ratio,
-factor of the parameter, learning rate.
+per-parameter factor, learning rate.
 """
 
 import inspect
@@ -27,7 +27,7 @@ Transform = optax.GradientTransformation
 
 
 def _layerwise(values: np.ndarray, like: jax.Array) -> jax.Array:
-    """One factor a layer, shaped to multiply a leaf."""
+    """One factor for each layer, shaped to multiply a leaf."""
     shape = (1,) * like.ndim if values.size == 1 else (-1,) + (1,) * (like.ndim - 1)
     return jnp.asarray(values, like.dtype).reshape(shape)
 
@@ -44,7 +44,7 @@ def _each(table: Plan, fn: Callable[[Parameter, Any, Any], Any]) -> Transform:
 
 
 def _scale(table: Plan, field: str) -> Transform:
-    """Multiplies each update by a factor of its parameter."""
+    """Multiplies each update by its parameter's factor."""
 
     def scaled(leaf: Parameter, update: jax.Array, _: Any) -> jax.Array:
         values = getattr(leaf, field)
@@ -54,7 +54,7 @@ def _scale(table: Plan, field: str) -> Transform:
 
 
 def _add_decay(table: Plan, weight_decay: float) -> Transform:
-    """update + weight_decay * p, on the parameters that decay."""
+    """update + weight_decay * p, for the parameters that decay."""
 
     def decayed(leaf: Parameter, update: jax.Array, p: jax.Array) -> jax.Array:
         if not leaf.decay.any():
@@ -67,7 +67,7 @@ def _add_decay(table: Plan, weight_decay: float) -> Transform:
 def _trust_ratio(
     table: Plan, weight_decay: float, *, clip: bool, always: bool
 ) -> Transform:
-    """update * |p| / |update|, layer by layer, on the parameters that decay."""
+    """update * |p| / |update|, layer by layer, for the parameters that decay."""
 
     def adapted(leaf: Parameter, update: jax.Array, p: jax.Array) -> jax.Array:
         adapts = np.full(leaf.decay.shape, always) | (leaf.decay * weight_decay != 0)
@@ -100,9 +100,9 @@ def _clip_norm(limit: float) -> Transform:
 
 
 def _clip_adaptive(table: Plan, limit: float) -> Transform:
-    """Each output unit's gradient to at most limit * max(|unit|, 1e-3).
+    """Clips each output unit's gradient to at most limit * max(|unit|, 1e-3).
 
-    Source: Brock et al. 2021, arXiv 2102.06171. Equivalent to timm's
+    Source: Brock et al., 2021, arXiv:2102.06171. Equivalent to timm's
     adaptive_clip_grad on kernels and vectors (tested).
     """
     kinds = {leaf.inputs for leaf in table.values()}
@@ -120,7 +120,7 @@ def _clip_adaptive(table: Plan, limit: float) -> Transform:
 
 
 def _promoting(inner: Transform) -> Transform:
-    """Lets optax raise a float to its int32 count where promotion is strict."""
+    """Lets optax raise a float to its int32 count under strict promotion."""
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         with jax.numpy_dtype_promotion("standard"):
@@ -129,33 +129,33 @@ def _promoting(inner: Transform) -> Transform:
     return optax.GradientTransformation(inner.init, update)
 
 
-# Each optimiser gives the transforms before and after weight decay is added.
+# The transforms of an optimiser before and after weight decay is added.
 Parts = tuple[Transform, Transform]
 
 
 def _adamw(
     table: Plan, decay: float, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
 ) -> Parts:
-    """Loshchilov & Hutter 2017, arXiv 1711.05101."""
+    """AdamW: Loshchilov & Hutter, 2017, arXiv:1711.05101."""
     return optax.scale_by_adam(b1, b2, eps), optax.identity()
 
 
 def _adam(
     table: Plan, decay: float, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
 ) -> Parts:
-    """Kingma & Ba 2014, arXiv 1412.6980; decay is an L2 term of the gradient."""
+    """Adam: Kingma & Ba, 2014, arXiv:1412.6980; decay is an L2 term of the gradient."""
     return optax.identity(), optax.scale_by_adam(b1, b2, eps)
 
 
 def _lion(table: Plan, decay: float, *, b1: float = 0.9, b2: float = 0.99) -> Parts:
-    """Chen et al. 2023, arXiv 2302.06675."""
+    """Lion: Chen et al., 2023, arXiv:2302.06675."""
     return optax.scale_by_lion(b1, b2), optax.identity()
 
 
 def _sgd(
     table: Plan, decay: float, *, momentum: float = 0.9, nesterov: bool = False
 ) -> Parts:
-    """Momentum as in torch: m <- momentum m + g; decay is an L2 term of g."""
+    """SGD with torch's momentum: m <- momentum m + g; decay is an L2 term of g."""
     return optax.identity(), optax.trace(momentum, nesterov)
 
 
@@ -169,7 +169,7 @@ def _lamb(
     trust_clip: bool = False,
     always_adapt: bool = False,
 ) -> Parts:
-    """You et al. 2019, arXiv 1904.00962, with timm's rules for the trust ratio."""
+    """LAMB: You et al., 2019, arXiv:1904.00962, with timm's trust-ratio rules."""
     trust = _trust_ratio(table, decay, clip=trust_clip, always=always_adapt)
     return optax.scale_by_adam(b1, b2, eps), trust
 
@@ -184,11 +184,12 @@ def _muon(
     b2: float = 0.999,
     eps: float = 1e-8,
 ) -> Parts:
-    """Orthogonalised momentum for the kernels of the blocks, AdamW for the rest.
+    """Muon: orthogonalised momentum for the blocks' kernels, AdamW for the rest.
 
     Queries, keys and values are three matrices. Updates are scaled to AdamW's usual
-    size, 0.2 sqrt(max(in, out)), so one learning rate serves both parts.
-    Sources: Jordan et al. 2024; Liu et al. 2025, arXiv 2502.16982.
+    size, 0.2 sqrt(max(in, out)), so that one learning rate serves both parts.
+
+    Sources: Jordan et al., 2024; Liu et al., 2025, arXiv:2502.16982.
     """
 
     def mapped(fn: Callable[[Parameter], Any]) -> Callable[[Any], Any]:
@@ -280,17 +281,17 @@ def build(
     trust_clip: bool | None = None,
     always_adapt: bool | None = None,
 ) -> Transform:
-    """The optimiser `name` for parameters like `params` (arrays or their shapes).
+    """Builds the optimiser `name` for parameters like `params`, arrays or shapes.
 
     `weight_decay` is multiplied by the learning rate, as in torch. `grad_clip` is a
     global norm (0: none; None: the optimiser's default, 1 for LAMB and none for the
-    others) or, with `clip_mode="adaptive"`, the largest ratio of gradient to parameter
-    norm. `layer_decay` and `rules` are explained in `param_groups.plan`. The others
-    are the optimiser's own; None is its default. A frozen parameter has no state,
-    never moves and does not count in the norm.
+    others) or, with `clip_mode="adaptive"`, the largest ratio of gradient norm to
+    parameter norm. `layer_decay` and `rules` are explained in `param_groups.plan`. The
+    other arguments are the optimiser's own; None is its default. A frozen parameter has
+    no state, never changes and does not count in the norm.
 
     Raises: UserError for an unknown name, a hyper-parameter that this optimiser does
-    not take, a negative clip, or wrong rules.
+      not take, a negative clip, or invalid rules.
     Equivalent to torch's AdamW, Adam, SGD and timm's Lamb, Lion (tested).
     """
     table = plan(params, layer_decay=layer_decay, rules=rules)

@@ -1,8 +1,8 @@
-"""What each parameter's optimiser step is scaled by, decided from its name alone.
+"""Per-parameter factors of the optimiser step, decided from each name.
 
 A parameter's name is its path, `blocks_3/attn/qkv/kernel`. Blocks stacked by scan
-(`blocks/attn/qkv/kernel`, layers first) count as the parameters that they hold, so
-that masks, layer-wise rates and rules do not depend on the layout.
+(`blocks/attn/qkv/kernel`, layers first) count as the parameters that they hold, so that
+masks, layer-wise rates and rules do not depend on the layout.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ import numpy as np
 from vit_jax_tricks.errors import UserError, nearest
 
 
-# Never decayed, whatever their rank: Flax's attention biases are matrices.
+# Never decayed, whatever their rank, because Flax's attention biases are matrices.
 NO_DECAY = frozenset(
     {
         "bias",
@@ -41,19 +41,19 @@ _NO_DECAY_MODULES = frozenset({"cpb_mlp"})  # SwinV2's position network
 _NO_DECAY_PART = re.compile(r"stages_\d+/.*/rel_pos/")  # CoAtNet's
 _STEM = re.compile(r"(patch_embed|stem|\w*pos_embed|\w+_token|norm_pre)(/|$)")
 _BLOCK = re.compile(r"(?:(?:layers|stages|network)_(\d+)/)?blocks_(\d+)(?:/|$)")
-_CLASS_BLOCK = re.compile(r"post_network_(\d+)(?:/|$)")  # VOLO's last ones
+_CLASS_BLOCK = re.compile(r"post_network_(\d+)(?:/|$)")  # VOLO's class blocks
 _PATCHES = re.compile(r"network_(\d+)/proj(?:/|$)")  # between VOLO's stages
-_TOKEN_BLOCK = re.compile(r"blocks_token_only_(\d+)(?:/|$)")  # CaiT's last ones
+_TOKEN_BLOCK = re.compile(r"blocks_token_only_(\d+)(?:/|$)")  # CaiT's class blocks
 _DOWNSAMPLE = re.compile(r"(?:layers|stages)_(\d+)/downsample(?:/|$)")
 _RULE_KEYS = ("lr_mult", "wd_mult", "freeze")
 
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
-    """One leaf: a value per layer (one, unless the leaf is stacked) for each factor.
+    """One leaf, with one value of each factor per layer (a single one unless stacked).
 
     `inputs` and `outputs` are the axes of the leaf that a matrix product contracts and
-    makes; the rest of the axes hold separate matrices.
+    produces; the remaining axes hold separate matrices.
     """
 
     path: str
@@ -68,7 +68,7 @@ class Parameter:
 
     @property
     def hidden_matrix(self) -> bool:
-        """A kernel inside a block: neither embedding nor classifier."""
+        """Whether this is a kernel inside a block, neither embedding nor classifier."""
         name = self.names[0]
         blocks = (_BLOCK, _TOKEN_BLOCK, _CLASS_BLOCK)
         return bool(self.outputs) and any(block.match(name) for block in blocks)
@@ -84,14 +84,14 @@ class Row(NamedTuple):
 
 
 def path_name(path: tuple) -> str:
-    """A JAX key path as `a/b/c`."""
+    """Formats a JAX key path as `a/b/c`."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _names(
     path: str, shape: tuple[int, ...], paths: Collection[str]
 ) -> tuple[str, ...]:
-    """The parameters in a leaf; numbers of stacked blocks begin at the first free."""
+    """The parameters in a leaf; stacked blocks are numbered from the first free one."""
     stack = re.fullmatch(r"(.*/)?blocks/(.*)", path)
     if stack is None:
         return (path,)
@@ -105,7 +105,7 @@ def _names(
 
 
 def _axes(path: str, ndim: int, first: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Contracted and produced axes; for anything but a kernel, all and none."""
+    """Contracted and produced axes; for anything but a kernel, all axes and none."""
     parts = path.split("/")
     axes = tuple(range(first, ndim))
     if parts[-1] != "kernel" or len(axes) < 2:
@@ -125,9 +125,9 @@ def _decays(name: str, ndim: int) -> bool:
 
 
 def _place(name: str) -> tuple[int, int, int] | None:
-    """The place of a layer among the blocks: part of the network, stage, block."""
+    """Position of a layer among the blocks: part of the network, stage, block."""
     if block := _BLOCK.match(name):
-        whole = name.startswith("stages_")  # one layer in timm's CoAtNet
+        whole = name.startswith("stages_")  # timm's CoAtNet: a stage is one layer
         return 0, int(block[1] or 0), 0 if whole else int(block[2])
     if patches := _PATCHES.match(name):
         return 0, int(patches[1]), 0
@@ -139,8 +139,8 @@ def _place(name: str) -> tuple[int, int, int] | None:
 def _layer_scales(names: Sequence[str], layer_decay: float) -> dict[str, float]:
     """layer_decay^(L + 1 - id): stem 0, blocks 1..L, norm L, head L + 1.
 
-    CaiT's class-attention blocks count as the last of the others, and a stage of
-    CoAtNet as one layer. Equivalent to timm's param_groups_layer_decay for ViT, DeiT,
+    CaiT's class-attention blocks come after the other blocks, and a stage of CoAtNet
+    counts as one layer. Equivalent to timm's param_groups_layer_decay for ViT, DeiT,
     Swin, CoAtNet and VOLO (tested).
     """
     if not 0 < layer_decay <= 1:
@@ -156,7 +156,7 @@ def _layer_scales(names: Sequence[str], layer_decay: float) -> dict[str, float]:
     def layer(name: str) -> int:
         if name in blocks:
             return order[blocks[name]]
-        if name in tokens:  # as the last of the other blocks
+        if name in tokens:  # after all other blocks
             return before_tokens + 1 + tokens[name]
         if down := _DOWNSAMPLE.match(name):
             return order.get((0, int(down[1]), 0), last)
@@ -187,7 +187,7 @@ def _checked_rule(rule: Any) -> tuple[str, Mapping[str, Any]]:
 def _matched_rules(
     names: Sequence[str], rules: Sequence[Any]
 ) -> dict[str, Mapping[str, Any]]:
-    """The one rule of each parameter that has one; every rule must match."""
+    """The single rule of each parameter that has one; every rule must match."""
     found: dict[str, Mapping[str, Any]] = {}
     owner: dict[str, str] = {}
     for pattern, values in map(_checked_rule, rules):
@@ -214,12 +214,13 @@ def plan(
 ) -> dict[str, Parameter]:
     """The factors of every leaf, by path.
 
-    Weight decay is for matrices that are not in `NO_DECAY` (timm's rule by name, since
-    Flax's attention biases are not 1-d). `rules` are (regex, values): a regex for whole
-    names, values `lr_mult` and `wd_mult`, which multiply the defaults, and `freeze`.
+    Weight decay applies to matrices that are not in `NO_DECAY` (timm's rule, but by
+    name, because Flax's attention biases are not 1-d). `rules` are (regex, values): a
+    regex for whole names, and the values `lr_mult` and `wd_mult`, which multiply the
+    defaults, and `freeze`.
 
     Raises: UserError for a rule that matches nothing, two rules for one parameter,
-    unknown rule keys or a layer decay outside (0, 1].
+      unknown rule keys, or a layer decay outside (0, 1].
     Equivalent to timm's param_groups_weight_decay (tested on DeiT, DeiT III and ViT).
     """
     leaves = {

@@ -1,7 +1,8 @@
-"""Paths as people type them, made absolute in one place.
+"""Makes paths absolute, as people type them, in one place.
 
-Commands and functions call these once, where a path comes in. Below that every path is
-absolute, so that it means the same from any folder and in any process.
+Commands and functions call these functions once, where a path comes in. Below that
+point every path is absolute, so that it means the same from any folder and in any
+process.
 """
 
 import os
@@ -11,17 +12,17 @@ from pathlib import Path
 from vit_jax_tricks.errors import UserError
 
 
-# scheme://, and what is left of it when somebody made a Path of it.
+# scheme://, and what a Path leaves of it.
 REMOTE = r"[A-Za-z][A-Za-z0-9+.-]*://|(gs|gcs|s3|s3a|hdfs|abfss?|https?|ftp|file):/"
 HUB = "hub:"
 
 
 def local(text: str | os.PathLike, flag: str = "") -> Path:
-    """A path on this machine, `~` expanded.
+    """A path on this machine, with `~` expanded.
 
     Args:
       text: as typed.
-      flag: what messages put before it, such as `--workdir=`.
+      flag: the prefix in messages, such as `--workdir=`.
 
     Raises:
       UserError: a remote path, or one that no file can have.
@@ -41,33 +42,33 @@ def local(text: str | os.PathLike, flag: str = "") -> Path:
 
 
 def absolute(text: str | os.PathLike, flag: str = "") -> Path:
-    """`local`, from the root; links and `..` stay. Raises UserError as `local`."""
+    """`local`, made absolute; links and `..` are kept. Raises UserError as `local`."""
     return local(text, flag).absolute()
 
 
 def utf8(path: Path, flag: str = "") -> Path:
-    """The path, whose name array_record can take.
+    """Returns the path if array_record can handle its name.
 
-    Raises: UserError for one that is not in UTF-8.
+    Raises: UserError if it is not valid UTF-8.
     """
     try:
         os.fspath(path).encode()
     except UnicodeEncodeError as error:
         raise UserError(
-            f"{flag}{path}: records are read and written in folders whose names are in "
-            "UTF-8 only; rename it, or give another."
+            f"{flag}{path}: records need folders whose names are valid UTF-8; rename "
+            "the folder, or give another one."
         ) from error
     return path
 
 
 def weights(text: str | os.PathLike, flag: str = "") -> str:
-    """A source of weights: `hub:owner/name` as it is, a file or workdir absolute."""
+    """A source of weights: `hub:owner/name` as is, a file or workdir made absolute."""
     typed = os.fspath(text)
     return typed if typed.startswith(HUB) else str(absolute(typed, flag))
 
 
 def data(text: str, flag: str = "") -> str:
-    """A data set's name; the path of `folder:PATH` becomes absolute."""
+    """The name of a data set; the path in `folder:PATH` becomes absolute."""
     kind, colon, path = text.partition(":")
     if kind == "folder" and path:
         return f"{kind}{colon}{absolute(path, f'{flag}{kind}{colon}')}"
@@ -77,9 +78,9 @@ def data(text: str, flag: str = "") -> str:
 
 
 def teacher(text: str, flag: str = "") -> tuple[str | None, str]:
-    """A teacher: (None, workdir), or of NAME@WEIGHTS the name and the weights.
+    """A teacher: (None, workdir), or the name and the weights of NAME@WEIGHTS.
 
-    A folder that is there is a workdir, whatever its name.
+    An existing folder is a workdir, whatever its name.
     """
     name, at, source = text.partition("@")
     if at and not absolute(text, flag).is_dir():
@@ -88,6 +89,6 @@ def teacher(text: str, flag: str = "") -> tuple[str | None, str]:
 
 
 def teacher_text(text: str, flag: str = "") -> str:
-    """The same in one piece, its path absolute."""
+    """`teacher` as one string, with its path absolute."""
     name, path = teacher(text, flag)
     return path if name is None else f"{name}@{path}"

@@ -1,4 +1,4 @@
-"""What the command `quantize` does: calibration, and what it costs."""
+"""Body of the command `quantize`: calibrates and measures the cost."""
 
 import dataclasses
 import json
@@ -33,17 +33,17 @@ from vit_jax_tricks.stop import Stop
 
 
 DEFAULTS = (("weights", "int8_narrow"), ("activations", "int8"))
-IMAGES = 256  # for the sensitivity
-SHOWN = 10  # places on the screen; the report has all
+IMAGES = 256  # images for the sensitivity
+SHOWN = 10  # places shown on the screen; the report has all
 COLUMNS = ("place", "SQNR, dB", "top-1 agreement", "loss")
 
 
 def run(given: Arguments, stop: Stop) -> Path:
-    """Quantises what a command line names and returns the new workdir.
+    """Quantises the model that a command line names and returns the new workdir.
 
     Raises:
-      UserError: flags that contradict one another, a folder that holds something, and
-        as `quantizing.rules_of`, `load_pretrained` and `data.build`.
+      UserError: flags that contradict one another, a folder that is not empty, and as
+        `quantizing.rules_of`, `load_pretrained` and `data.build`.
     """
     if given.get("images") and not given.get("sensitivity"):
         raise UserError("--images is for --sensitivity; add it or leave both out.")
@@ -95,7 +95,7 @@ def run(given: Arguments, stop: Stop) -> Path:
 
 
 def _section(given: Arguments) -> Section:
-    """`config.quant` as the flags say."""
+    """`config.quant` as set by the flags."""
     pairs = [*DEFAULTS, *given.sections["quant"]]
     if count := given.get("calibration"):
         given.whole("calibration", None)
@@ -112,7 +112,7 @@ def _measured(place: Evaluation, trained: Trained) -> dict[str, float]:
 def _costs(
     given: Arguments, trained: Trained, made: Trained, place: Evaluation, stop: Stop
 ) -> list[Cost]:
-    """The sensitivity of each place, if it is asked for; stacked blocks are apart."""
+    """Sensitivity of each place, if requested, with unstacked blocks."""
     if not given.get("sensitivity"):
         return []
     assert isinstance(made.model, QuantizedModel)
@@ -130,7 +130,7 @@ def _costs(
             place.data, sample, mean=spec.mean, std=spec.std, check=stop.check
         )
     )
-    say(f"each of {len(ranges)} places alone, on {sample}")
+    say(f"quantising each of {len(ranges)} places alone, on {sample}")
     bars: list[Bar] = []
 
     def progress(done: int) -> None:
@@ -158,7 +158,7 @@ def _write(
     result: dict[str, Any],
     costs: list[Cost],
 ) -> None:
-    """The new workdir and its report, in a folder that will be `out`."""
+    """Writes the new workdir and its report to a folder that will become `out`."""
     spec = made.spec
     before = made_run.config_before(given, made)
     before |= {"name": f"{before['name']}_quantized", "quant": spec.quant}
@@ -190,7 +190,7 @@ def _write(
 
 
 def _ranked(costs: list[Cost]) -> list[Cost]:
-    """The most sensitive place first, everything together at last."""
+    """The most sensitive place first, everything together last."""
     return [*sorted(costs[:-1], key=lambda cost: cost.sqnr), costs[-1]]
 
 

@@ -1,7 +1,7 @@
-"""Names what pictures show: `python -m vit_jax_tricks.predict --workdir=DIR IMAGE...`.
+"""Classifies pictures: `python -m vit_jax_tricks.predict --workdir=DIR IMAGE...`.
 
-Prints the most probable classes of each picture. Pictures are prepared as the model was
-evaluated: its own size, crop, resampling and normalisation.
+Prints the most probable classes of each picture. Pictures are prepared as in the
+model's evaluation: its own size, crop, resampling and normalisation.
 """
 
 import sys
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from vit_jax_tricks.model_flags import Trained
     from vit_jax_tricks.stop import Stop
 
-BATCH = 32  # pictures that go through the model at once
+BATCH = 32  # pictures per call of the model
 
 
 USAGE = f"""{(__doc__ or "").strip()}
 
 {command.MODEL_USAGE}\
-  --labels=FILE          names of the classes, one a line, or a .json list
-  --top=5                how many classes
+  --labels=FILE          names of the classes, one per line, or a .json list
+  --top=5                number of classes to print
   --picture=OUT.png      also draw the pictures beside their classes
-  --help                 this text
+  --help                 show this text
 """
 
 
@@ -72,10 +72,10 @@ def _predict(argv: list[str], stop: "Stop") -> None:
 def predictions(
     trained: "Trained", files: Sequence[Path]
 ) -> Iterator[tuple[Path, UInt8[np.ndarray, "h w c"], Float[np.ndarray, "k"]]]:
-    """Each file with what the model sees of it and the probabilities of the classes.
+    """Yields each file with the pixels that the model sees and its class probabilities.
 
     Raises:
-      UserError: a file that is no sound picture.
+      UserError: a file that is not a sound picture.
     """
     import jax
 
@@ -123,7 +123,7 @@ def _files(words: Sequence[str]) -> list[Path]:
 
 
 def _names(trained: "Trained", labels: str | None) -> Sequence[str]:
-    """The class names: of --labels, else of the run, else numbers."""
+    """The class names: from --labels, or else the run's, or else numbers."""
     import json
     import re
 
@@ -139,7 +139,7 @@ def _names(trained: "Trained", labels: str | None) -> Sequence[str]:
         names = json.loads(text) if labels.endswith(".json") else lines
     except UnicodeDecodeError as error:
         raise UserError(
-            f"--labels={labels} is not in UTF-8 (byte {error.start}); save it so."
+            f"--labels={labels} is not in UTF-8 (byte {error.start}); save it as UTF-8."
         ) from error
     except (OSError, ValueError, RecursionError) as error:
         why = getattr(error, "strerror", None) or error

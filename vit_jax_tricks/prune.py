@@ -1,8 +1,8 @@
-"""Makes a trained model smaller: `python -m vit_jax_tricks.prune --workdir=DIR`.
+"""Prunes a trained model: `python -m vit_jax_tricks.prune --workdir=DIR`.
 
-Removes the least important heads and hidden units for good, down to a share of the
-multiply-accumulates. --out gets a workdir that `evaluate` and `predict` take, and
-finetune.py, a config for `main` that trains the smaller model on.
+Removes the least important heads and hidden units, down to a fraction of the
+multiply-accumulates. --out gets a workdir for `evaluate` and `predict`, and
+finetune.py, a config for `main` that fine-tunes the smaller model.
 """
 
 import sys
@@ -18,19 +18,19 @@ USAGE = f"""{(__doc__ or "").strip()}
 
 {command.MODEL_USAGE}\
   --data=SPEC            with --weights: digits, digit_scenes/64, folder:PATH, ...
-  --data.KEY=VALUE       one key of a config's data section
-  --out=DIR              where to; by default the workdir's name and _pruned
-  --flops=0.6            the share of the multiply-accumulates that stays
+  --data.KEY=VALUE       set one key of the config's data section
+  --out=DIR              the new workdir; by default the old name with _pruned
+  --flops=0.6            fraction of the multiply-accumulates to keep
   --criterion=gradient   or taylor, output_norm, confidence, entropy, class_attention
-  --normalize=layer      compare within layers, or none: over all (gradient, taylor)
-  --heads, --mlp         remove heads alone, or hidden units alone; else both
-  --width=1              the share of the residual width that stays (ViT, LV-ViT)
-  --min_heads=1          what each block keeps; 0 may remove its whole attention
+  --normalize=layer      compare within layers, or none: across all (gradient, taylor)
+  --heads, --mlp         remove only heads, or only hidden units; by default both
+  --width=1              fraction of the residual width to keep (ViT, LV-ViT)
+  --min_heads=1          heads that each block keeps; 0 may remove its attention
   --min_hidden=8         hidden units that each block keeps
-  --multiple=8           of hidden units
-  --images=2048          training images for the scores
-  --batch_size=64        images at once
-  --help                 this text
+  --multiple=8           keep hidden units in multiples of this
+  --images=2048          number of training images for the scores
+  --batch_size=64        images per batch
+  --help                 show this text
 """
 
 

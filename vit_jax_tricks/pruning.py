@@ -1,4 +1,4 @@
-"""What the command `prune` does: a smaller model in a workdir of its own."""
+"""Body of the command `prune`: writes a smaller model to a new workdir."""
 
 import dataclasses
 import time
@@ -26,15 +26,15 @@ from vit_jax_tricks.typing import Array
 
 
 FINETUNE = "finetune.py"
-IMAGES = 2048  # for the scores, unless --images says
+IMAGES = 2048  # images for the scores, unless --images is given
 
 
 def run(given: Arguments, stop: Stop) -> Path:
-    """Prunes what a command line names and returns the new workdir.
+    """Prunes the model that a command line names and returns the new workdir.
 
     Raises:
-      UserError: flags that contradict one another, a folder that holds something, and
-        as `prune`, `load_pretrained` and `data.build`.
+      UserError: flags that contradict one another, a folder that is not empty, and as
+        `prune`, `load_pretrained` and `data.build`.
     """
     options = _options(given)
     out = made_run.new_folder(given, "pruned")
@@ -88,7 +88,7 @@ def _share(given: Arguments, flag: str, default: str) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class _Batches:
-    """The sample as the model takes it, with a progress bar each time."""
+    """The sample as model inputs, with a progress bar for each pass."""
 
     trained: Trained
     source: data.Data
@@ -131,7 +131,7 @@ def _write(
     options: dict[str, Any],
     table: str,
 ) -> None:
-    """The new workdir in a folder that will be `out`."""
+    """Writes the new workdir to a folder that will become `out`."""
     spec, small = trained.spec, result.model
     fields = [*FIELDS.values()]
     if options["width"] < 1:
@@ -153,7 +153,7 @@ def _write(
     if before["steps"] is not None:
         epochs = before["steps"] * before["batch_size"] / source.num_train
     share = result.macs / result.full_macs
-    mixes = getattr(small, "mix_token", False)  # a teacher would see other images
+    mixes = getattr(small, "mix_token", False)  # a teacher would see unmixed images
     written = finetune_config(
         before,
         config.defaults(),

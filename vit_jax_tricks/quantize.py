@@ -1,7 +1,8 @@
 """Quantises a trained model: `python -m vit_jax_tricks.quantize --workdir=DIR`.
 
-Calibrates on training images and measures float and quantised side by side. --out gets
-a workdir that `evaluate`, `predict` and `export --int8` take, with its ranges.
+Calibrates on training images, and measures the float and the quantised model side by
+side. --out gets a workdir with the ranges, for `evaluate`, `predict` and `export
+--int8`.
 """
 
 import sys
@@ -17,16 +18,16 @@ USAGE = f"""{(__doc__ or "").strip()}
 
 {command.MODEL_USAGE}\
   --data=SPEC            with --weights: digits, digit_scenes/64, folder:PATH, ...
-  --data.KEY=VALUE       one key of a config's data section
-  --out=DIR              where to; by default the workdir's name and _quantized
-  --quant.KEY=VALUE      one key of a config's quant section; int8_narrow weights and
-                         int8 activations by default. 4-bit weights:
+  --data.KEY=VALUE       set one key of the config's data section
+  --out=DIR              the new workdir; by default the old name with _quantized
+  --quant.KEY=VALUE      set one key of the config's quant section; by default
+                         int8_narrow weights and int8 activations. 4-bit weights:
                          --quant.weights=int4_narrow --quant.weight_observer=mse
-  --calibration=512      training images that the ranges come from
-  --sensitivity          also what each quantised place costs alone: table and plot
-  --images=256           training images for that
-  --batch_size=256       examples at once in the evaluation
-  --help                 this text
+  --calibration=512      number of training images to calibrate the ranges on
+  --sensitivity          also measure the cost of each place alone: table and plot
+  --images=256           number of training images for --sensitivity
+  --batch_size=256       examples per batch in the evaluation
+  --help                 show this text
 """
 
 

@@ -1,4 +1,4 @@
-"""What `config.quant` says: which model is quantised how, and its first ranges."""
+"""Quantisation as configured by `config.quant`: rules, model and initial ranges."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
@@ -20,17 +20,17 @@ from vit_jax_tricks.typing import Array, Float, Int
 
 
 PATH = "config.quant"
-IMAGES = 512  # that calibration looks at, unless config.quant says
-BATCH = 32  # images at once
+IMAGES = 512  # calibration images, unless config.quant sets them
+BATCH = 32  # images per batch
 
 
 def rules_of(section: Mapping[str, Any]) -> tuple[Rule, ...] | None:
-    """The rules of a section `config.quant`, None where it leaves everything in float.
+    """The rules of a section `config.quant`, or None if everything stays in float.
 
     Its own `rules` come first, then `compress.standard_rules`.
 
-    Raises: UserError for names that do not exist, choices that exclude one another, and
-    keys that would do nothing.
+    Raises: UserError for unknown names, choices that exclude one another, and keys that
+      would have no effect.
     """
     weights, activations = section["weights"], section["activations"]
     learned, more = section["learned"], section["rules"]
@@ -58,7 +58,7 @@ def rules_of(section: Mapping[str, Any]) -> tuple[Rule, ...] | None:
     percentile = observers["percentile"]
     if percentile is not None and observers["activation_observer"] != "percentile":
         raise UserError(
-            f"{PATH}.percentile={percentile} is of "
+            f"{PATH}.percentile={percentile} applies only to "
             f"{PATH}.activation_observer=percentile; leave it out."
         )
     fields: dict[str, Any] = {} if percentile is None else {"percentile": percentile}
@@ -98,7 +98,7 @@ def _spec(key: str, **fields: Any) -> Spec:
 
 
 def _rule(given: Any) -> Rule:
-    """One of `config.quant.rules`, (regex, None or fields of a Spec)."""
+    """Converts an entry of `config.quant.rules`: (regex, None or fields of a Spec)."""
     try:
         pattern, fields = given
         fields = None if fields is None else dict(fields)
@@ -118,7 +118,7 @@ def _rule(given: Any) -> Rule:
 
 
 def images_of(section: Mapping[str, Any]) -> int:
-    """How many images calibration looks at.
+    """Number of images for calibration.
 
     Raises: UserError for less than one.
     """
@@ -129,7 +129,7 @@ def images_of(section: Mapping[str, Any]) -> int:
 
 
 def quantized(model: nn.Module, section: Mapping[str, Any]) -> QuantizedModel | None:
-    """The model as the section quantises it, None for one in float.
+    """The model quantised as the section says, or None if it stays in float.
 
     Raises: UserError as `rules_of` does.
     """
@@ -146,14 +146,14 @@ def calibration_batches(
     seed: int = 0,
     check: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[Float[Array, "b h w c"], Int[Array, "b"]]]:
-    """Normalised training images in evaluation's view, and their labels.
+    """Normalised training images with the evaluation view, and their labels.
 
     Args:
       source: the data.
-      images: a sample, or how many to draw over all classes with `seed`: all of the
-        split where it has fewer.
-      mean, std: of the model's normalisation.
-      seed: of the draw.
+      images: a sample, or the number to draw over all classes with `seed`; all of the
+        split if it has fewer.
+      mean, std: the model's normalisation.
+      seed: seed of the draw.
       check: called before each batch; may raise to stop.
     """
     drawn = isinstance(images, Sample)
@@ -168,7 +168,7 @@ def calibrated(
     sample: Sample,
     **options: Any,
 ) -> dict[str, Any]:
-    """The variables with ranges of `calibration_batches`, which takes `options`."""
+    """The variables with ranges from `calibration_batches`, which takes `options`."""
     say(f"calibrating on {source.name}: {sample}")
     variables = without_ranges(variables)
     batches = calibration_batches(source, sample, **options)

@@ -1,7 +1,7 @@
 """Randomness by name and step, never by split chains.
 
-A stream is a pure function of (seed, name, step, example), so a resumed run draws
-what the uninterrupted run would have drawn, on any mesh.
+A stream is a pure function of (seed, name, step, example), so a resumed run draws what
+the uninterrupted run would have drawn, on any mesh.
 """
 
 import zlib
@@ -23,7 +23,7 @@ def fold_in_str(key: PRNGKeyArray, name: str) -> PRNGKeyArray:
 def step_key(
     key: PRNGKeyArray, name: str, step: Integer[Array, ""] | int
 ) -> PRNGKeyArray:
-    """The key of stream `name` at `step`."""
+    """The key of the stream `name` at `step`."""
     return jax.random.fold_in(fold_in_str(key, name), step)
 
 
@@ -37,8 +37,9 @@ def example_keys(key: PRNGKeyArray, index: Integer[Array, "b"]) -> jax.Array:
 def uniform_below(
     draws: Float[Array, "*s"], count: Int[Array, "*s"]
 ) -> Int[jax.Array, "*s"]:
-    """Uniform numbers in [0, 1) as whole ones, 0 to count - 1; `count` at most 2^20.
+    """Converts uniform numbers in [0, 1) to integers 0 to `count` - 1.
 
-    Its bias is below count / 2^23. Cheap to compile, unlike jax.random.randint.
+    `count` is at most 2^20; the bias is below count / 2^23. Cheap to compile, unlike
+    jax.random.randint.
     """
     return jnp.floor(draws * count.astype(draws.dtype)).astype(count.dtype)

@@ -1,9 +1,9 @@
 """Stores a teacher's labels: `python -m vit_jax_tricks.relabel --teacher=X --out=DIR`.
 
-For every training image, and for every patch of it, the best classes with their scores,
-as a label pack: what token labels and distillation with a stored teacher read. The
-teacher sees each picture whole, as a square, so that places in the pack are places in
-the picture. A killed command goes on where it was when it is given again.
+Writes a label pack: the best classes with their scores for every training image and for
+every patch of it, as used by token labelling and by distillation with a stored teacher.
+The teacher sees each picture whole, resized to a square, so that positions in the pack
+are positions in the picture. Run the same command again to resume a killed one.
 """
 
 import sys
@@ -24,25 +24,26 @@ if TYPE_CHECKING:
 
 USAGE = f"""{(__doc__ or "").strip()}
 
-  --teacher=DIR          a run: its model, newest checkpoint, classes and data
-  --teacher.model=NAME   or a name of list_models(), with
+  --teacher=DIR          a run: its model, newest checkpoint, classes and data;
+  --teacher.model=NAME   or else a name of list_models(), together with
   --teacher.weights=SOURCE  a .safetensors, .npz or .pth file, hub:owner/name
-  --teacher.KEY=VALUE    num_classes, ema or resize, as in other commands, or an
-                         override of the model, such as model.img_size=384
-  --from=DIR             instead of a teacher: official label maps, CLASS/NAME.pt
+  --teacher.KEY=VALUE    num_classes, ema or resize, as in other commands, or a
+                         field of the model, such as model.img_size=384
+  --from=DIR             official label maps, CLASS/NAME.pt, instead of a teacher
   --data=SPEC            digits, digit_scenes/64, folder:PATH or tfds:NAME
-  --data.KEY=VALUE       which examples: train_split, data_dir, split_seed, ...
+  --data.KEY=VALUE       select the examples: train_split, data_dir, split_seed, ...
   --out=DIR              the label pack, a new folder
-  --top=5                classes to keep for each place; give all where they are few
-  --raw                  keep logits as they are, those left out counting as 0; else
-                         they are shifted so that the others have 0 in the mean
-  --grid=14x14           rows and columns; the teacher's own when left out
-  --batch_size=64        examples at once
-  --examples_per_file=8192  what a killed command may have to do again
-  --picture=OUT.png      also draw some images under the classes of their patches
-  --help                 this text
+  --top=5                classes to keep for each place; keep all if there are few
+  --raw                  keep the logits unshifted, with 0 for dropped classes; by
+                         default they are shifted so that the log of the dropped
+                         classes' mean exponential is 0
+  --grid=14x14           rows and columns; by default the teacher's own
+  --batch_size=64        examples per batch
+  --examples_per_file=8192  the most work that a killed command has to repeat
+  --picture=OUT.png      also draw some images, overlaid with their patches' classes
+  --help                 show this text
 """
-SHOWN = 24  # images on the picture
+SHOWN = 24  # images in the picture
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -71,7 +72,7 @@ def _relabel(argv: list[str], stop: "Stop") -> None:
     if picture is not None and not picture.endswith(".png"):
         raise UserError(f"--picture={picture}: expected a name that ends in .png.")
     if picture is not None and Path(picture).parent.is_file():
-        raise UserError(f"--picture={picture}: {Path(picture).parent} is no folder.")
+        raise UserError(f"--picture={picture}: {Path(picture).parent} is not a folder.")
     out = paths.utf8(Path(given.get("out")), "--out=")
     labeller = _labeller(given)
     if not _write(out, labeller, stop):
@@ -90,7 +91,7 @@ def _relabel(argv: list[str], stop: "Stop") -> None:
 
 
 def _labeller(given: "Arguments") -> Any:
-    """The teacher, or the label maps, that give records."""
+    """The teacher, or the label maps, that produce the records."""
     from vit_jax_tricks import relabelling
     from vit_jax_tricks.console import say
     from vit_jax_tricks.data.label_pack_maps import open_maps
@@ -100,8 +101,8 @@ def _labeller(given: "Arguments") -> Any:
         labeller = relabelling.labeller(given)
         if not labeller.form.exact:
             say(
-                "token logits: the teacher has no dense head, and its classifier is "
-                "applied at each place, for which it was not trained: an approximation"
+                "token logits: the teacher has no dense head, so its classifier is "
+                "applied at each place, which it was not trained for: an approximation"
             )
         return labeller
     idle = [
@@ -116,7 +117,7 @@ def _labeller(given: "Arguments") -> Any:
 
 
 def _write(out: Path, labeller: Any, stop: "Stop") -> bool:
-    """Writes what is missing, with a bar; False if nothing was."""
+    """Writes the missing parts, with a bar; returns False if nothing was missing."""
     from vit_jax_tricks.console import Bar, say
     from vit_jax_tricks.data.label_pack_writer import finished, write_pack
     from vit_jax_tricks.stop import Stopped
@@ -144,17 +145,17 @@ def _write(out: Path, labeller: Any, stop: "Stop") -> bool:
             wrote = write_pack(out, spec, records)
         if wrote:
             share = right / max(spec.count - start, 1)
-            say(f"the first class is the label of {share:.1%} of the images")
+            say(f"the top class is the label for {share:.1%} of the images")
         return wrote
     except Stopped:
-        say(f"stopped; run the same command again and {out} goes on")
+        say(f"stopped; run the same command again to continue {out}")
         raise
     finally:
         bar.close()
 
 
 def _draw(path: Path, pack: "LabelPack", source: Any) -> Path:
-    """Some images of all classes."""
+    """Draws some images of all classes."""
     import numpy as np
 
     from vit_jax_tricks.console import say
@@ -164,7 +165,7 @@ def _draw(path: Path, pack: "LabelPack", source: Any) -> Path:
 
     labels = labels_of(source.whole_train)
     sample = draw(labels, SHOWN, num_classes=source.num_classes, split="train")
-    say(f"on the picture: {sample}")
+    say(f"in the picture: {sample}")
     index = np.sort(sample.rows)
     records = [source.whole_train[int(i)] for i in index]
     view = View((TILE, TILE), source.channels, "whole", 1.0, "area")

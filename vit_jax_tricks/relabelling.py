@@ -1,4 +1,4 @@
-"""What the command `relabel` does: a teacher's labels of all training examples."""
+"""Body of the command `relabel`: a teacher's labels for all training examples."""
 
 import collections
 import contextlib
@@ -34,7 +34,7 @@ from vit_jax_tricks.typing import Array, Float, Int, Params, Shaped
 
 LAG = 2  # batches that may be on the device at once
 MOST_CLASSES = 2**16
-# What of a data section says which examples there are; the rest is how they are seen.
+# Keys of a data section that select the examples; the others set how they are viewed.
 SOURCE_KEYS = (
     *("train_split", "test_split", "data_dir"),
     *("skip_broken", "split_seed", "test_fraction"),
@@ -43,7 +43,7 @@ SOURCE_KEYS = (
 
 @dataclasses.dataclass(frozen=True)
 class Labeller:
-    """A teacher on a mesh, in front of a training split."""
+    """A teacher on a mesh, applied to a training split."""
 
     trained: Trained
     form: Form
@@ -58,7 +58,8 @@ class Labeller:
     ) -> Iterator[Shaped[np.ndarray, "b"]]:
         """The records of a range of examples, in order.
 
-        `check` gets the number of examples done, before each batch; it may raise.
+        `check` is called with the number of examples done before each batch; it may
+        raise.
         """
         rows = np.arange(examples.start, examples.stop)
         pending = collections.deque()
@@ -111,10 +112,10 @@ class Labeller:
 
 
 def labeller(given: Arguments) -> Labeller:
-    """What a command line asks for.
+    """Builds the labeller that a command line requests.
 
     Raises:
-      UserError: flags that contradict one another, data of other classes, and as
+      UserError: flags that contradict one another, data with other classes, and as
         `load_pretrained` and `data.build`.
     """
     with _teacher_flags():
@@ -170,7 +171,7 @@ def label_images(
 ) -> dict[str, jax.Array]:
     """The best classes of uint8 images and of their cells, with scores; one program.
 
-    Another grid than the model's is interpolated from its logits, linearly and with
+    For a grid other than the model's, its logits are interpolated linearly, with
     antialiasing.
     """
     images = normalize(to_float(pixels), mean, std)
@@ -188,11 +189,11 @@ def label_images(
 def best(
     logits: Float[Array, "*s k"], top: int, *, shifted: bool
 ) -> tuple[Float[Array, "*s t"], Int[Array, "*s t"]]:
-    """The greatest logits and their classes, the greatest first.
+    """The largest logits and their classes, largest first.
 
-    Shifted, they are lessened by log mean exp of the others: then the softmax with 0
-    for each of the others gives the kept classes their exact probabilities, and the
-    others in sum.
+    When `shifted`, the log of the mean exponential of the other logits is subtracted:
+    the softmax with 0 for each of the other classes then gives the kept classes their
+    exact probabilities, and the others their exact sum.
     """
     scores, classes = jax.lax.top_k(logits, top)
     if shifted:
@@ -203,31 +204,31 @@ def best(
 
 
 def sizes(given: Arguments, num_classes: int) -> dict[str, int]:
-    """How many scores a pack keeps of each place, and how many examples a file.
+    """Number of scores that a pack keeps for each place, and of examples in each file.
 
     Raises:
       UserError: more classes than two bytes can number.
     """
     if num_classes > MOST_CLASSES:
         raise UserError(
-            f"{num_classes} classes: a label pack numbers up to {MOST_CLASSES:,}."
+            f"{num_classes} classes: a label pack holds at most {MOST_CLASSES:,}."
         )
     top = min(given.whole("top", 5) or 5, num_classes)
     return {"top": top, "shard_size": given.whole("examples_per_file", 8192) or 8192}
 
 
 def open_data(given: Arguments) -> tuple[data.Data, dict[str, Any]]:
-    """--data, or that of the teacher's run, and what of it is not by default.
+    """--data, or the data of the teacher's run, and its keys that are not default.
 
     Raises:
-      UserError: neither is given, or a key that does not choose examples.
+      UserError: neither is given, or a key that does not select examples.
     """
     name, workdir = given.get("data"), given.get("teacher")
     pairs = given.sections["data"]
     for key, _ in pairs:
         if key not in SOURCE_KEYS:
             raise UserError(
-                f"--data.{key}: a label pack is of whole pictures and the whole "
+                f"--data.{key}: a label pack covers whole pictures and the whole "
                 f"training split.{nearest(key, SOURCE_KEYS)}"
             )
     if name is not None:
@@ -249,7 +250,7 @@ def open_data(given: Arguments) -> tuple[data.Data, dict[str, Any]]:
 
 
 def checksum(variables: Params) -> str:
-    """The SHA-256 of all parameters and statistics, by name."""
+    """SHA-256 of all parameters and statistics, by name."""
     total = hashlib.sha256()
     for path, leaf in sorted(flatten(variables).items()):
         array = np.ascontiguousarray(np.asarray(leaf))
@@ -273,7 +274,7 @@ def _grid(given: Arguments, form: Form) -> tuple[int, int]:
 
 
 def _teacher(given: Arguments) -> Arguments:
-    """The flags of the teacher as those of the other commands."""
+    """Converts the teacher's flags to those of the other commands."""
     values: dict[str, str] = {}
     overrides: list[tuple[str, str]] = []
     known = [flag for flag in MODEL_VALUES if flag != "workdir"]
@@ -292,7 +293,7 @@ def _teacher(given: Arguments) -> Arguments:
 
 @contextlib.contextmanager
 def _teacher_flags() -> Iterator[None]:
-    """Names flags in errors as this command does."""
+    """Renames flags in errors to those of this command."""
     try:
         yield
     except UserError as error:

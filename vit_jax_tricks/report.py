@@ -1,4 +1,4 @@
-"""The report of a run: curves as PNG and a summary in Markdown, from its metrics."""
+"""Report of a run: curves as PNG and a summary in Markdown, from its metrics."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ CURVES = {
 
 
 def exists(workdir: Path) -> bool:
-    """Whether the report was written to its end."""
+    """Whether the report was written completely."""
     return (Path(workdir) / "report" / "summary.md").exists()
 
 
@@ -26,7 +26,7 @@ def write(workdir: Path, facts: dict[str, Any]) -> Path:
     """Writes `report/` under `workdir` and returns the summary's path.
 
     Args:
-      workdir: of the run; its `metrics.jsonl` is read.
+      workdir: the run's; its `metrics.jsonl` is read.
       facts: rows of the summary's table, such as devices and parameters.
     """
     lines = metrics.read(workdir)

@@ -1,4 +1,4 @@
-"""Whether a workdir can be used, and whether the run in it is the one asked for."""
+"""Checks whether a workdir can be used, and whether its run is the requested one."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.runs.manifest import step_folders, write_durably
 
 
-# A run with another value of these is another run: it needs its own workdir.
+# A different value of any of these makes a different run, with its own workdir.
 IDENTITY = (
     "seed",
     "init",
@@ -33,16 +33,16 @@ IDENTITY = (
 )
 
 
-# What a run writes into its workdir.
+# Names that a run writes into its workdir.
 NAMES = ("config", "classes", "model", "teachers", "data")
 OURS = (*(f"{name}.json" for name in NAMES), "metrics.jsonl", "report", "damaged")
-BEGUN = ".begun"  # there from the first start to the first checkpoint
+BEGUN = ".begun"  # exists from the first start to the first checkpoint
 LOGS = (".log", ".out", ".err", ".txt")
 RESUME = ("auto", "required", "never", "new_data")
 
 
 def open_workdir(workdir: Path, resume: str) -> None:
-    """Creates the workdir, or checks that it is one of ours or holds nothing.
+    """Creates the workdir, or checks that it is one of ours or empty.
 
     Raises:
       UserError: it cannot be written, holds something else, or `resume` forbids it.
@@ -56,7 +56,7 @@ def open_workdir(workdir: Path, resume: str) -> None:
     if resume == "never" and step_folders(workdir / "checkpoints"):
         raise UserError(
             f"config.resume=never, but {workdir} holds a run; give another "
-            "--workdir, or drop config.resume to go on. Nothing was changed."
+            "--workdir, or drop config.resume to resume it. Nothing was changed."
         )
     if resume == "required" and not workdir.exists():
         raise UserError(
@@ -73,17 +73,17 @@ def check_run(
     data: dict[str, Any],
     resume: str,
 ) -> None:
-    """Checks that a run in the workdir is this one, and prints what changed since.
+    """Checks that the workdir's run is this one, and prints what has changed since.
 
     Args:
-      workdir: it exists.
-      config, class_names: of the run now.
-      taught: tells teachers and packs apart.
+      workdir: must exist.
+      config, class_names: those of the present run.
+      taught: fingerprints of teachers and packs.
       data: `fingerprint` of the data.
       resume: "new_data" accepts other data.
 
     Raises:
-      UserError: it belongs to another run.
+      UserError: the workdir belongs to another run.
     """
     if not step_folders(workdir / "checkpoints"):
         return
@@ -96,9 +96,9 @@ def check_run(
     if taught and not same_taught:
         _read(workdir / "teachers.json", list)
         raise UserError(
-            f"{workdir} was trained with other weights of its teacher, or another "
-            "label pack, in the same place; put it back, or give another "
-            "--workdir. Nothing was changed."
+            f"{workdir} was trained with other teacher weights, or another label "
+            "pack, in the same place; put it back, or give another --workdir. "
+            "Nothing was changed."
         )
     _check_same_data(workdir, data, resume)
 
@@ -113,7 +113,7 @@ def record(
 ) -> None:
     """Writes `config.json`, `classes.json`, `model.json` and, if given, the others.
 
-    `config.json` also says which version wrote it.
+    `config.json` also names the version that wrote it.
     """
     if not step_folders(workdir / "checkpoints"):
         (workdir / BEGUN).touch()
@@ -128,13 +128,16 @@ def record(
 
 
 def begun_is_over(workdir: Path) -> None:
-    """Notes that there are checkpoints now, without which it is no run of ours."""
+    """Removes the mark of a first start once there are checkpoints."""
     if step_folders(workdir / "checkpoints"):
         (workdir / BEGUN).unlink(missing_ok=True)
 
 
 def _refuse_foreign(workdir: Path) -> None:
-    """A first start may have been killed before its first checkpoint; it left BEGUN."""
+    """Raises UserError unless the workdir is empty or holds one of our runs.
+
+    A first start may have been killed before its first checkpoint, but it left BEGUN.
+    """
     checkpoints = workdir / "checkpoints"
     if step_folders(checkpoints) or (workdir / BEGUN).exists():
         return
@@ -150,13 +153,13 @@ def _refuse_foreign(workdir: Path) -> None:
     if found:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         raise UserError(
-            f"{workdir} is no run of ours (it holds {', '.join(found[:3])}{more}); "
+            f"{workdir} is not one of our runs: it holds {', '.join(found[:3])}{more}; "
             "give a new or an empty folder as --workdir. Nothing was changed."
         )
 
 
 def _visible(folder: Path) -> list[str]:
-    """What a folder holds, less hidden files, logs and files of the system."""
+    """Content of a folder without hidden files, logs and system files."""
     if not folder.is_dir():
         return []
     names = sorted(entry.name for entry in folder.iterdir())
@@ -181,7 +184,7 @@ def _check_same_data(workdir: Path, data: dict[str, Any], resume: str) -> None:
     if resume != "new_data":
         raise UserError(
             f"the data has changed since {workdir} was begun ({what}); put it back, "
-            "give another --workdir, or go on with the new data by "
+            "give another --workdir, or continue with the new data by "
             "--config.resume=new_data. Nothing was changed."
         )
     say(f"the data has changed ({what}), and the run goes on with it")
@@ -201,7 +204,7 @@ def _check_writable(workdir: Path) -> None:
 
 
 def _checksums(workdir: Path) -> list[str] | None:
-    """Those of the teachers and packs, None where the file cannot be read."""
+    """Checksums of the teachers and packs, or None if the file cannot be read."""
     try:
         return [one["checksum"] for one in _read(workdir / "teachers.json", list)]
     except (UserError, LookupError, TypeError):
@@ -211,8 +214,8 @@ def _checksums(workdir: Path) -> list[str] | None:
 def _check_same_run(
     workdir: Path, config: Section, class_names: list[str], known: set[str]
 ) -> None:
-    """Refuses another run; what `known` names is the same, wherever it lies now."""
-    # A section that is newer than the run had its defaults.
+    """Rejects another run; what `known` names is the same, wherever it now lies."""
+    # Sections newer than the run had their defaults.
     old = defaults() | located(_read(workdir / "config.json", dict))
     old = json.loads(json.dumps(old))
     new = json.loads(json.dumps(config.to_dict()))
@@ -246,9 +249,10 @@ def _check_same_run(
 
 
 def _placeless(key: str, value: Any, known: set[str]) -> Any:
-    """A value less the folders of its paths, and less their names where known.
+    """A value without the folders of its paths, and without names that are `known`.
 
-    The first weights are read before the first step only, so that a name is enough.
+    The initial weights are read only before the first step, so comparing names is
+    enough.
     """
     if isinstance(value, list):
         return [_placeless(key, one, known) for one in value]
@@ -258,7 +262,7 @@ def _placeless(key: str, value: Any, known: set[str]) -> Any:
 
 
 def _say_unknown(old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Names the keys of a config that a newer version wrote."""
+    """Reports the keys of a config that a newer version wrote."""
     here = {f"config.{key}" for key in _keys(new)}
     there = [f"config.{key}" for key in _keys(old) if key != "version"]
     free = tuple(f"{section}." for section in OPEN_SECTIONS)

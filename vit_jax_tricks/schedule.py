@@ -1,6 +1,6 @@
 """Learning-rate schedules: pure `schedule(step)` functions that run inside jit.
 
-The three published cosine conventions differ by per cents, so each has a name.
+The three published cosine conventions differ by a few per cent, so each has a name.
 """
 
 import math
@@ -15,9 +15,9 @@ from vit_jax_tricks.typing import Array, Float, Int
 
 
 Schedule = Callable[[Any], Float[Array, "..."]]
-Steps = float | int  # of an epoch
+Steps = float | int  # steps per epoch
 
-# The shape of the decay, and whether its time starts after warm-up.
+# Shape of the decay, and whether it starts after the warm-up.
 _NAMES = {
     "cosine_timm": ("cosine", False),
     "cosine_prefix": ("cosine", True),
@@ -42,7 +42,7 @@ def _check(name: str, total: int, warmup: int, per_epoch: bool, spe: Steps, lag:
 
 
 def _first_steps(total: int, spe: Steps, lag: int) -> Int[np.ndarray, "e"]:
-    """The first step of each epoch, until one after the end that lags behind it."""
+    """The first step of each epoch, up to `lag` epochs after the end."""
     epochs = np.arange(math.ceil(total / spe) + lag + 1)
     return np.ceil(epochs * spe - 1e-6).astype(np.int32)
 
@@ -60,24 +60,26 @@ def make(
     lag_epochs: int = 0,
     cooldown_steps: int = 0,
 ) -> Schedule:
-    """Linear warm-up, then decay from `lr` to `min_lr`, then `min_lr` for ever.
+    """Linear warm-up, then decay from `lr` to `min_lr`, then constant `min_lr`.
 
     With w warm-up steps and T = total_steps - cooldown_steps:
-    lr(t) = warmup_lr + (lr - warmup_lr) t / w for t < w, else
+
+    lr(t) = warmup_lr + (lr - warmup_lr) t / w for t < w, otherwise
     lr(t) = min_lr + (lr - min_lr) (1 + cos(pi u)) / 2 with
 
-    * `cosine_timm`: u = t / T, not shifted, so the rate falls a little at t = w
-      (timm's default; DeiT, LV-ViT, T2T-ViT, ConViT);
+    * `cosine_timm`: u = t / T, not shifted, so the rate drops slightly at t = w (timm's
+    default; DeiT, LV-ViT, T2T-ViT, ConViT);
     * `cosine_prefix`: u = (t - w) / (T - w) (Swin's `WARMUP_PREFIX`);
-    * `cosine_optax`: the same curve under the name of optax's
-      `warmup_cosine_decay_schedule`, whose `decay_steps` is T;
+    * `cosine_optax`: the same curve, named after optax's
+    `warmup_cosine_decay_schedule`, whose `decay_steps` is T;
     * `linear`: (1 + cos(pi u)) / 2 becomes 1 - u; `constant`: it becomes 1.
 
-    `per_epoch` holds the value for an epoch (timm steps once an epoch), and
-    `lag_epochs=1` runs each epoch at the rate of the one before, as DeiT's loop does.
-    Epoch e begins with the first step t >= e * steps_per_epoch, maybe no whole number,
-    and has the rate of that number.
-    The cosine is computed as sin^2 of the time left, which keeps float32 accurate
+    `per_epoch` holds the value for an epoch (timm steps once per epoch), and
+    `lag_epochs=1` runs each epoch at the rate of the previous one, as DeiT's loop does.
+    Epoch e begins with the first step t >= e * steps_per_epoch, which need not be an
+    integer, and has the rate of that number.
+
+    The cosine is computed as sin^2 of the remaining time, which keeps float32 accurate
     to the last step. Steps count from 0 and are exact up to 2^31.
 
     Raises: UserError for an unknown name or lengths that do not fit.

@@ -1,7 +1,8 @@
-"""The mesh and the rules that place every array on it.
+"""The device mesh, and the rules that place every array on it.
 
-Axes: `data` replicates parameters and splits the batch, `fsdp` splits both, `tensor`
-splits heads and hidden units. One jit with `NamedSharding` serves every combination.
+Axes: `data` replicates parameters and splits the batch, `fsdp` splits both, and
+`tensor` splits heads and hidden units. One jit with `NamedSharding` serves every
+combination.
 """
 
 import math
@@ -19,9 +20,9 @@ from vit_jax_tricks.typing import Array, PRNGKeyArray
 AXES = ("data", "fsdp", "tensor")
 BATCH = ("data", "fsdp")  # the mesh axes that split the batch
 
-# Which dimension (from the right) of a parameter is split over `tensor`: Megatron's
-# column-then-row split (Shoeybi et al., 2019, arXiv:1909.08053). The same pattern finds
-# the optimiser's moments and the moving average, whose paths end alike.
+# Dimension (from the right) of a parameter that is split over `tensor`: Megatron's
+# column-then-row split (Shoeybi et al., 2019, arXiv:1909.08053). The patterns also
+# match the optimiser's moments and the moving average: their paths end the same.
 TENSOR_RULES = (
     (r"attn\w*/([qkv](_proj)?|qk|kv|qkv|attn)/(kernel|bias)$", -2),  # [.., g, h]: heads
     (r"attn\w*/[qv]_bias$", -2),  # [g, h]: heads
@@ -39,7 +40,7 @@ def make_mesh(
     tensor: int = 1,
     devices: Sequence[Any] | None = None,
 ) -> Mesh:
-    """A mesh with axes data, fsdp, tensor; one size may be -1: what is left over.
+    """Creates a mesh with axes data, fsdp, tensor; one size may be -1: the rest.
 
     Raises:
       UserError: the sizes do not multiply to the number of devices.
@@ -53,7 +54,7 @@ def make_mesh(
         raise UserError(
             f"config.mesh data={data} fsdp={fsdp} tensor={tensor} does not fit "
             f"{len(devices)} device(s): the product must be the number of devices, "
-            "and one of them may be -1 for what is left over."
+            "and one of them may be -1 for the remainder."
         )
     return jax.make_mesh(
         tuple(sizes), AXES, devices=devices, axis_types=(AxisType.Auto,) * len(AXES)
@@ -63,8 +64,8 @@ def make_mesh(
 def constrain(x: Array, *axes: str | None) -> Array:
     """Pins the first dimension of activations to the batch axes, the rest to `axes`.
 
-    Without it FSDP lets XLA gather activations instead of parameters, which exhausts
-    memory. Identity when no mesh is set (`jax.set_mesh`).
+    Without this, XLA under FSDP gathers activations instead of parameters, which
+    exhausts memory. Identity when no mesh is set (`jax.set_mesh`).
     """
     if jax.sharding.get_abstract_mesh().empty:
         return x
@@ -74,8 +75,8 @@ def constrain(x: Array, *axes: str | None) -> Array:
 def each_shard(fn: Callable[..., Any]) -> Callable[..., Any]:
     """fn(key, *arrays), run by each device on its own part of the batch.
 
-    For functions that treat examples one by one but whose program looks at all of them
-    (sorting, loops). Identity when no mesh is set (`jax.set_mesh`).
+    For functions that treat examples independently but whose program looks at all of
+    them (sorting, loops). Identity when no mesh is set (`jax.set_mesh`).
     """
 
     def on_shards(key: PRNGKeyArray, *arrays: Array) -> Any:
@@ -83,7 +84,7 @@ def each_shard(fn: Callable[..., Any]) -> Callable[..., Any]:
             return fn(key, *arrays)
         batch = PartitionSpec(BATCH)
         specs = (PartitionSpec(), *[batch] * len(arrays))
-        # Devices along `tensor` do the same work twice, which JAX cannot see.
+        # Devices along `tensor` repeat the same work, which JAX cannot verify.
         sharded = jax.shard_map(fn, in_specs=specs, out_specs=batch, check_vma=False)
         return sharded(key, *arrays)
 
@@ -91,9 +92,9 @@ def each_shard(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def param_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """The partition of one parameter (or moment) by its path and shape.
+    """Partition of one parameter (or moment) by its path and shape.
 
-    A dimension that does not divide by the mesh axis stays whole.
+    A dimension that the mesh axis does not divide is not split.
     """
     spec: list[str | None] = [None] * len(shape)
     tensor, fsdp = mesh.shape["tensor"], mesh.shape["fsdp"]
@@ -110,7 +111,7 @@ def param_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
 
 
 def path_str(path: Any) -> str:
-    """A tree path as `params/blocks_0/attn/qkv/kernel`."""
+    """Formats a tree path as `params/blocks_0/attn/qkv/kernel`."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
@@ -124,10 +125,10 @@ def state_shardings(state: Any, mesh: Mesh) -> Any:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Examples split over the batch axes, everything else whole."""
+    """Sharding that splits examples over the batch axes and keeps all else whole."""
     return NamedSharding(mesh, PartitionSpec(BATCH))
 
 
 def batch_divisor(mesh: Mesh) -> int:
-    """How many pieces the batch is cut into."""
+    """Number of pieces into which the batch is split."""
     return math.prod(mesh.shape[a] for a in BATCH)

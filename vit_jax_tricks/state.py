@@ -1,4 +1,4 @@
-"""Everything that a training step changes, and nothing else."""
+"""Training state: everything that a training step changes, and nothing else."""
 
 from typing import Any
 
@@ -14,17 +14,17 @@ class TrainState(flax.struct.PyTreeNode):
     """The training state: a pytree, so jit, donation, sharding and Orbax see one tree.
 
     Attributes:
-      step: steps taken, skipped ones included, int32 [].
+      step: steps taken, including skipped ones, int32 [].
       params: parameters, float32.
       batch_stats: running statistics of BatchNorm, {} for models without.
       ema: moving averages of {params, batch_stats}, float32, or None.
       opt_state: the optimiser's state.
       key: the root of all streams (by name and step); it never changes.
-      skipped: steps whose loss, gradient or update was not finite, int32 [].
-      streak: how many such steps came last in a row, int32 [].
+      skipped: number of steps whose loss, gradient or update was not finite, int32 [].
+      streak: number of such steps since the last finite one, int32 [].
     """
 
-    step: Any  # `Any`: jax also builds states of shapes and of shardings
+    step: Any  # `Any`: JAX also builds states of shapes and of shardings
     params: Any
     batch_stats: Any
     ema: Any
@@ -35,17 +35,17 @@ class TrainState(flax.struct.PyTreeNode):
 
     @property
     def variables(self) -> Params:
-        """What `model.apply` takes."""
+        """The variables that `model.apply` takes."""
         return variables(self.params, self.batch_stats)
 
     @property
     def averages(self) -> Params | None:
-        """The same of the averages, None without them."""
+        """The averaged variables, or None without averages."""
         return None if self.ema is None else variables(**self.ema)
 
 
 def variables(params: Params, batch_stats: Params) -> Params:
-    """Packs collections for `model.apply`, leaving out the empty one."""
+    """Packs collections for `model.apply`, leaving out an empty one."""
     return {"params": params} | ({"batch_stats": batch_stats} if batch_stats else {})
 
 

@@ -1,8 +1,8 @@
 """One training step and one evaluation step, as pure functions.
 
 There is no jit here: `experiment.py` adds compilation, donation and shardings. Every
-draw comes from `step_key(state.key, NAME, state.step)`, so a step is a function of the
-state and the batch alone.
+draw comes from `step_key(state.key, NAME, state.step)`, so a step is a function of only
+the state and the batch.
 """
 
 from collections.abc import Callable
@@ -70,37 +70,39 @@ def train_step(
 ) -> tuple[TrainState, Metrics]:
     """augment → normalise → erase → mix → teach → forward → loss → update.
 
-    A step whose loss, gradient or new values (parameters, statistics, average, state of
-    the optimiser) are not all finite changes nothing but the counters `step`, `skipped`
-    and `streak`.
+    If the loss, the gradient or any new value (parameters, statistics, average,
+    optimiser state) is not finite, the step changes nothing but the counters `step`,
+    `skipped` and `streak`.
 
     Args:
       state: the training state.
-      batch: image uint8 [b, h, w, c], label int32 [b], index int32 [b], and what
-        `stored` takes.
-      frozen: variables of teachers, for `teach`; a step changes nothing in them.
-      model: `model.apply(variables, images, train=True)` gives `(logits, aux)`, the
+      batch: image uint8 [b, h, w, c], label int32 [b], index int32 [b], and the inputs
+        of `stored`.
+      frozen: variables of teachers, for `teach`; a step never changes them.
+      model: `model.apply(variables, images, train=True)` returns `(logits, aux)`, with
         logits in at least float32.
-      optimizer: an optax transformation; clipping and decay are inside.
+      optimizer: an optax transformation that includes clipping and decay.
       objective: the loss.
       num_classes: k.
-      mean, std: of each channel, for images in [0, 1].
+      mean, std: for each channel, for images in [0, 1].
       augment: (key, uint8 images [b, h, w, c], index [b]) -> images, uint8 or float in
         [0, 1]; draws for each image.
       erase: (key, normalised images, index) -> images, or None.
-      mix: (key, images, labels [b, k]) -> (images, labels); with `stored` the labels
-        are a dict of "label" and what that gives.
-      mix_first: mixes before normalising and erasing, so that erased boxes are whole.
-      stored: (key of `augment`, batch) -> labels that the data brings with it, such as
-        those of a label pack, of the augmented images; they are mixed with the images.
-      teach: (frozen, images) -> what teachers say of the images as the model gets them.
+      mix: (key, images, labels [b, k]) -> (images, labels); with `stored`, the labels
+        are a dict of "label" and the results of `stored`.
+      mix_first: mixes before normalising and erasing, so that erased boxes stay whole.
+      stored: (key of `augment`, batch) -> labels that come with the data, such as those
+        of a label pack, for the augmented images; they are mixed with the images.
+      teach: (frozen, images) -> the teachers' outputs for the images as the model gets
+        them.
       average: (ema, current, step) -> ema, or None.
-      accumulate: micro-batches, run one after another; their gradients are averaged.
-      costly_update: of `guard.guarded`, for optimizers that multiply matrices.
+      accumulate: number of micro-batches, run one after another; their gradients are
+        averaged.
+      costly_update: as in `guard.guarded`, for optimizers that multiply matrices.
 
     Returns:
       The new state and scalar metrics: loss, each term, accuracy, grad_norm, skipped,
-      streak.
+        streak.
     """
 
     def key(name: str) -> PRNGKeyArray:
@@ -155,7 +157,7 @@ def train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         current = {"params": params, "batch_stats": batch_stats}
-        # Skipped steps do not count: the average warms up with the updates it sees.
+        # Skipped steps do not count; the average warms up by the updates it sees.
         taken = state.step - state.skipped
         ema = None if average is None else average(state.ema, current, taken)
         return params, batch_stats, ema, opt_state
@@ -182,10 +184,10 @@ def train_step(
 def _accumulated(
     grad_fn: Callable, state: TrainState, batch: Batch, dropout: Any, accumulate: int
 ) -> tuple[Params, tuple[Metrics, Params]]:
-    """Mean gradient and metrics over micro-batches; BatchNorm statistics run on.
+    """Mean gradient and metrics over micro-batches; BatchNorm statistics carry over.
 
-    Micro-batch i takes the examples i, i + accumulate, ...: each device then keeps its
-    own examples, whatever the mesh.
+    Micro-batch i takes the examples i, i + accumulate, ..., so that each device keeps
+    its own examples, whatever the mesh.
     """
     micros = {
         k: rearrange(v, "(b a) ... -> a b ...", a=accumulate) for k, v in batch.items()
@@ -219,11 +221,11 @@ def eval_step(
     mean: tuple[float, ...],
     std: tuple[float, ...],
 ) -> Metrics:
-    """Sums over the real examples of a batch; padding (mask 0) counts for nothing.
+    """Sums over the real examples of a batch; padding (mask 0) does not count.
 
     Returns:
       correct and correct5 (top-1 and top-5 hits; top-k for k < 5 classes), loss (the
-      plain cross-entropy) and count, float32 [].
+        plain cross-entropy) and count, float32 [].
     """
     images = normalize(to_float(batch["image"]), mean, std)
     logits, _ = model.apply(model_variables, images, train=False)

@@ -1,12 +1,12 @@
-"""Stopping on SIGTERM, SIGHUP and Ctrl-C: save, say how to go on, exit.
+"""Stops on SIGTERM, SIGHUP and Ctrl-C: saves, says how to resume, exits.
 
 During set-up and compilation there is nothing to save, so the signal raises `Stopped`
 as soon as Python runs again. Inside `with stop.deferred():` (steps, evaluation) it only
-sets `stop.requested`, which the loop asks for between batches, and inside
-`with stop.immediate():` (reading, evaluation) it raises again. More signals do not
-disturb a save; a third Ctrl-C ends the process at once.
+sets `stop.requested`, which the loop checks between batches; inside `with
+stop.immediate():` (reading, evaluation) it raises again. Further signals do not disturb
+a save; a third Ctrl-C ends the process immediately.
 
-Exit statuses of every command: 0 finished, 1 an error in one line, and as shells say
+Exit statuses of every command: 0 finished, 1 an error in one line, and, as in shells,
 128 + the signal for "stopped early": 143 SIGTERM, 129 SIGHUP, 130 Ctrl-C.
 """
 
@@ -27,7 +27,7 @@ SIGNALS = tuple(
     if hasattr(signal, name)  # Windows has no SIGHUP
 )
 STOPPED = {128 + signum for signum in SIGNALS}  # exit statuses
-PATIENCE = 3  # Ctrl-C so often ends at once
+PATIENCE = 3  # this many Ctrl-C end the process immediately
 
 
 class Stopped(BaseException):
@@ -39,20 +39,20 @@ class Stopped(BaseException):
 
 
 class Stop:
-    """Installs the handlers and remembers what arrived."""
+    """Installs the signal handlers and remembers what arrived."""
 
     def __init__(self):
         self.requested: int | None = None  # the exit status to stop with
-        self.saved = False  # by the loop, before it lets `Stopped` go on
+        self.saved = False  # set by the loop before it re-raises `Stopped`
         self._deferred = self._immediate = False
         self._interrupts = 0
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Handles the signals inside, and gives them back.
+        """Handles the signals inside, and restores the previous handlers.
 
         A signal that is ignored, as after nohup, stays ignored. Python handles signals
-        in its main thread only; in another one nothing is installed.
+        in its main thread only; in other threads nothing is installed.
         """
         before = {}
         if threading.current_thread() is threading.main_thread():
@@ -75,7 +75,7 @@ class Stop:
 
     @contextmanager
     def immediate(self) -> Iterator[None]:
-        """Lets a signal interrupt what changes nothing, within `deferred`."""
+        """Within `deferred`, lets a signal interrupt code that changes nothing."""
         self._immediate = True
         try:
             self.check()
@@ -96,7 +96,7 @@ class Stop:
             more = PATIENCE - self._interrupts
             text = f"saving; Ctrl-C {more} more time(s) ends at once, without it\n"
             with contextlib.suppress(OSError):
-                os.write(2, text.encode())  # `print` may be what was interrupted
+                os.write(2, text.encode())  # `print` may have been interrupted
             return
         self.requested = 128 + signum
         if self._immediate or not self._deferred:
@@ -106,8 +106,8 @@ class Stop:
 def leave(status: int) -> NoReturn:
     """Ends the process with an exit status.
 
-    A run that was stopped ends at once: Python would wait for threads that may hang in
-    a read.
+    A run that was stopped ends immediately: Python would wait for threads that may hang
+    in a read.
     """
     if status not in STOPPED:
         sys.exit(status)

@@ -1,4 +1,4 @@
-"""Frozen models that a training step asks for its targets."""
+"""Frozen teachers that provide targets for the training step."""
 
 import dataclasses
 import functools
@@ -32,7 +32,7 @@ Teach = Callable[[Any, Array], dict[str, Array]]
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """A trained model and how it gives token logits, where those are wanted."""
+    """A trained model, with the form of its token logits if they are needed."""
 
     trained: Trained
     form: Form | None
@@ -42,7 +42,7 @@ class Teacher:
         return self.trained.variables[""]
 
     def fingerprint(self) -> dict[str, str]:
-        """What tells whether a resumed run has the same teacher."""
+        """Identifies the teacher, so that a resumed run can be compared."""
         return {
             "source": self.trained.source,
             "checksum": checksum(self.variables),
@@ -56,18 +56,18 @@ def load(
     source: Data,
     dtype: Any,
 ) -> list[Teacher]:
-    """Loads teachers and checks them against what the student learns.
+    """Loads teachers and checks them against what the student needs.
 
     Args:
-      sources: a workdir of ours, or NAME@WEIGHTS for a name of list_models() and what
-        `load_pretrained` takes.
+      sources: a workdir of ours, or NAME@WEIGHTS: a name of list_models() and a source
+        for `load_pretrained`.
       needs: names of targets.
       source: the student's data.
-      dtype: to compute in.
+      dtype: the compute dtype.
 
     Raises:
       UserError: a source that cannot be read, other classes or channels, or a teacher
-        that cannot give what is needed.
+        that cannot provide what is needed.
     """
     if len(sources) > 1 and "teacher_tokens" in needs:
         raise UserError(
@@ -105,7 +105,7 @@ def _check_channels(source: Data, trained: Trained) -> None:
     channels = trained.spec.view.channels
     if source.channels != channels:
         raise UserError(
-            f"{source.name} has {source.channels} channel(s), and this teacher takes "
+            f"{source.name} has {source.channels} channel(s), but this teacher takes "
             f"{channels}; give one that was trained on such images."
         )
 
@@ -121,23 +121,23 @@ def teach(
     grid: tuple[int, int] | None,
     smoothing: Number = 0.0,
 ) -> dict[str, Array]:
-    """The targets of a batch: what teachers say of the student's own images.
+    """The targets of a batch: the teachers' outputs for the student's own images.
 
-    Each sees them at its own size (resized bilinearly, with antialiasing) and with its
-    own normalisation. Class and token labels are the mean over teachers.
+    Each teacher sees them at its own size (resized bilinearly, with antialiasing) and
+    with its own normalisation. Class and token labels are the mean over teachers.
 
     Args:
-      variables: of each teacher.
-      images: as the student gets them, augmented, mixed and normalised.
+      variables: the variables of each teacher.
+      images: as the student gets them: augmented, mixed and normalised.
       teachers: in the order of `variables`.
       needs: names of the targets.
-      mean, std: of the student's normalisation.
-      grid: the student's tokens, for token_labels.
-      smoothing: of token and class labels.
+      mean, std: the student's normalisation.
+      grid: the student's token grid, for token_labels.
+      smoothing: label smoothing of token and class labels.
 
     Returns:
       Those of teacher_logits [t, b, k], class_labels [b, k], token_labels [b, n, k] and
-      teacher_tokens [b, n, d] that are needed.
+        teacher_tokens [b, n, d] that are needed.
     """
     labels_of = functools.partial(dense_labels, smoothing=smoothing)
     logits, image_labels, token_labels, out = [], [], [], {}
@@ -169,7 +169,7 @@ def _as_seen(
     now: tuple[tuple[float, ...], tuple[float, ...]],
     wanted: tuple[tuple[float, ...], tuple[float, ...]],
 ) -> Float[Array, "b h2 w2 c"]:
-    """Images with another size and another (mean, std)."""
+    """Converts images to another size and another (mean, std)."""
     if now != wanted:
         (mean, std), (other_mean, other_std) = now, wanted
         pairs = zip(mean, std, other_mean, strict=True)

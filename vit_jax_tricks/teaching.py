@@ -1,4 +1,4 @@
-"""Where the targets of an objective come from, as `config.teacher` says."""
+"""Sources of an objective's targets, as configured by `config.teacher`."""
 
 import dataclasses
 import functools
@@ -22,17 +22,17 @@ from vit_jax_tricks.token_logits import form_of
 from vit_jax_tricks.typing import Array, PRNGKeyArray
 
 
-BOTH = ("token_labels", "teacher_logits")  # what models and packs can both give
+BOTH = ("token_labels", "teacher_logits")  # targets that models and packs can provide
 
 
 @dataclasses.dataclass(frozen=True)
 class Teaching:
-    """Teachers and stored labels of a run, and the step's functions that use them.
+    """Teachers and stored labels of a run, and the step functions that use them.
 
     Attributes:
       teachers: models that run inside the step.
       pack: labels that come with the data.
-      stored, teach: of `step.train_step`.
+      stored, teach: arguments of `step.train_step`.
     """
 
     teachers: list[teachers.Teacher]
@@ -41,7 +41,7 @@ class Teaching:
     teach: Teach | None
 
     def shapes(self) -> dict[str, tuple[tuple[int, ...], Any]]:
-        """Shape of an example and type of what a batch has besides."""
+        """Shape (of one example) and dtype of the additional entries of a batch."""
         if self.pack is None:
             return {}
         one = self.pack.rows(np.zeros(1, np.int64))
@@ -49,13 +49,13 @@ class Teaching:
         return out | {"box": ((4,), np.dtype(np.float32))}
 
     def rows(self, source: Data, batch: dict[str, Any]) -> dict[str, np.ndarray]:
-        """What the pack adds to a batch of `source`."""
+        """The entries that the pack adds to a batch of `source`."""
         if self.pack is None:
             return {}
         return self.pack.rows(source.example_ids(batch["index"]), batch["label"])
 
     def fingerprint(self) -> list[dict[str, str]]:
-        """What must be the same for a resumed run to be the same run."""
+        """Everything here that must be equal for a resumed run to be the same run."""
         out = [teacher.fingerprint() for teacher in self.teachers]
         if self.pack is not None:
             out.append({"pack": str(self.pack.path), "checksum": self.pack.checksum})
@@ -77,12 +77,12 @@ def build(
 
     Args:
       section: config.teacher.
-      objective: says what is needed.
+      objective: determines what is needed.
       source: the student's data.
       model: the student.
-      mean, std: of its normalisation.
-      dtype: for teachers to compute in.
-      trace: of the augmentation.
+      mean, std: the student's normalisation.
+      dtype: compute dtype of the teachers.
+      trace: the trace of the augmentation.
 
     Raises:
       UserError: a term without a teacher, a teacher without a term, or one that does
@@ -97,8 +97,8 @@ def build(
     live = needs - from_pack
     if sources and not live:
         raise UserError(
-            f"config.teacher.sources={sources}: the pack gives all that config.loss "
-            "needs; leave the sources out, or add config.loss.distillation."
+            f"config.teacher.sources={sources}: the pack gives all targets that "
+            "config.loss needs; leave the sources out, or add config.loss.distillation."
         )
     grid = _grid(model) if "token_labels" in needs else None
     loaded = teachers.load(sources, needs=live, source=source, dtype=dtype)
@@ -155,17 +155,18 @@ def _check(section: Section, needs: frozenset[str]) -> None:
     dense = "token_labels" in needs
     if section.smoothing and not dense:
         raise UserError(
-            f"{path}.smoothing={section.smoothing} is of token labels, which "
-            "config.loss does not have; leave it out."
+            f"{path}.smoothing={section.smoothing} applies only to token labels, which "
+            "config.loss does not use; leave it out."
         )
     if section.as_released and (pack is None or not dense):
         raise UserError(
-            f"{path}.as_released=True is of token labels from a pack; leave it out."
+            f"{path}.as_released=True applies only to token labels from a pack; leave "
+            "it out."
         )
 
 
 def _grid(model: Any) -> tuple[int, int]:
-    """The student's tokens that have logits."""
+    """The grid of the student's tokens that have logits."""
     form = form_of(model)
     if form.name != "dense head":
         raise UserError(
@@ -183,7 +184,7 @@ def _stored(
     needs: frozenset[str],
     **options: Any,
 ) -> dict[str, Array]:
-    """`stored_labels` of a batch; each device makes those of its own images."""
+    """`stored_labels` of a batch; each device computes those of its own images."""
     _, h, w, _ = batch["image"].shape
     names = [name for name in batch if name not in ("image", "label")]
     keep = {

@@ -1,8 +1,8 @@
-"""A class for every place of an image, from any model.
+"""Class logits for every place of an image, from any model.
 
-A dense head gives it (LV-ViT, VOLO). Other models classify one pooled feature; their
-classifier is applied at each place instead, which is exact where the feature is the
-mean of the places, and an approximation elsewhere.
+A dense head gives them directly (LV-ViT, VOLO). Other models classify one pooled
+feature; their classifier is applied at each place instead, which is exact if the
+feature is the mean over the places, and an approximation otherwise.
 """
 
 import dataclasses
@@ -30,10 +30,10 @@ POOLS = ("token", "avg", "max", "avgmax", "catavgmax")
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """How a model gives token logits, on a grid of (rows, columns).
+    """The way a model gives token logits, on a grid of (rows, columns).
 
-    `name` is "dense head", "head at each place", whose mean over the places is the
-    image's logits, or "head at each place, an approximation".
+    `name` is "dense head"; "head at each place", whose mean over the places is the
+    image's logits; or "head at each place, an approximation".
     """
 
     name: str
@@ -48,12 +48,12 @@ def form_of(model: Any) -> Form:
     """The form of a model's token logits; nothing is computed.
 
     Raises:
-      UserError: it is quantised, it pools by attention, so no place has a class of
-        its own, or its dense head leaves places out.
+      UserError: the model is quantised, it pools by attention, so that no place has its
+        own class, or its dense head leaves places out.
     """
     if isinstance(model, QuantizedModel):
         raise UserError(
-            "a quantised model has no token logits; take the float run that it was "
+            "a quantised model has no token logits; use the float run that it was "
             "made from."
         )
     model = _plain(model)
@@ -71,15 +71,15 @@ def form_of(model: Any) -> Form:
     if dense:
         if grid[0] * grid[1] != count:
             raise UserError(
-                f"the teacher's dense head tells the classes of {count} tokens, which "
-                "are no grid of the image; take another teacher."
+                f"the teacher's dense head classifies {count} tokens, which are no "
+                "grid of the image; use another teacher."
             )
         return Form("dense head", grid)
     pool = getattr(model, "global_pool", "token")
     if pool not in POOLS:
         raise UserError(
             f'global_pool="{pool}": an image\'s classes come from attention over all '
-            "its places, so none has classes of its own; take another teacher."
+            "its places, so no place has its own classes; use another teacher."
         )
     exact = pool == "avg"
     if isinstance(model, VisionTransformer):
@@ -88,7 +88,7 @@ def form_of(model: Any) -> Form:
         exact &= not (model.pool_include_prefix and model.prefix_tokens)
     elif isinstance(model, CoAtNet):
         exact &= not model.head_hidden_size
-    elif isinstance(model, VOLO):  # whose mean holds the class token too
+    elif isinstance(model, VOLO):  # its mean includes the class token
         exact &= model.post_layers is None
     name = "head at each place"
     return Form(name if exact else f"{name}, an approximation", grid)
@@ -100,8 +100,8 @@ def token_logits(
     """The logits of images, as in evaluation, and of each of their places.
 
     Args:
-      images: normalised.
-      form: of `form_of(model)`.
+      images: normalised images.
+      form: the form of the model, `form_of(model)`.
     """
     model = _plain(model)
     logits, aux = model.apply(variables, images, train=False)
@@ -122,7 +122,7 @@ def _plain(model: Any) -> Any:
 def _classified(
     model: Any, params: Params, places: Float[Array, "b n d"]
 ) -> Float[Array, "b n k"]:
-    """What the model does after pooling, at each place."""
+    """Applies the layers after pooling at each place."""
     dtypes = {"dtype": model.dtype, "param_dtype": model.param_dtype}
     head, shape = params["head"], places.shape[:-1]
     maps = places.reshape(-1, 1, 1, places.shape[-1])  # pooling one place changes none

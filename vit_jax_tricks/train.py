@@ -1,6 +1,6 @@
-"""The one training loop: restore, step, evaluate, checkpoint, report.
+"""The training loop: restores, steps, evaluates, checkpoints and reports.
 
-Whatever ends it, an error as well as a signal, saves first what is in memory.
+Whatever ends it, an error or a signal, it first saves the state in memory.
 """
 
 import contextlib
@@ -33,20 +33,20 @@ from vit_jax_tricks.step import normalize
 from vit_jax_tricks.stop import Stop, Stopped
 
 
-PATIENCE = 3  # non-finite steps in a row that end the run
-LAG = 4  # steps that may be in flight before the host looks at a result
+PATIENCE = 3  # non-finite steps in a row end the run
+LAG = 4  # steps that may be in flight before the host reads a result
 
 
 def run(config: Section, workdir: Path, stop: Stop | None = None) -> dict[str, float]:
-    """Trains as `config` says and returns the last evaluation.
+    """Trains as `config` specifies and returns the last evaluation.
 
-    Starting it again with the same arguments goes on where it stopped; the result is
-    the same to the bit on the same machine.
+    Starting it again with the same arguments resumes where it stopped; on the same
+    machine the result is bit-identical.
 
     Args:
-      config: as `config.load` gives it.
+      config: as returned by `config.load`.
       workdir: new, empty, or that of the run; no other process may write to it.
-      stop: handles signals; left out, they are handled inside, and end in
+      stop: handles signals; if omitted, they are handled inside and end in
         KeyboardInterrupt (Ctrl-C) or SystemExit with the exit status.
 
     Raises:
@@ -66,7 +66,7 @@ def run(config: Section, workdir: Path, stop: Stop | None = None) -> dict[str, f
 
 
 class Loop:
-    """The state of one process's part of a run."""
+    """State of one process's part of a run."""
 
     def __init__(self, experiment: Experiment, workdir: Path, stop: Stop):
         self.experiment, self.workdir, self.stop = experiment, workdir, stop
@@ -105,7 +105,7 @@ class Loop:
                 self._close()
 
     def _open(self) -> None:
-        """Restores the state, or makes the first one, and opens the metrics."""
+        """Restores or creates the state, and opens the metrics."""
         x, config = self.experiment, self.experiment.config
         class_names = list(x.data.class_names)
         taught, seen = x.teaching.fingerprint(), fingerprint(x.data)
@@ -203,16 +203,16 @@ class Loop:
 
     @contextlib.contextmanager
     def _saving_first(self) -> Iterator[None]:
-        """Saves what is in memory, whatever ends the loop, and says how to go on."""
+        """Saves the state in memory, whatever ends the loop, and says how to resume."""
         try:
             yield
         except BaseException as error:
             ended: BaseException = error
             if self.stop.requested is not None and not isinstance(error, Stopped):
-                ended = Stopped(self.stop.requested)  # what reads may have got it too
+                ended = Stopped(self.stop.requested)  # a read may have been interrupted
             words = self._rescue(ended)
             if words is not None and isinstance(ended, Stopped):
-                with contextlib.suppress(OSError, UserError):  # nobody may listen
+                with contextlib.suppress(OSError, UserError):  # output may be closed
                     say(words)
             elif words is not None:
                 ended.add_note(f"{words[0].upper()}{words[1:].rstrip('.')}.")
@@ -221,7 +221,7 @@ class Loop:
             raise ended from error
 
     def _rescue(self, ended: BaseException) -> str | None:
-        """Saves the newest state, where there is something to save."""
+        """Saves the newest state, if there is something to save."""
         try:
             if isinstance(ended, SaveError):
                 raise ended
@@ -236,7 +236,7 @@ class Loop:
             kept = (
                 f"the newest saved step is {newest}" if newest else "no step is saved"
             )
-            text = "" if why is ended else f", as saving failed: {_first_line(why)}"
+            text = "" if why is ended else f", since saving failed: {_first_line(why)}"
             return f"{kept}{text}"
         self.stop.saved = True
         return f"stopped and saved at step {step}; the same command goes on from there"
@@ -263,7 +263,7 @@ class Loop:
         return self.experiment.evaluates_after(step) and self.clock.evaluated < step
 
     def _drain(self, lag: int, *, patient: bool = False) -> None:
-        """Looks at finished steps, all but the newest `lag`."""
+        """Reads the results of finished steps, all but the newest `lag`."""
         while len(self.pending) > lag:
             step, metrics, batch = self.pending.popleft()
             values = {k: float(v) for k, v in jax.device_get(metrics).items()}
@@ -283,8 +283,8 @@ class Loop:
         kept = "Such steps change no parameter, so the checkpoints are sound"
         if finite:
             raise UserError(
-                f"{text}{step}: loss and gradient are finite, but not what the "
-                f"optimizer makes of them. {kept}; config.schedule.lr is far too high."
+                f"{text}{step}: loss and gradient are finite, but the optimizer's "
+                f"update is not. {kept}; config.schedule.lr is far too high."
             )
         keywords = self.experiment.train_step.keywords
         images = normalize(to_float(batch["image"]), keywords["mean"], keywords["std"])
@@ -359,7 +359,7 @@ class Loop:
 
 @contextlib.contextmanager
 def _closing(thing: Any) -> Iterator[Any]:
-    """Closes it afterwards; a bar cannot, where nobody reads it any more."""
+    """Closes `thing` afterwards; a bar may fail to, if its output is closed."""
     try:
         yield thing
     finally:
@@ -374,7 +374,7 @@ def _first_line(error: Exception) -> str:
 def _best(result: dict[str, float]) -> float:
     """The better of the accuracies of the raw and the averaged parameters.
 
-    Variables whose loss is not finite have none, not even that of chance.
+    Variables whose loss is not finite have no accuracy, not even that of chance.
     """
     scores = [
         result[f"test/accuracy{suffix}"]

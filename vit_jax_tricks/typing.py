@@ -1,7 +1,7 @@
-"""Array types for signatures: jaxtyping's where it is installed, the same names else.
+"""Array types for signatures: jaxtyping's, or stand-ins with the same names.
 
 `checks.checked` reads them as data, so that shapes such as `Float[Array, "b n d"]` are
-written once and hold everywhere; jaxtyping and beartype, which look into the other
+written once and apply everywhere; jaxtyping and beartype, which check the other
 functions under pytest, are test dependencies. The letters: b batch, h w height and
 width, c channels, n tokens, d width, g heads, k classes.
 """

@@ -108,7 +108,7 @@ def test_what_does_not_fit():
         model = pruned_models.create(family, **fields)
         with pytest.raises(UserError, match=message):
             prune_width.keep_channels(model, {}, [], 0.5)
-    with pytest.raises(UserError, match=r"width=0.0: the share"):
+    with pytest.raises(UserError, match=r"width=0.0: the fraction"):
         prune_width.keep_channels(pruned_models.create("vit"), {}, [], 0.0)
     with pytest.raises(UserError, match="head_dim=-1 is too small"):
         pruned_models.create("vit", head_dim=-1)

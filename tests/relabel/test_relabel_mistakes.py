@@ -38,15 +38,15 @@ MISTAKES = {
     ),
     "other classes": (
         ["--out=x", "TEACHER", "--data=digits"],
-        "digits has 10 classes, and the model tells 3 apart",
+        "digits has 10 classes, but the model has 3;",
     ),
     "part of the examples": (
         ["--out=x", "TEACHER", "FOLDER", "--data.examples=5"],
-        "--data.examples: a label pack is of whole pictures and the whole",
+        "--data.examples: a label pack covers whole pictures and the whole",
     ),
     "a crop": (
         ["--out=x", "TEACHER", "FOLDER", "--data.train_crop=center"],
-        "a label pack is of whole pictures",
+        "a label pack covers whole pictures",
     ),
     "no grid": (["--out=x", "TEACHER", "FOLDER", "--grid=x"], "--grid=x: expected"),
     "too fine a grid": (
@@ -93,7 +93,7 @@ def test_a_teacher_that_is_not_finite(teacher, folder, command, tmp_path, monkey
 
 
 def test_more_classes_than_two_bytes_number():
-    with pytest.raises(UserError, match="65537 classes: a label pack numbers up to"):
+    with pytest.raises(UserError, match="65537 classes: a label pack holds at most"):
         relabelling.sizes(parsed([], None), 65537)
 
 
