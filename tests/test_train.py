@@ -211,7 +211,7 @@ def test_steps_that_are_not_finite(tmp_path, monkeypatch):
         status, out, err = runs.command(workdir=tmp_path / name)
         assert status == 1
         assert err.count("\n") == 1
-        assert "3 steps in a row were not finite, the last of them step 12" in err
+        assert "3 steps in a row were not finite, the last of them step 12;" in err
         for step in (6, 10, 11) if name == "stopped" else (2, 5, 6, 10, 11):
             assert f"step {step}: loss or gradient not finite; the step is" in out
     assert runs.metrics(tmp_path / "stopped") == runs.metrics(tmp_path / "whole")

@@ -28,7 +28,7 @@ def guarded(
     the bytes of storing the new values, checking and selecting them.
 
     Args:
-      finite: what is known before the update.
+      finite: False if loss or gradients were not finite; the update is not tried then.
       update: makes the new values, in the structure of `old`.
       old: the values to keep otherwise.
       like: the parameters; see `all_finite`.
@@ -46,7 +46,7 @@ def guarded(
             return sound, jax.tree.map(lambda n, o: jnp.where(sound, n, o), new, old)
 
         return jax.lax.cond(finite, selected, lambda: (finite, old))
-    # Two branches: XLA keeps them apart and updates the donated buffers in place.
+    # Two branches: XLA does not merge them and updates the donated buffers in place.
     sound = jax.lax.cond(
         finite, lambda: all_finite(update(), like=like), lambda: finite
     )

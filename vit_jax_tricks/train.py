@@ -283,14 +283,14 @@ class Loop:
         kept = "Such steps change no parameter, so the checkpoints are sound"
         if finite:
             raise UserError(
-                f"{text}{step}: loss and gradient are finite, but the optimizer's "
+                f"{text}: loss and gradient are finite, but the optimizer's "
                 f"update is not. {kept}; config.schedule.lr is far too high."
             )
         keywords = self.experiment.train_step.keywords
         images = normalize(to_float(batch["image"]), keywords["mean"], keywords["std"])
         culprit = first_nonfinite(self.experiment.model, self.state.variables, images)
         raise UserError(
-            f"{text}{step}; first offender: {culprit}. {kept}; lower "
+            f"{text}; first offender: {culprit}. {kept}; lower "
             "config.schedule.lr, or set config.optimizer.grad_clip=1.0."
         )
 
