@@ -115,7 +115,7 @@ def test_arguments_with_odd_letters(arg, name):
 
 
 def test_a_comma_without_quotes_says_so():
-    with pytest.raises(UserError, match="stands in quotes"):
+    with pytest.raises(UserError, match="must be in quotes"):
         config.load("configs/deit_s.py:data=folder:/my, own")
 
 

@@ -260,7 +260,7 @@ def parse_arg(arg: str, **defaults: Any) -> ml_collections.ConfigDict:
         if key not in defaults:
             hint = nearest(key, defaults)
             if not equals:
-                hint += " A value that holds a comma stands in quotes."
+                hint += " A value that contains a comma must be in quotes."
             raise UserError(f'config argument "{key}" is unknown.{hint}')
         if text[:1] in ("'", '"') and text[-1:] == text[0] and len(text) > 1:
             text = text[1:-1]

@@ -61,7 +61,7 @@ def _check(path: Path, info: zipfile.ZipInfo, file: Any) -> None:
     """Raises UserError or ValueError unless an entry is an array of numbers."""
     version = np.lib.format.read_magic(file)
     if version not in HEADERS:
-        raise ValueError(f"{_name(info)} is of the unknown version {version}")
+        raise ValueError(f"{_name(info)} has the unknown version {version}")
     shape, _, dtype = HEADERS[version](file)
     if dtype.hasobject:
         raise UserError(
