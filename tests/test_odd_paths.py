@@ -49,7 +49,7 @@ def test_a_run_in_a_folder_of_any_name(name, run, tmp_path, monkeypatch, capsys)
     args = [f"--teacher={workdir}", f"--out={workdir}/pack"]
     labelled = runs.call(capsys, relabel.main, *args)
     if "\udce9" in name:
-        runs.refused(labelled, "names are in UTF-8 only")
+        runs.refused(labelled, "names are valid UTF-8")
     else:
         assert labelled[0] == 0
     status, out, err = runs.command(workdir=workdir)  # finished: nothing is redone

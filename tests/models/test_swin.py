@@ -314,7 +314,7 @@ def test_every_published_name_is_there():
         (TINY, {"img_size": 226}, "img_size=224"),
         (TINY, {"global_pool": "token"}, "avg, max"),
         (TINY, {"drop_path_rate": -0.1}, "between 0 and 1"),
-        (TINY, {"ape": True, "strict_img_size": False}, "ape=True allows one"),
+        (TINY, {"ape": True, "strict_img_size": False}, "ape=True allows only one"),
         (TINY, {"always_partition": True, "square_windows": True}, "no effect"),
         (TINY_V2, {"pretrained_window_sizes": (12, 12)}, "has 2 entries for 4"),
         (TINY_V2, {"head_dim": 32}, "no override"),
