@@ -8,22 +8,28 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import PIL.Image
 import pytest
 import runs
-import weight_files
-from damage import damage, damage_file
-from safetensors.numpy import save_file
+from damage import damage
+from outcomes import ranked, refused, small_picture
 
-from vit_jax_tricks import command, evaluate, model_flags, predict, relabel
-from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.export import load, to_stablehlo
-from vit_jax_tricks.models import create_model
+from vit_jax_tricks import (
+    command,
+    evaluate,
+    model_flags,
+    predict,
+    prune,
+    quantize,
+    relabel,
+)
+from vit_jax_tricks.export import __main__ as export
+from vit_jax_tricks.export import proof
 
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("home")]
@@ -37,32 +43,11 @@ def outcome(record_property):
 
 @pytest.fixture(scope="module")
 def picture(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("picture") / "a.png"
-    PIL.Image.fromarray(weight_files.smooth_image(16, 16)).save(path)
-    return path
-
-
-def refused(result: tuple[int, str, str], what: str, *, as_json: bool = False) -> bool:
-    """Whether a command ended in one line of error, or else without any.
-
-    With --json, what is for people comes before it.
-    """
-    status, out, err = result
-    assert "Traceback" not in out + err, (what, err)
-    if status and as_json:
-        err = err.splitlines(keepends=True)[-1]
-    if status:
-        assert (status, err[:7], err.count("\n")) == (1, "error: ", 1), (what, err)
-    return status == 1
+    return small_picture(tmp_path_factory.mktemp("picture"))
 
 
 # Runs that are read. `model.json`, `classes.json` and `config.json` have no checksum:
 # another sound value in one of them is another sound run.
-
-
-def ranked(out: str) -> list[str]:
-    """The classes and probabilities that `predict` prints."""
-    return re.findall(r"^ +\d+\.\d\d%  .+$", out, re.MULTILINE)
 
 
 def measured(out: str) -> dict[str, Any]:
@@ -80,26 +65,46 @@ def by_step(run, tmp_path_factory) -> dict[int, Path]:
     return {12: run, 10: older}
 
 
-def check_read(door, args, parse, by_step, cache, case, tmp_path, capsys) -> str:
+class Door(NamedTuple):
+    """A command that reads a run, and what counts of what it prints or makes."""
+
+    main: Callable[..., int]
+    args: Sequence[Any]
+    found: Callable[[str, Path], Any]  # of the standard output and of --out
+    out: str | None = None  # a name for --out
+
+
+def check_read(door: Door, by_step, cache, case, tmp_path, capsys) -> str:
     """Reads a damaged run; returns how it ended."""
 
-    def call(workdir):
-        return runs.call(capsys, door.main, f"--workdir={workdir}", *args)
+    def call(workdir, folder):
+        made = tmp_path / folder / (door.out or "")
+        made.parent.mkdir(exist_ok=True)
+        out = [] if door.out is None else [f"--out={made}"]
+        args = (f"--workdir={workdir}", *out, *door.args)
+        return runs.call(capsys, door.main, *args), made
 
-    if door not in cache:
-        cache[door] = {step: parse(call(sound)[1]) for step, sound in by_step.items()}
+    def of_sound(step, workdir):
+        (status, out, err), made = call(workdir, f"sound_{step}")
+        assert status == 0, err
+        return door.found(out, made)
+
+    if door.main not in cache:
+        cache[door.main] = {step: of_sound(step, by_step[step]) for step in by_step}
     workdir = runs.copied(by_step[12], tmp_path)
     what = damage(workdir, case)
     before = runs.snapshot(workdir)
-    _, out, err = result = call(workdir)
+    result, made = call(workdir, "made")
+    _, out, err = result
     assert runs.snapshot(workdir) == before, what
-    if refused(result, what, as_json="--json" in args):
+    if refused(result, what, as_json="--json" in door.args):
+        assert not any((tmp_path / "made").iterdir()), what
         return "refused"
     assert "nan" not in out.lower(), what
-    found = parse(out)
-    if found == cache[door][12]:
+    found = door.found(out, made)
+    if found == cache[door.main][12]:
         return "equal"
-    if found == cache[door][10]:
+    if found == cache[door.main][10]:
         gone = not (workdir / "checkpoints/12").is_dir()
         assert gone or "checkpoint 12 is damaged" in out + err, what
         return "the one before"
@@ -113,22 +118,44 @@ def cache() -> dict[Any, Any]:
     return {}
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(45))
 def test_a_run_that_predicts(seed, by_step, cache, picture, tmp_path, capsys, outcome):
-    case = f"predict {seed}"
-    outcome(
-        check_read(predict, [picture], ranked, by_step, cache, case, tmp_path, capsys)
-    )
+    door = Door(predict.main, [picture], lambda out, made: ranked(out))
+    outcome(check_read(door, by_step, cache, f"predict {seed}", tmp_path, capsys))
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(15))
 def test_a_run_that_is_evaluated(seed, by_step, cache, tmp_path, capsys, outcome):
-    case = f"evaluate {seed}"
-    outcome(
-        check_read(
-            evaluate, ["--json"], measured, by_step, cache, case, tmp_path, capsys
-        )
-    )
+    door = Door(evaluate.main, ["--json"], lambda out, made: measured(out))
+    outcome(check_read(door, by_step, cache, f"evaluate {seed}", tmp_path, capsys))
+
+
+def weights_of(out: str, made: Path) -> dict[str, list]:
+    """Checksums of what `quantize` and `prune` made."""
+    return runs.leaves(made, 0)
+
+
+def content_of(out: str, made: Path) -> bytes:
+    return made.read_bytes()
+
+
+MAKERS = {
+    "quantize": Door(quantize.main, ["--calibration=16"], weights_of, "made"),
+    "prune": Door(prune.main, ["--images=16", "--batch_size=16"], weights_of, "made"),
+    "export": Door(export.main, ["--check=8"], content_of, "made.onnx"),
+}
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_run_that_another_is_made_from(
+    name, seed, by_step, cache, tmp_path, capsys, outcome, monkeypatch
+):
+    monkeypatch.setattr(proof, "SECONDS", 0.0)
+    monkeypatch.setattr(proof, "LEAST_ROUNDS", 1)
+    monkeypatch.setattr(proof, "BATCHES", (1,))
+    case = f"{name} {seed}"
+    outcome(check_read(MAKERS[name], by_step, cache, case, tmp_path, capsys))
 
 
 # Runs that go on, taught by a pack of labels.
@@ -161,7 +188,7 @@ def contents(folder: Path) -> set[str]:
     return set(runs.snapshot(folder).values()) - {"folder"}
 
 
-@pytest.mark.parametrize("seed", range(50))
+@pytest.mark.parametrize("seed", range(45))
 def test_a_run_that_goes_on(seed, taught, pack, tmp_path, outcome):
     workdir = runs.copied(taught, tmp_path)
     what = damage(workdir, f"main {seed}")
@@ -307,7 +334,7 @@ def listed(root: Path) -> list[tuple[Path, int]]:
 ENDINGS_READ = tuple({ending.lower() for ending in ENDINGS})
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(45))
 def test_pictures(seed, pictures, seen, losses, tmp_path, capsys, outcome):
     """Damaged where they are: evaluated with and without broken ones, or gone on."""
     sound = runs.copied(pictures, tmp_path)
@@ -343,89 +370,3 @@ def test_pictures(seed, pictures, seen, losses, tmp_path, capsys, outcome):
         for path in (pictures, *pictures.parent.glob("moved_*")):
             remove(path)
         shutil.move(sound, pictures)
-
-
-# Weight files.
-
-MODEL = ["--model=vit_tiny_patch16_224"]
-MODEL += [f"--model.{key}={value}" for key, value in weight_files.SMALL.items()]
-
-
-def weights(path: Path) -> None:
-    if path.suffix == ".npz":
-        np.savez(path, **weight_files.augreg())
-        return
-    state = weight_files.timm_vit(d=16, depth=1, image=16, patch=4, classes=5)
-    if path.suffix == ".pth":
-        import torch
-
-        torch.save({k: torch.from_numpy(v) for k, v in state.items()}, path)
-    else:
-        save_file(state, path)
-
-
-def check_weights(name, seed, cache, picture, tmp_path, capsys) -> str:
-    """Predicts by a damaged weight file; returns how it ended."""
-
-    def call():
-        args = (*MODEL, f"--weights={path}", picture)
-        return runs.call(capsys, predict.main, *args)
-
-    path = tmp_path / name
-    weights(path)
-    if name not in cache:
-        cache[name] = ranked(call()[1])
-    what = damage_file(path, f"{name} {seed}")
-    before = runs.snapshot(tmp_path)
-    result = call()
-    assert runs.snapshot(tmp_path) == before, what
-    if refused(result, what):
-        return "refused"
-    found = ranked(result[1])
-    assert len(found) == len(cache[name]) == 5, what
-    if found == cache[name]:
-        return "equal"
-    # The format has no checksum, and what was changed is the numbers of one array.
-    assert name.endswith(".safetensors"), what
-    assert what in ("flip", "zeros"), what
-    return "other numbers"
-
-
-@pytest.mark.parametrize("seed", range(25))
-@pytest.mark.parametrize("name", ["w.safetensors", "w.npz"])
-def test_weights(name, seed, cache, picture, tmp_path, capsys, outcome):
-    outcome(check_weights(name, seed, cache, picture, tmp_path, capsys))
-
-
-@pytest.mark.parametrize("seed", range(15))
-def test_weights_of_torch(seed, cache, picture, tmp_path, capsys, outcome, torch):
-    outcome(check_weights("w.pth", seed, cache, picture, tmp_path, capsys))
-
-
-# Exported models.
-
-
-@pytest.fixture(scope="module")
-def exported(home):
-    """A file, and what its function makes of some images."""
-    model = create_model("vit_tiny_patch16_224", 3, **weight_files.SMALL)
-    images = np.random.default_rng(0).random((2, 16, 16, 3), np.float32)
-    variables = jax.jit(model.init)(jax.random.key(0), images)
-    content = to_stablehlo(model, variables, model.image_shape)
-    return content, images, np.asarray(load(content)(images))
-
-
-@pytest.mark.parametrize("seed", range(15))
-def test_an_export(seed, exported, tmp_path, outcome):
-    content, images, expected = exported
-    path = tmp_path / "model.stablehlo"
-    path.write_bytes(content)
-    what = damage_file(path, f"export {seed}")
-    damaged = path.read_bytes()
-    if damaged != content:
-        with pytest.raises(UserError, match=r"\A[^\n]+\Z"):
-            load(damaged)
-        return outcome("refused")
-    function = load(damaged)
-    np.testing.assert_array_equal(function(images), expected, err_msg=what)
-    return outcome("equal")
