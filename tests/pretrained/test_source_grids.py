@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import weight_files
 from goldens import base_normal
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from vit_jax_tricks import made_run
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import create_model
 from vit_jax_tricks.pretrained import export_weights, load_pretrained
+from vit_jax_tricks.pretrained.export import reference_arrays
 from vit_jax_tricks.pretrained.fit import checked_grid
 from vit_jax_tricks.pretrained.resize import resize_positions
 
@@ -112,6 +113,41 @@ def test_a_workdir_says_its_grid(tmp_path):
     (tmp_path / "model.json").write_text("[")
     again, _ = load_pretrained(model, tmp_path, verbose=False)
     chex.assert_trees_all_equal(again, variables)
+
+
+def test_an_export_says_its_grid_if_it_is_given(tmp_path):
+    """As a run does; without it only models of the same grid load the right table."""
+    model, variables = made(VIT, (64, 144), **SMALL)
+    told, untold = tmp_path / "told.safetensors", tmp_path / "untold.safetensors"
+    export_weights(variables, VIT, told, grid=model.grid)
+    export_weights(variables, VIT, untold)
+    chex.assert_trees_all_equal(load_file(told), load_file(untold))
+    again, report = load_pretrained(model, told, verbose=False)
+    chex.assert_trees_all_equal(again, variables)
+    assert (report.resized, report.notes) == ((), ())
+    table = variables["params"]["pos_embed"]
+    for rows, columns in ((6, 6), (2, 3), (9, 4)):
+        size = (16 * rows, 16 * columns)
+        other = create_model(VIT, 3, **SMALL | {"img_size": size})
+        again, report = load_pretrained(other, told, verbose=False)
+        expected = resize_positions(table, (rows, columns), prefix=1, old_grid=(4, 9))
+        np.testing.assert_array_equal(again["params"]["pos_embed"], expected)
+        assert (len(report.resized), report.notes) == (1, ())
+        given, _ = load_pretrained(other, untold, grid=(4, 9), verbose=False)
+        chex.assert_trees_all_equal(again, given)
+
+
+def test_a_grid_that_no_export_can_have(tmp_path):
+    model, variables = made(VIT, (64, 144), **SMALL)
+    path = tmp_path / "w.safetensors"
+    with pytest.raises(UserError, match=r"expected \(rows, columns\)"):
+        export_weights(variables, VIT, path, grid=(0, 36))
+    state = reference_arrays(variables, VIT)
+    state = {name: np.ascontiguousarray(array) for name, array in state.items()}
+    for text in ("4", "0x9", "4x9x1", "9" * 99 + "x1", "axb"):
+        save_file(state, path, {"vit_jax_tricks.grid": text})
+        again, _ = load_pretrained(model, path, verbose=False)
+        chex.assert_trees_all_equal(again, variables)
 
 
 class TestFilesOfOthers:

@@ -12,24 +12,34 @@ from vit_jax_tricks.models.registry import lookup
 from vit_jax_tricks.models.stacking import unstack_blocks
 from vit_jax_tricks.pretrained.dialects import DIALECTS
 from vit_jax_tricks.pretrained.files import write_weights
+from vit_jax_tricks.pretrained.fit import checked_grid
 from vit_jax_tricks.pretrained.rules import find_key
 from vit_jax_tricks.typing import Params
 
 
 def export_weights(
-    variables: Params, name: str, path: str | Path, *, dialect: str | None = None
+    variables: Params,
+    name: str,
+    path: str | Path,
+    *,
+    dialect: str | None = None,
+    grid: tuple[int, int] | None = None,
 ) -> None:
     """Writes variables as the reference implementation of model `name` would.
 
     Loading the file restores the same variables. Stacked blocks are unstacked.
-    `dialect` selects another program's key names, such as "official" for Swin.
+    `dialect` selects another program's key names, such as "official" for Swin. `grid`,
+    the `model.grid` of (rows, columns), is recorded in the file's metadata; a model
+    whose grid is not square needs it, or models of another size cannot resample its
+    position tables.
 
     Raises:
-        UserError: an unknown name or dialect, or a parameter that this reference does
-        not have.
+        UserError: an unknown name or dialect, a parameter that this reference does not
+        have, or a grid that is not two whole numbers.
     """
+    sides = checked_grid(grid)
     target = paths.absolute(path)
-    write_weights(target, reference_arrays(variables, name, dialect))
+    write_weights(target, reference_arrays(variables, name, dialect), grid=sides)
 
 
 def reference_arrays(

@@ -52,20 +52,26 @@ def read_weights(path: str | Path, *, ema: bool | None = None) -> Weights:
     elif found == kinds.NPZ:
         weights = Weights(str(path), npz.read(path))
     else:
-        weights = Weights(str(path), safetensors_file.read(path))
+        arrays, grid = safetensors_file.read(path), safetensors_file.grid(path)
+        weights = Weights(str(path), arrays, grid=grid)
     if not weights.arrays:
         raise UserError(f"{path} holds no arrays; give a weight file.")
     return weights.replace(arrays=unwrapped(weights.arrays))
 
 
-def write_weights(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
+def write_weights(
+    path: str | Path,
+    arrays: Mapping[str, np.ndarray],
+    *,
+    grid: tuple[int, int] | None = None,
+) -> None:
     """Writes arrays as a `.safetensors` file, moved into place when complete."""
     path = Path(path)
     if path.suffix != ".safetensors":
         raise UserError(
             f"{path} has the ending {path.suffix or '(none)'}; expected .safetensors."
         )
-    safetensors_file.write(path, arrays)
+    safetensors_file.write(path, arrays, grid)
 
 
 def _refuse_unless_weights(path: Path, found: str) -> None:

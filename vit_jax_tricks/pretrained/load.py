@@ -59,8 +59,8 @@ def load_pretrained(
         ema: the averaged weights of a workdir or PyTorch file (True), the plain ones
         (False), or the averaged ones if there are any (None).
         grid: rows and columns of the file's position table. The default is the grid of
-        the run in a workdir; otherwise the model's grid if the number of rows agrees,
-        or else a square.
+        the run in a workdir, or the one that `export_weights` recorded; otherwise the
+        model's grid if the number of rows agrees, or else a square.
         verbose: prints the report.
 
     Returns:

@@ -19,6 +19,7 @@ READ = {
     *("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64"),
 }
 LARGEST_INDEX = 64_000_000  # bytes
+GRID = "vit_jax_tricks.grid"  # the key of the patch grid in the metadata
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
@@ -42,6 +43,14 @@ def read(path: Path) -> dict[str, np.ndarray]:
             f"{path} is not a complete .safetensors file ({first_line(error)}); copy "
             "it again."
         ) from error
+
+
+def grid(path: Path) -> tuple[int, int] | None:
+    """Rows and columns of patches, if `write` recorded them in a sound file."""
+    with safe_open(path, framework="np") as file:
+        text = (file.metadata() or {}).get(GRID, "")
+    sides = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", text)
+    return None if sides is None else (int(sides[1]), int(sides[2]))
 
 
 def shards(path: Path) -> dict[str, Path]:
@@ -70,8 +79,10 @@ def shards(path: Path) -> dict[str, Path]:
     return {name: path.parent / file for name, file in shards.items()}
 
 
-def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes arrays to a file that is moved into place when complete.
+def write(
+    path: Path, arrays: Mapping[str, np.ndarray], grid: tuple[int, int] | None = None
+) -> None:
+    """Writes arrays, and a patch grid, to a file moved into place when complete.
 
     Raises:
       UserError: the file cannot be written.
@@ -80,7 +91,8 @@ def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        save_file(whole, partial)
+        metadata = None if grid is None else {GRID: f"{grid[0]}x{grid[1]}"}
+        save_file(whole, partial, metadata)
         partial.replace(path)
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)
