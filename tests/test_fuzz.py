@@ -78,8 +78,8 @@ def check_read(door: Door, by_step, cache, case, tmp_path, capsys) -> str:
     """Reads a damaged run; returns how it ended."""
 
     def call(workdir, folder):
-        made = tmp_path / folder / (door.out or "")
-        made.parent.mkdir(exist_ok=True)
+        made = tmp_path / folder / (door.out or "nothing")
+        made.parent.mkdir()
         out = [] if door.out is None else [f"--out={made}"]
         args = (f"--workdir={workdir}", *out, *door.args)
         return runs.call(capsys, door.main, *args), made

@@ -7,6 +7,8 @@ levels. Values outside these ranges are ambiguous, and the file is rejected. Siz
 most twice `PIL.Image.MAX_IMAGE_PIXELS`; larger JPEGs are read at 1/2 to 1/8 size.
 """
 
+import ctypes
+import functools
 import io
 import struct
 import warnings
@@ -80,11 +82,27 @@ def _identified(data: bytes) -> ImageFile.ImageFile:
 
 def _hush() -> None:
     """Silences warnings about flaws that are tolerated or rejected, in all threads."""
+    _hush_libtiff()
     if not any(
         getattr(given[3], "pattern", "") == PILLOW for given in warnings.filters
     ):
         warnings.filterwarnings("ignore", category=UserWarning, module=PILLOW)
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+@functools.cache
+def _hush_libtiff() -> None:
+    """Stops Pillow's libtiff from printing what Pillow raises anyway.
+
+    Its handlers belong to the process and are set once. Without them in reach, as in a
+    Pillow that hides them, it goes on printing.
+    """
+    library = ctypes.CDLL(Image.core.__file__)  # finds what Pillow is linked with
+    for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+        setter = getattr(library, name, None)
+        if setter is not None:
+            setter.argtypes, setter.restype = [ctypes.c_void_p], ctypes.c_void_p
+            setter(None)
 
 
 def orientation(image: ImageFile.ImageFile) -> int:
