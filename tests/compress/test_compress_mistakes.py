@@ -207,7 +207,7 @@ def model_table():
     heads = jnp.ones((1, 2))
     plan = {"blocks_0/heads": (1,), "blocks_0/hidden": (0, 5)}
     in_plan = [
-        ({"blocks_1/heads": (0,)}, 'has "blocks_1/heads", which is no group'),
+        ({"blocks_1/heads": (0,)}, 'has "blocks_1/heads", which is not a group'),
         ({"blocks_0/heads": (0, 2)}, "is (0, 2); expected which of its 2 heads stay"),
         ({"blocks_0/heads": (-1,)}, "from 0 to 1"),
         ({"blocks_0/heads": (0, 0)}, "different whole numbers"),

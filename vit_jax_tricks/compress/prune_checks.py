@@ -90,7 +90,7 @@ def _check_names(
     for name in values:
         if name not in groups:
             hint = nearest(name, groups)
-            raise UserError(f'{fn}: {what} has "{name}", which is no group.{hint}')
+            raise UserError(f'{fn}: {what} has "{name}", which is not a group.{hint}')
 
 
 def _check_length(fn: str, what: str, value: Array, group: Group) -> None:
