@@ -29,6 +29,12 @@ def paths(source):
         ("Training", "Testing"),
         ("training", "validation"),
         ("train", "Valid"),
+        ("training_set", "test_set"),
+        ("seg_train", "seg_test"),
+        ("train2017", "val2017"),
+        ("TrainImages", "TestImages"),
+        ("train", "dev"),
+        ("trn", "tst"),
     ],
 )
 def test_splits_by_any_usual_name(folder, train, held, capsys):
@@ -75,6 +81,50 @@ def test_ambiguous_splits_are_refused(folder, tmp_path, folders, said):
 def test_splits_without_classes_are_refused(folder):
     with pytest.raises(UserError, match="has test/, train/ without class folders"):
         read(folder(classes=("train", "test")))
+
+
+def test_classes_with_the_word_of_a_split_stay_classes(folder, capsys):
+    """Unless all folders have one, and the same classes inside."""
+    root = folder(classes=("bullet_train", "test_tube", "car"))
+    for name in ("bullet_train", "test_tube", "car"):
+        for inner in ("2024", "2025"):
+            (root / name / inner).mkdir()
+    assert read(root).class_names == ["bullet_train", "car", "test_tube"]
+    os.rename(root / "car", root.parent / "car")
+    (root / "test_tube" / "2025").rmdir()
+    assert read(root).class_names == ["bullet_train", "test_tube"]
+    assert "split here" in capsys.readouterr().out
+
+
+def test_splits_inside_of_classes_are_said(folder, capsys):
+    root = folder()
+    for name in ("cat", "dog"):
+        for inner in ("Train", "test"):
+            (root / name / inner).mkdir()
+    read(root)
+    said = capsys.readouterr().out
+    assert "folders of a split inside classes, as in cat/, read as one." in said
+
+
+def test_classes_that_differ_in_case_alone_are_said(folder, capsys):
+    root = folder(classes=("cat", "Cat", "dog"))
+    if len(os.listdir(root)) < 3:
+        pytest.skip("this disk takes them for one")
+    assert read(root).class_names == ["Cat", "cat", "dog"]
+    assert "Cat, cat are read as 2 classes." in capsys.readouterr().out
+
+
+def test_a_folder_around_the_classes_is_named(folder, tmp_path):
+    root = folder("outer/more/pictures")
+    with pytest.raises(UserError, match=f"holds 1 subf.*Did you mean folder:{root}"):
+        read(tmp_path / "outer")
+
+
+def test_links_to_themselves_beside_the_classes(folder):
+    root = folder()
+    (root / "self").symlink_to("self")
+    (root / "cat" / "self").symlink_to("self")
+    assert read(root).class_names == ["cat", "dog"]
 
 
 @pytest.mark.parametrize("name", ["test", "Validation", "train"])

@@ -2,7 +2,8 @@
 
 Either PATH/class/... (split here), or PATH/train/class/... with PATH/test/class/... or
 PATH/val/class/... (also training, testing, valid and validation, in upper or lower
-case; test takes precedence over val). Folders inside a class belong to that class.
+case, and `training_set` with `test_set`; test takes precedence over val). Folders
+inside a class belong to that class.
 """
 
 import dataclasses
@@ -21,6 +22,9 @@ from vit_jax_tricks.data.source import Source
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.paths import absolute
 from vit_jax_tricks.typing import Int
+
+
+DEEPEST = 5  # folders with one folder inside, that a message looks through
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +83,7 @@ def open_folder(
     for files in (train, test):
         _enough(root, files, 1, scan)
     names = sorted(train)
+    notes += _alike(names)
     source = Source(
         class_names=[printable(name) for name in names],
         channels=3,
@@ -100,6 +105,15 @@ def _say(path: str, source: Source, notes: list[str], left_out: str) -> None:
     say(printable(f"folder:{path}: {classes}, {counts}; {'; '.join(notes)}."))
     if left_out:
         say(printable(f"folder:{path}: left out {left_out}."))
+
+
+def _alike(names: list[str]) -> list[str]:
+    """Says which classes differ in the case of their letters alone."""
+    same = [
+        [n for n in names if n.casefold() == c] for c in {*map(str.casefold, names)}
+    ]
+    several = sorted(group for group in same if len(group) > 1)
+    return [f"{', '.join(group)} are read as {len(group)} classes" for group in several]
 
 
 def split(files: Files, seed: int, test_fraction: float) -> tuple[Files, Files]:
@@ -136,9 +150,15 @@ def _several_classes(root: pathlib.Path, folder: pathlib.Path) -> None:
     names = subfolders(folder)
     if len(names) < 2:
         loose = sum(is_picture(entry.name) for entry in folder.iterdir())
+        inner, below = folder, names
+        for _ in range(DEEPEST):
+            if len(below) == 1:
+                inner /= below[0]
+                below = subfolders(inner)
+        hint = f" Did you mean folder:{inner}?" if len(below) > 1 else ""
         raise UserError(
             f"folder:{root} needs one subfolder for each of at least two classes; "
-            f"{folder} holds {len(names)} subfolders and {loose} loose pictures."
+            f"{folder} holds {len(names)} subfolders and {loose} loose pictures.{hint}"
         )
 
 

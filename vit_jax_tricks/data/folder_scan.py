@@ -31,7 +31,7 @@ def subfolders(folder: pathlib.Path) -> list[str]:
     if not folder.is_dir():
         return []
     with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if not _reserved(e.name) and e.is_dir())
+        return sorted(e.name for e in entries if not _reserved(e.name) and _is_dir(e))
 
 
 def is_picture(name: str) -> bool:
@@ -86,7 +86,7 @@ class Scan:
             for entry in entries:
                 if _reserved(entry.name):
                     self._skip(entry.path, entry.name)
-                elif not entry.is_dir():
+                elif not _is_dir(entry):
                     loose = is_picture(entry.name)
                     kind = "beside the class folders" if loose else ""
                     self.left_out[kind or _kind(entry.name)] += 1
@@ -162,6 +162,14 @@ class Scan:
 
     def _at(self, path: str) -> str:
         return os.path.join(self._root, path)
+
+
+def _is_dir(entry: os.DirEntry) -> bool:
+    """Whether it is a folder; a link to itself or to what may not be seen is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _reserved(name: str) -> bool:
