@@ -17,13 +17,16 @@ from vit_jax_tricks import (
     evaluate,
     export_weights,
     load_pretrained,
+    made_run,
     main,
+    metrics,
     model_spec,
     paths,
     predict,
     prune,
     quantize,
     relabel,
+    train,
 )
 from vit_jax_tricks.data.label_pack import LabelPack
 from vit_jax_tricks.errors import UserError
@@ -185,7 +188,13 @@ def test_every_key_refuses_remote_paths(key, tmp_path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("how", ["load", "export", "pack", "data", "environment"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        *("load", "export", "pack", "data", "environment"),
+        *("train", "save", "spec", "metrics", "collapsed"),
+    ],
+)
 def test_functions_refuse_remote_paths(how, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TFDS_DATA_DIR", "gs://b/tfds")
@@ -196,6 +205,11 @@ def test_functions_refuse_remote_paths(how, tmp_path, monkeypatch):
         "pack": lambda: LabelPack.open("gs://b/labels"),
         "data": lambda: data.build("folder:gs://b/photos"),
         "environment": lambda: data.build("digits"),
+        "train": lambda: train.run(config.load("configs/digits.py"), "gs://b/run"),
+        "save": lambda: made_run.save(Path("GS://b/run"), {}),
+        "spec": lambda: model_spec.read("s3://b/run"),
+        "metrics": lambda: metrics.read(Path("hdfs://h/run")),
+        "collapsed": lambda: made_run.save(Path("dbfs:/run"), {}),
     }
     with pytest.raises(UserError, match="remote paths are neither read nor written"):
         calls[how]()
@@ -207,6 +221,9 @@ def test_what_is_no_path_stays():
     assert paths.data("tfds:imagenet2012") == "tfds:imagenet2012"
     assert paths.data("digit_scenes/64") == "digit_scenes/64"
     assert paths.teacher_text("deit@hub:timm/x@main") == "deit@hub:timm/x@main"
+    for place in (paths.absolute, paths.teacher_text):
+        with pytest.raises(UserError, match="x=hub:a/b@c: expected a path; only weig"):
+            place("hub:a/b@c", "x=")
     with pytest.raises(UserError, match="no such home folder"):
         paths.absolute("~nobody-is-called-so/x")
     with pytest.raises(UserError, match="expected a path"):

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vit_jax_tricks import config, evaluation
+from vit_jax_tricks import config, evaluation, paths
 from vit_jax_tricks.checkpoint import Checkpointer
 from vit_jax_tricks.command import Arguments
 from vit_jax_tricks.console import say
@@ -100,8 +100,12 @@ def config_before(given: Arguments, trained: Trained) -> dict[str, Any]:
     return before
 
 
-def save(out: Path, variables: Params) -> None:
-    """Saves the weights as a checkpoint of step 0, without an optimiser."""
+def save(out: str | Path, variables: Params) -> None:
+    """Saves the weights as a checkpoint of step 0, without an optimiser.
+
+    Raises: UserError for a remote path, or a place that cannot be written.
+    """
+    folder = paths.absolute(out) / "checkpoints"
     zero = jnp.zeros((), jnp.int32)
     state = TrainState(
         step=zero,
@@ -113,7 +117,7 @@ def save(out: Path, variables: Params) -> None:
         skipped=zero,
         streak=zero,
     )
-    checkpointer = Checkpointer(out / "checkpoints", keep=2, say=say)
+    checkpointer = Checkpointer(folder, keep=2, say=say)
     try:
         checkpointer.save(state, {})
     finally:

@@ -13,7 +13,8 @@ from vit_jax_tricks.errors import UserError
 
 
 # scheme://, and what a Path leaves of it.
-REMOTE = r"[A-Za-z][A-Za-z0-9+.-]*://|(gs|gcs|s3|s3a|hdfs|abfss?|https?|ftp|file):/"
+SCHEMES = "gs|gcs|s3[an]?|r2|oss|hdfs|webhdfs|abfss?|wasbs?|adl|az|dbfs|hf|https?|s?ftp"
+REMOTE = rf"(?i:[A-Z][A-Z0-9+.-]*://|({SCHEMES}|file):/)"
 HUB = "hub:"
 
 
@@ -32,6 +33,11 @@ def local(text: str | os.PathLike, flag: str = "") -> Path:
         raise UserError(
             f"{flag}{typed}: remote paths are neither read nor written; copy the files "
             "here, or mount the remote folder, and give its local path."
+        )
+    if typed.startswith(HUB):
+        raise UserError(
+            f"{flag}{typed}: expected a path; only weights are read from the hub, by "
+            "--weights=hub:owner/name, or config.teacher.sources=MODEL@hub:owner/name."
         )
     if not typed or "\0" in typed:
         raise UserError(f"{flag}{typed!r}: expected a path.")

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from vit_jax_tricks import banner, model_spec, report
+from vit_jax_tricks import banner, model_spec, paths, report
 from vit_jax_tricks.augment.pixels import to_float
 from vit_jax_tricks.checkpoint import Checkpointer, SaveError
 from vit_jax_tricks.config import Section
@@ -37,7 +37,9 @@ PATIENCE = 3  # non-finite steps in a row end the run
 LAG = 4  # steps that may be in flight before the host reads a result
 
 
-def run(config: Section, workdir: Path, stop: Stop | None = None) -> dict[str, float]:
+def run(
+    config: Section, workdir: str | Path, stop: Stop | None = None
+) -> dict[str, float]:
     """Trains as `config` specifies and returns the last evaluation.
 
     Starting it again with the same arguments resumes where it stopped; on the same
@@ -45,7 +47,8 @@ def run(config: Section, workdir: Path, stop: Stop | None = None) -> dict[str, f
 
     Args:
       config: as returned by `config.load`.
-      workdir: new, empty, or that of the run; no other process may write to it.
+      workdir: new, empty, or that of the run, and local; no other process may write
+        to it.
       stop: handles signals; if omitted, they are handled inside and end in
         KeyboardInterrupt (Ctrl-C) or SystemExit with the exit status.
 
@@ -62,7 +65,8 @@ def run(config: Section, workdir: Path, stop: Stop | None = None) -> dict[str, f
                 interrupted = stopped.code == 130
                 kind = KeyboardInterrupt if interrupted else SystemExit
                 raise kind(stopped.code) from stopped
-    return Loop(build(config), Path(workdir), stop).run()
+    workdir = paths.absolute(workdir, "workdir=")
+    return Loop(build(config), workdir, stop).run()
 
 
 class Loop:
