@@ -69,9 +69,10 @@ def test_report_has_curves_and_a_summary(tmp_path):
     for step in (1, 2, 3):
         writer.write(step, {"train/loss": 1 / step, "test/accuracy": step / 4})
     writer.close()
-    path = report.write(tmp_path, {"model": "a_vit"})
+    path = report.write(tmp_path, {"model": "a_vit", "data": "folder:a|b\nc"})
     text = path.read_text()
     assert "| model | a_vit |" in text
+    assert "| data | folder:a\\|b c |" in text
     assert "| test/accuracy, best | 0.7500 at step 3 |" in text
     pictures = sorted(p.name for p in path.parent.glob("*.png"))
     assert pictures == ["accuracy.png", "loss.png"]

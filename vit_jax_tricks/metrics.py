@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from vit_jax_tricks import paths
 from vit_jax_tricks.console import say
 from vit_jax_tricks.errors import UserError
 
@@ -103,13 +104,13 @@ class _Events:
         self._writer.write_event(self._event(wall_time=time.time(), **fields))
 
 
-def read(workdir: Path) -> list[dict[str, Any]]:
+def read(workdir: str | Path) -> list[dict[str, Any]]:
     """The lines of `metrics.jsonl` in order, without an incomplete last line.
 
     Lines that are not metrics, as a failing disk may leave them, are left out and
     reported.
     """
-    path = Path(workdir) / "metrics.jsonl"
+    path = paths.absolute(workdir) / "metrics.jsonl"
     if not path.exists():
         return []
     lines = [_parsed(line) for line in path.read_bytes().split(b"\n")[:-1]]
@@ -122,7 +123,7 @@ def read(workdir: Path) -> list[dict[str, Any]]:
 def _parsed(line: bytes) -> dict[str, Any] | None:
     try:
         values = json.loads(line)
-    except ValueError:  # also for invalid UTF-8
+    except (ValueError, RecursionError):  # also for invalid UTF-8
         return None
     sound = isinstance(values, dict) and type(values.get("step")) is int
     sound = sound and all(_number(value) for value in values.values())
@@ -130,4 +131,10 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 
 
 def _number(value: Any) -> bool:
-    return value is None or (isinstance(value, int | float) and math.isfinite(value))
+    """Whether a curve can show it."""
+    try:
+        return value is None or (
+            isinstance(value, int | float) and math.isfinite(value)
+        )
+    except OverflowError:  # a whole number of hundreds of digits
+        return False

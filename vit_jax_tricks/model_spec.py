@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from vit_jax_tricks import __version__, paths
 from vit_jax_tricks.config import tuples
 from vit_jax_tricks.data.views import View
 from vit_jax_tricks.errors import UserError
@@ -128,12 +129,13 @@ def channel_statistics(
     return (mean,) * channels, (std,) * channels
 
 
-def read(workdir: Path) -> ModelSpec:
+def read(workdir: str | Path) -> ModelSpec:
     """The model of the run in a workdir.
 
     Raises:
       UserError: there is none, or its files are unreadable.
     """
+    workdir = paths.absolute(workdir)
     if not workdir.is_dir():
         raise UserError(f"--workdir {workdir} does not exist; give that of a run.")
     try:
@@ -142,6 +144,8 @@ def read(workdir: Path) -> ModelSpec:
         named = isinstance(names, tuple) and all(isinstance(n, str) for n in names)
         if not named or len(names) != spec["fields"]["num_classes"]:
             raise ValueError
+        _check_known(workdir / FILE, spec, ModelSpec)
+        _check_known(workdir / FILE, spec["view"], View)
         return ModelSpec(**spec | {"view": View(**spec["view"]), "class_names": names})
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         if isinstance(error, UserError):
@@ -150,6 +154,16 @@ def read(workdir: Path) -> ModelSpec:
             f"{workdir} holds no run with a readable {FILE} and classes.json; start "
             "the training command of the run again, which writes them."
         ) from error
+
+
+def _check_known(file: Path, values: Mapping[str, Any], kind: type) -> None:
+    """Raises UserError for entries of a newer version, as numbers may need them."""
+    unknown = sorted(values.keys() - {f.name for f in dataclasses.fields(kind)})
+    if unknown:
+        raise UserError(
+            f"{file} holds {', '.join(unknown)}, unknown to this version "
+            f"({__version__}); use the version that wrote it (config.json says which)."
+        )
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -71,7 +71,7 @@ def _summary(
     workdir: Path, lines: list[dict], facts: dict[str, Any], pictures: list[str]
 ) -> str:
     rows = [("| | |"), ("|---|---|")]
-    rows += [f"| {name} | {value} |" for name, value in facts.items()]
+    rows += [f"| {name} | {_cell(value)} |" for name, value in facts.items()]
     for key in ("test/accuracy", "test/accuracy_ema"):
         steps, values = _series(lines, key)
         if values:
@@ -79,4 +79,10 @@ def _summary(
             rows.append(f"| {key}, last | {values[-1]:.4f} at step {steps[-1]} |")
             rows.append(f"| {key}, best | {values[best]:.4f} at step {steps[best]} |")
     images = "\n\n".join(f"![{name}]({name})" for name in pictures)
-    return f"# {Path(workdir).name}\n\n" + "\n".join(rows) + f"\n\n{images}\n"
+    title = " ".join(Path(workdir).name.split())
+    return f"# {title}\n\n" + "\n".join(rows) + f"\n\n{images}\n"
+
+
+def _cell(value: Any) -> str:
+    """A value as one cell of a Markdown table."""
+    return " ".join(str(value).split()).replace("|", "\\|")

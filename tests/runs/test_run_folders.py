@@ -160,7 +160,16 @@ def test_fields_of_a_newer_clock_are_named():
     assert "phase" in said[0]
 
 
-@pytest.mark.parametrize("rotten", [b"\0\0\0", b"{", b"[1]", b'{"a": 1}', b"\xff"])
+HUGE = b"1" + b"0" * 400  # beyond a float
+
+
+@pytest.mark.parametrize(
+    "rotten",
+    [
+        *(b"\0\0\0", b"{", b"[1]", b'{"a": 1}', b"\xff", b"[" * 100_000),
+        *(b'{"step": 1, "a": %b}' % HUGE, b'{"step": %b}' % HUGE),
+    ],
+)
 def test_rotten_lines_of_metrics(rotten, tmp_path, capsys):
     good = b'{"step": 1, "test/accuracy": 0.5}'
     (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([good, rotten, good, b""]))
@@ -180,6 +189,19 @@ def test_names_of_classes_that_are_none(names, tmp_path):
     (tmp_path / "classes.json").write_text(json.dumps(names))
     with pytest.raises(
         UserError, match=r"no run with a readable model\.json and classes"
+    ):
+        model_spec.read(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["", "view"])
+def test_a_model_of_a_newer_version_is_refused(place, tmp_path):
+    """Its numbers may depend on what this version does not know."""
+    spec = model_spec.named("vit_tiny_patch16_224", num_classes=1).to_json()
+    (tmp_path / "classes.json").write_text('["a"]')
+    (spec[place] if place else spec)["gamma"] = 2.2
+    (tmp_path / "model.json").write_text(json.dumps(spec))
+    with pytest.raises(
+        UserError, match=r"model\.json holds gamma, unknown to this ver"
     ):
         model_spec.read(tmp_path)
 
