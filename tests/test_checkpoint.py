@@ -2,11 +2,13 @@
 
 import errno
 import json
+import math
 import os
 import shutil
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
@@ -78,6 +80,22 @@ def test_nothing_there(opened):
 def test_keeps_the_newest_and_the_best(opened):
     write(opened, 1, 2, 3, 4, 5, scores={1: 0.1, 2: 0.9, 4: 0.5})
     assert opened()[0].steps() == [2, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ([0.9, 0.1, 0.2, 0.3], [1, 3, 4]),
+        ([math.nan, 0.9, 0.1, 0.2], [2, 3, 4]),  # competes for nothing
+        ([math.nan] * 4, [3, 4]),
+        ([-5.0, -math.inf, -9.0, -9.0], [1, 3, 4]),
+        ([np.float32(0.1), jnp.float32(0.9), 0.0, 0.5], [2, 3, 4]),
+    ],
+)
+def test_scores_of_any_kind(given, kept, opened):
+    write(opened, 1, 2, 3, 4, scores=dict(enumerate(given, 1)))
+    assert opened()[0].steps() == kept
+    assert opened()[0].restore(like())[1] == {"at": 4}
 
 
 def test_a_score_that_comes_later_is_kept_beside(opened, tmp_path):
@@ -369,6 +387,7 @@ def test_a_save_that_fails_is_one_error(opened, tmp_path):
     assert opened()[0].restore(like())[1] == {"at": 2}
 
 
-def test_one_checkpoint_is_too_few(tmp_path):
-    with pytest.raises(UserError, match="at least 2"):
-        Checkpointer(tmp_path, keep=1, say=print)
+@pytest.mark.parametrize("keep", [1, 0, -3, True])
+def test_one_checkpoint_is_too_few(keep, tmp_path):
+    with pytest.raises(UserError, match=f"keep={keep!r}: expected at least 2"):
+        Checkpointer(tmp_path, keep=keep, say=print)

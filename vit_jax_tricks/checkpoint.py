@@ -12,6 +12,7 @@ import contextlib
 import errno
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -64,9 +65,9 @@ class Checkpointer:
     """
 
     def __init__(self, directory: Path, *, keep: int, say: Callable[[str], None]):
-        if keep < 2:
+        if type(keep) is not int or keep < 2:
             raise UserError(
-                f"config.checkpoint.keep={keep}: expected at least 2, so that a "
+                f"config.checkpoint.keep={keep!r}: expected at least 2, so that a "
                 "damaged newest checkpoint has one before it."
             )
         self.directory = Path(directory).absolute()
@@ -78,7 +79,11 @@ class Checkpointer:
         self._thread = ThreadPoolExecutor(1)
 
     def save(
-        self, state: TrainState, meta: dict[str, Any], *, score: float | None = None
+        self,
+        state: TrainState,
+        meta: dict[str, Any],
+        *,
+        score: float | np.number | jax.Array | None = None,
     ) -> None:
         """Starts an asynchronous save of the state at its step.
 
@@ -90,6 +95,7 @@ class Checkpointer:
           SaveError: this save, or the one before it, could not be written.
         """
         step = int(state.step)
+        score = None if score is None else float(score)
         self.wait()
         if (self.directory / str(step) / MANIFEST).exists():
             if score is not None:
@@ -315,7 +321,7 @@ def _finite(leaf: np.ndarray) -> bool:
 
 def _later(meta: dict[str, Any], score: float) -> str:
     """Content of `later.json`, with the present `meta`."""
-    content = {"meta": meta, "score": score}
+    content = {"meta": meta, "score": None if math.isnan(score) else score}
     return json.dumps([content, zlib.crc32(json.dumps(content).encode())])
 
 
