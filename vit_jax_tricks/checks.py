@@ -167,8 +167,9 @@ def _spec(annotation: Any) -> Spec | None:
         origin = typing.get_origin(kind)
         if hasattr(kind, "dim_str"):
             dims = tuple(kind.dim_str.split())
-            dtypes = kind.dtypes if isinstance(kind.dtypes, tuple | list) else ()
-            form = Form(kind.dtype.__name__, tuple(dtypes), dims)
+            known = kind.dtypes if isinstance(kind.dtypes, tuple | list) else ()
+            dtypes = tuple(d for d in known if not str(d).startswith("complex"))
+            form = Form(kind.dtype.__name__, dtypes, dims)
             forms[form.kind, dims] = form
         elif isinstance(origin, type):
             inside = _spec(typing.get_args(kind)[-1]) if typing.get_args(kind) else None

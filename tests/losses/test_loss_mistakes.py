@@ -26,6 +26,7 @@ IN_LABELS = [
     X[:-1],
     X[:, :-1],
     X[None],
+    X.astype(complex),
     ([[0.0] * K] * B, "jnp.asarray(labels)"),
     None,
     0.5,
