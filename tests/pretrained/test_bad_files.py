@@ -169,7 +169,7 @@ def test_no_file(tmp_path):
 def test_averages_of_a_file_that_has_none(tmp_path):
     (tmp_path / "w.safetensors").write_bytes(SAFE)
     model = create_model("vit_tiny_patch16_224", 5, **weight_files.SMALL)
-    with pytest.raises(UserError, match=r"ema=True: .* holds one set of weights"):
+    with pytest.raises(UserError, match=r"ema=True: .* holds no averaged weights"):
         load_pretrained(model, tmp_path / "w.safetensors", ema=True)
 
 

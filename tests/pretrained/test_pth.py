@@ -198,6 +198,10 @@ PASSED = {
     "generator": lambda s: {"model": s, "generator": {"sub": changed(s)}},
     "ema": lambda s: {"model": s, "ema": {"shadow_params": list(s.values())}},
     "ema_params": lambda s: {"model": s, "ema_params": list(s.values())},
+    "callbacks.EMA.weights": lambda s: {
+        "state_dict": s,
+        "callbacks": {"EMA": {"weights": changed(s), "step": 3}, "Stop": {"wait": 0}},
+    },
 }
 
 

@@ -15,9 +15,10 @@ from vit_jax_tricks import made_run
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import create_model
 from vit_jax_tricks.pretrained import export_weights, load_pretrained
-from vit_jax_tricks.pretrained.export import reference_arrays
+from vit_jax_tricks.pretrained.export import flatten, reference_arrays
 from vit_jax_tricks.pretrained.fit import checked_grid
 from vit_jax_tricks.pretrained.resize import resize_positions
+from vit_jax_tricks.pretrained.resize_relative import resize_relative_bias
 
 
 VIT = "vit_tiny_patch16_224"
@@ -216,3 +217,37 @@ class TestFilesOfOthers:
 def test_what_is_no_grid(grid):
     with pytest.raises(UserError, match=r"expected \(rows, columns\)"):
         checked_grid(grid)
+
+
+WINDOWS = ("swin_tiny_patch4_window7_224", "coatnet_0_224")
+
+
+@pytest.mark.parametrize(
+    "name", [WINDOWS[0], pytest.param(WINDOWS[1], marks=pytest.mark.slow)]
+)
+def test_a_workdir_says_its_windows(name, tmp_path):
+    """Windows of 2 x 8 in models of 8 x 2 and 4 x 4: as many rows say nothing."""
+    size, fields = FAMILIES[name]
+    _, variables = made(name, size, **fields)
+    made_run.save(tmp_path, variables)
+    text = {"name": name, "fields": {"img_size": size, "num_classes": 3, **fields}}
+    (tmp_path / "model.json").write_text(json.dumps(text))
+    tables = {
+        path: array
+        for path, array in flatten(variables).items()
+        if path.endswith("relative_position_bias_table") and len(array) == 3 * 15
+    }
+    assert tables
+    for window in ((8, 2), (4, 4)):
+        other = {"window_size": window} if "window_size" in fields else {}
+        height, width = size[::-1] if window == (8, 2) else (64, 64)
+        again, report = load_pretrained(
+            create_model(name, 3, img_size=(height, width), **fields | other),
+            tmp_path,
+            verbose=False,
+        )
+        found = flatten(again)
+        for path, array in tables.items():
+            table = resize_relative_bias(np.asarray(array), window, old_window=(2, 8))
+            np.testing.assert_array_equal(found[path], table)
+            assert any(line.startswith(path) for line in report.resized)

@@ -95,6 +95,44 @@ def test_bfloat16_in_npz_and_safetensors(state, tmp_path):
     assert {leaf.dtype for leaf in jax.tree.leaves(first)} == {jnp.dtype("float32")}
 
 
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
+@pytest.mark.parametrize(
+    ("plain", "averaged"),
+    [("model.", "ema."), ("module.", "ema_model.module."), ("", "model_ema.")],
+)
+def test_averages_beside_plain_weights_in_one_file(
+    plain, averaged, suffix, state, tmp_path
+):
+    arrays = {plain + name: array + 1 for name, array in state.items()}
+    arrays |= {averaged + name: array for name, array in state.items()}
+    path = tmp_path / f"w{suffix}"
+    save_file(arrays, path) if suffix == ".safetensors" else np.savez(path, **arrays)
+    for ema in (None, True):
+        weights = read_source(path, FAMILY, ema=ema)
+        assert weights.averaged
+        chex.assert_trees_all_equal(dict(weights.arrays), state)
+    note = read_source(path, FAMILY).notes[0]
+    assert "the averaged weights below" in note
+    weights = read_source(path, FAMILY, ema=False)
+    assert (weights.averaged, weights.notes) == (False, ())
+    expected = {name: array + 1 for name, array in state.items()}
+    chex.assert_trees_all_equal(dict(weights.arrays), expected)
+
+
+def test_keys_of_both_kinds_draw_the_same_head(state, tmp_path):
+    save_file(state, tmp_path / "w.safetensors")
+    other = model(3)
+
+    def drawn(key):
+        return load_pretrained(
+            other, tmp_path / "w.safetensors", key=key, verbose=False
+        )[0]
+
+    chex.assert_trees_all_equal(drawn(jax.random.key(3)), drawn(jax.random.PRNGKey(3)))
+    with pytest.raises(UserError, match=r"key is 3; expected .*jax.random.key\(0\)"):
+        drawn(3)
+
+
 def test_how_many_classes_a_file_has(state, tmp_path):
     save_file(state, tmp_path / "timm.safetensors")
     np.savez(tmp_path / "augreg.npz", **weight_files.augreg(classes=7))

@@ -52,13 +52,26 @@ TABLE = "attn.rel_pos.relative_position_bias_table"
 
 
 def bias_tables(
-    array: np.ndarray, expected: tuple[int, ...], model: Any, path: str
+    array: np.ndarray,
+    expected: tuple[int, ...],
+    model: Any,
+    path: str,
+    *,
+    old_model: Any = None,
 ) -> np.ndarray:
-    """`Rule.resize` of bias tables: resizes to the map of the path's stage."""
-    stage = re.search(r"stages_(\d+)/", path)
-    window = model.maps[int(stage[1]) if stage else 0]
+    """`Rule.resize` of bias tables: resizes to the map of the path's stage.
+
+    Without `old_model`, whose maps may differ even with as many rows, a table of the
+    model's shape is assumed to have its map.
+    """
+    found = re.search(r"stages_(\d+)/", path)
+    stage = int(found[1]) if found else 0
+    window = model.maps[stage]
+    old_window = None if old_model is None else old_model.maps[stage]
+    if array.shape == expected and (array.ndim == 3 or old_window in (None, window)):
+        return array
     if array.ndim == 2 and array.shape[1] == expected[1]:
-        return resize_relative_bias(array, window)
+        return resize_relative_bias(array, window, old_window=old_window)
     if array.ndim == 3 and array.shape[0] == expected[0]:
         size = expected[1], expected[2]
         return resize_offsets(array.transpose(1, 2, 0), size).transpose(2, 0, 1)

@@ -103,6 +103,7 @@ class _Search:
         weights = [k for k in direct if not OTHERS.fullmatch(k) and k not in COUNTERS]
         if not averaged:
             self._pass([k for k, v in level.items() if self._is_nameless(k, v)], name)
+            self._pass(self._of_callbacks(level), name)
         if averages and self._ema is not False:
             taken = averages[0]
         elif plain:
@@ -171,6 +172,22 @@ class _Search:
             if isinstance(entries, list | tuple)
             for inner in entries
         )
+
+    def _of_callbacks(self, level: Mapping[Any, Any]) -> list[str]:
+        """Where callbacks of a training program keep averages."""
+        places = [
+            (f"{key}.{callback}.{inner}", value)
+            for key, callbacks in level.items()
+            if "callback" in str(key).lower() and isinstance(callbacks, Mapping)
+            for callback, kept in callbacks.items()
+            if isinstance(kept, Mapping)
+            for inner, value in kept.items()
+        ]
+        return [
+            place
+            for place, value in places
+            if _averaged(place, ()) and self._holds(value, DEEPEST, set())
+        ]
 
     def _note_averages(self, place: str) -> None:
         if self._ema is None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.pretrained import kinds, npz, pth, safetensors_file
+from vit_jax_tricks.pretrained import containers, kinds, npz, pth, safetensors_file
 from vit_jax_tricks.pretrained.weights import Weights, unwrapped
 
 
@@ -24,7 +24,7 @@ def read_weights(path: str | Path, *, ema: bool | None = None) -> Weights:
 
     Args:
       path: the file, or the `.index.json` of its shards.
-      ema: the averaged weights of a PyTorch file (True), the plain ones (False), or the
+      ema: the averaged weights of the file (True), the plain ones (False), or the
         averaged ones if there are any (None).
 
     Raises:
@@ -41,21 +41,15 @@ def read_weights(path: str | Path, *, ema: bool | None = None) -> Weights:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}).") from error
     _refuse_unless_weights(path, found)
-    if ema and found != kinds.PTH:
-        raise UserError(
-            f"ema=True: {path} holds one set of weights; leave ema out to load it."
-        )
     if found == kinds.PTH:
         weights = pth.read(path, ema)
     elif found == kinds.SHARDED:
-        weights = Weights(str(path), _of_shards(path))
+        weights = _chosen(path, _of_shards(path), ema)
     elif found == kinds.NPZ:
-        weights = Weights(str(path), npz.read(path))
+        weights = _chosen(path, npz.read(path), ema)
     else:
-        arrays, grid = safetensors_file.read(path), safetensors_file.grid(path)
-        weights = Weights(str(path), arrays, grid=grid)
-    if not weights.arrays:
-        raise UserError(f"{path} holds no arrays; give a weight file.")
+        weights = _chosen(path, safetensors_file.read(path), ema)
+        weights = weights.replace(grid=safetensors_file.grid(path))
     return weights.replace(arrays=unwrapped(weights.arrays))
 
 
@@ -88,6 +82,16 @@ def _refuse_unless_weights(path: Path, found: str) -> None:
             f"{path} is not a complete {expected} ({found}); copy it again."
         )
     raise UserError(f"{path} is {found}, not {expected}; give {KNOWN}.")
+
+
+def _chosen(path: Path, arrays: dict[str, np.ndarray], ema: bool | None) -> Weights:
+    """The arrays, or the averages among them, which their names mark (`ema.`)."""
+    if not arrays:
+        raise UserError(f"{path} holds no arrays; give a weight file.")
+    chosen = containers.choose(path, arrays, ema, lambda x: isinstance(x, np.ndarray))
+    return Weights(
+        str(path), chosen.tensors, averaged=chosen.averaged, notes=chosen.notes
+    )
 
 
 def _of_shards(path: Path) -> dict[str, np.ndarray]:

@@ -32,7 +32,7 @@ class Fit:
     ) -> np.ndarray:
         """Returns the fitted array, or the array itself if it already fits."""
         takes = _parameters(rule.resize)
-        if array.shape == expected and "old_grid" not in takes:
+        if array.shape == expected and not takes & {"old_grid", "old_model"}:
             return array
         reason = "check the model's name and overrides."
         if rule.resize is not None and array.ndim == len(expected):

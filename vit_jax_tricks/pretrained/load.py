@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from vit_jax_tricks.checks import checked
 from vit_jax_tricks.console import say
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models.stacking import stack_blocks
@@ -30,6 +31,7 @@ from vit_jax_tricks.pretrained.weights import FLOATS, Weights, refuse_type
 from vit_jax_tricks.typing import Params, PRNGKeyArray
 
 
+@checked
 def load_pretrained(
     model: Any,
     source: str | Path,
@@ -56,7 +58,7 @@ def load_pretrained(
         newest intact checkpoint is read; `hub:owner/name[@revision]`.
         strict: rejects missing and unexpected keys.
         key: random key for newly initialised parameters.
-        ema: the averaged weights of a workdir or PyTorch file (True), the plain ones
+        ema: the averaged weights of a workdir or file (True), the plain ones
         (False), or the averaged ones if there are any (None).
         grid: rows and columns of the file's position table. The default is the grid of
         the run in a workdir, or the one that `export_weights` recorded; otherwise the
@@ -68,7 +70,7 @@ def load_pretrained(
 
     Raises:
         UserError: a missing or damaged file, missing or unexpected keys, a wrong shape,
-        or a value that is not finite.
+        a value that is not finite, or a `key` of the wrong kind.
     """
     weights = read_source(source, type(model).__name__, ema=ema)
     variables, report = load_weights(model, weights, strict=strict, key=key, grid=grid)
@@ -77,6 +79,7 @@ def load_pretrained(
     return variables, report
 
 
+@checked
 def load_arrays(
     model: Any,
     arrays: Mapping[str, np.ndarray],
@@ -107,8 +110,11 @@ def load_weights(
     unexpected, kept_head = [], False
     headless = model.num_classes == 0
     constants = CONSTANTS.get(family, {})
-    old_grid = checked_grid(grid) or weights.grid
-    fit = Fit(model, source, old_grid=old_grid, bilinear=weights.bilinear)
+    old = weights.model if isinstance(weights.model, type(model)) else None
+    old_grid = checked_grid(grid) or weights.grid or getattr(old, "grid", None)
+    fit = Fit(
+        model, source, old_grid=old_grid, old_model=old, bilinear=weights.bilinear
+    )
     for name, array, match in _matches(weights, family, wanted):
         if name in constants:
             constants[name](source, array, model)

@@ -34,14 +34,27 @@ KEY, PATH = "layers.{i}.blocks.{j}", "layers_{i}/blocks_{j}"
 
 
 def bias_tables(
-    array: np.ndarray, expected: tuple[int, ...], model: Any, path: str
+    array: np.ndarray,
+    expected: tuple[int, ...],
+    model: Any,
+    path: str,
+    *,
+    old_model: Any = None,
 ) -> np.ndarray:
-    """`Rule.resize` of bias tables: resizes to the window of the path's stage."""
+    """`Rule.resize` of bias tables: resizes to the window of the path's stage.
+
+    Without `old_model`, whose windows may differ even with as many rows, a table of the
+    model's shape is assumed to have its window.
+    """
     if array.shape[1:] != expected[1:]:
         raise UserError(f"it is for {array.shape[1:]} heads, not {expected[1:]}.")
-    stage = re.search(r"layers_(\d+)/", path)
-    window, _ = model.windows(int(stage[1]) if stage else 0)
-    return resize_relative_bias(array, window)
+    found = re.search(r"layers_(\d+)/", path)
+    stage = int(found[1]) if found else 0
+    window, _ = model.windows(stage)
+    old_window, _ = (None, 0) if old_model is None else old_model.windows(stage)
+    if array.shape == expected and old_window in (None, window):
+        return array
+    return resize_relative_bias(array, window, old_window=old_window)
 
 
 BLOCK = [

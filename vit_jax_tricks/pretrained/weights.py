@@ -32,7 +32,8 @@ class Weights:
       before_head: those of them that the file's own head needs.
       bilinear: whether position tables and patches are resampled bilinearly, without
         antialiasing, as timm does for `.npz` files.
-      grid: rows and columns of the position table, if the source states them.
+      grid: rows and columns of the position table, if the file states them.
+      model: the model that the weights are of, if the source states it.
       ranges: of a quantised run, by the paths of `compress.range_store.by_layer`.
       act_layer: the activation that the file was trained with, if its format states it.
       notes: further remarks about the file.
@@ -46,6 +47,7 @@ class Weights:
     before_head: tuple[str, ...] = ()
     bilinear: bool = False
     grid: tuple[int, int] | None = None
+    model: Any = None
     ranges: Mapping[str, np.ndarray] | None = None
     act_layer: str | None = None
     notes: tuple[str, ...] = ()

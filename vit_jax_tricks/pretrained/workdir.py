@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from vit_jax_tricks import checkpoint, paths
 from vit_jax_tricks.compress import range_store
+from vit_jax_tricks.config import tuples
 from vit_jax_tricks.console import say
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models.registry import create_model
@@ -47,15 +49,15 @@ def read_workdir(path: Path, *, ema: bool | None = None) -> Weights:
         native=True,
         averaged=averaged,
         ranges=ranges,
-        grid=_grid(path),
+        model=_model(path),
     )
 
 
-def _grid(path: Path) -> tuple[int, int] | None:
-    """Patch grid of the run's model, if its `model.json` states it."""
+def _model(path: Path) -> Any:
+    """The run's model, if its `model.json` states it."""
     try:
         spec = json.loads((paths.absolute(path) / "model.json").read_text())
-        return getattr(create_model(spec["name"], **spec["fields"]), "grid", None)
+        return create_model(spec["name"], **tuples(spec["fields"]))
     except (OSError, ValueError, KeyError, TypeError):  # UserError is a ValueError
         return None
 
