@@ -1,9 +1,11 @@
 """Strict by default: no silent promotion, no silent broadcasting, eight devices."""
 
+import collections
 import importlib
 import os
 import shutil
 import signal
+import tempfile
 from pathlib import Path
 
 
@@ -20,33 +22,37 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
-# The suites spend their time compiling small programs that run once. Two passes less
-# make that shorter, and XLA's older code generator for CPUs needs two thirds of the
-# time of the one that it uses by default; newer versions stop at its flag, so that
-# there the suites run with the default.
+# The suites spend their time compiling small programs that run once: LLVM optimises
+# none of them, two passes of XLA are left out, and its older code generator for CPUs,
+# in one piece, needs a fifth of the time of the one that it uses by default. Newer
+# versions stop at that one's flag. `compiling.by_default` is XLA as users have it.
 COMPILE_SOON = [
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
     "--xla_cpu_enable_concurrency_optimized_scheduler=false",
     "--xla_cpu_copy_insertion_use_region_analysis=false",
 ]
 if jax.__version_info__ < (0, 11):
-    COMPILE_SOON += ["--xla_cpu_use_fusion_emitters=false"]
-OPTIMISE_NOTHING = [
-    "--xla_backend_optimization_level=0",
-    "--xla_llvm_disable_expensive_passes=true",
-]
+    COMPILE_SOON += [
+        "--xla_cpu_use_fusion_emitters=false",
+        "--xla_cpu_parallel_codegen_split_count=1",
+    ]
+PROGRAMS = "TESTS_PROGRAMS"  # a folder of compiled programs, for several runs of pytest
 
 
 def pytest_configure(config):
-    """Both suites compile soon; LLVM optimises for the slow one alone.
+    """Sets how XLA compiles, and one folder of programs for all workers.
 
     Tests send signals, which nohup and shells in the background have ignored.
     """
     for signum, handler in SIGNALS.items():
         if signal.getsignal(signum) is signal.SIG_IGN:
             signal.signal(signum, handler)
-    quick = "not slow" in config.option.markexpr
-    flags = COMPILE_SOON + (OPTIMISE_NOTHING if quick else [])
-    os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags])
+    os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *COMPILE_SOON])
+    if PROGRAMS not in os.environ:
+        folder = tempfile.TemporaryDirectory(prefix="programs-")
+        config.add_cleanup(folder.cleanup)
+        os.environ[PROGRAMS] = folder.name
 
 
 SIGNALS = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
@@ -57,7 +63,7 @@ def home(tmp_path_factory):
     """Data, caches and compiled programs of the command line, away from the user's."""
     base = tmp_path_factory.getbasetemp()
     jax_cache = {
-        "jax_compilation_cache_dir": str(base / "programs"),
+        "jax_compilation_cache_dir": os.environ[PROGRAMS],
         "jax_persistent_cache_min_compile_time_secs": 0,
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }
@@ -101,9 +107,37 @@ def torch():
     return pytest.importorskip("torch")
 
 
+LONGEST = Path(__file__).with_name("longest.txt").read_text().split()
+RANKS = {file: rank for rank, file in enumerate(LONGEST)}
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Tests that use the fixture `torch` can be chosen by `-m torch`."""
+    """Tests that use the fixture `torch` can be chosen by `-m torch`.
+
+    A worker takes whole files: the longest come first, so that none is left to one
+    worker at the end.
+    """
     for item in items:
         if "torch" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.torch)
+    items.sort(key=lambda item: RANKS.get(item.nodeid.partition("::")[0], len(RANKS)))
+
+
+SECONDS = collections.Counter()
+
+
+def pytest_runtest_logreport(report):
+    """Sums the time of each file's tests and fixtures."""
+    SECONDS[report.nodeid.partition("::")[0]] += report.duration
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Shows where the time went; `longest.txt` and CONTRIBUTING.md follow it."""
+    folders = collections.Counter()
+    for file, seconds in SECONDS.items():
+        folders[str(Path(file).parent)] += seconds
+    for title, counted in (("slowest files", SECONDS), ("slowest folders", folders)):
+        terminalreporter.section(f"{title}, seconds of one core")
+        for name, seconds in counted.most_common(10):
+            terminalreporter.write_line(f"{seconds:7.1f}  {name}")

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from compiling import by_default
 from goldens import base_normal, load_golden, reference_state
 from quick import sparse
 
@@ -119,7 +120,7 @@ def golden_run(dtype):
     ]
     found, norms = [], []
 
-    @jax.jit
+    @by_default
     def step(state, fed, x, lam, targets):
         return train_step(
             state,

@@ -21,7 +21,7 @@ def assert_pure(loss, arrays):
     one = loss(**arrays)
     np.testing.assert_allclose(jax.jit(loss)(**arrays), one, rtol=1e-5, atol=1e-6)
     two = {k: jnp.stack([v, v[::-1]]) for k, v in arrays.items()}
-    many = jax.vmap(lambda kw: loss(**kw))(two)
+    many = jax.jit(jax.vmap(lambda kw: loss(**kw)))(two)
     for i in range(2):
         alone = loss(**{k: v[i] for k, v in two.items()})
         np.testing.assert_allclose(many[i], alone, rtol=1e-5, atol=1e-6)

@@ -1,5 +1,7 @@
 """Token labels and their losses against TokenLabeling, which VOLO's equal."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,7 +47,7 @@ def test_losses(case, dtype):
         ).mean()
 
     inputs = arrays_of(GOLDEN, dtype, "cls_logits", "aux_logits")
-    value, grads = jax.value_and_grad(loss, (0, 1))(*inputs)
+    value, grads = jax.jit(jax.value_and_grad(loss, (0, 1)))(*inputs)
     assert_close(value, GOLDEN[f"loss:{case}"], dtype)
     if f"grad_cls:{case}" in GOLDEN:
         assert_close(grads[0], GOLDEN[f"grad_cls:{case}"], dtype)
@@ -90,14 +92,17 @@ def test_kl_is_the_cross_entropy_less_the_entropy(dtype):
 def targets(dtype, size, smoothing, as_released=True):
     maps = MAPS["label_maps"]  # [b, (scores, classes, crop), t, p, q]
     scores, classes = (np.moveaxis(maps[:, i], 1, -1) for i in (0, 1))
-    return losses.token_label_targets(
-        scores=jnp.asarray(scores, dtype),
-        classes=jnp.asarray(classes, jnp.int32),
-        boxes=jnp.asarray(MAPS["crops_ijhw"], dtype),
+    made = functools.partial(
+        losses.token_label_targets,
         num_classes=20,
         size=(size, size),
         smoothing=smoothing,
         as_released=as_released,
+    )
+    return jax.jit(made)(
+        scores=jnp.asarray(scores, dtype),
+        classes=jnp.asarray(classes, jnp.int32),
+        boxes=jnp.asarray(MAPS["crops_ijhw"], dtype),
     )
 
 
@@ -115,7 +120,7 @@ def test_targets(size, lam, smoothing, dtype):
         "tokens": tokens,
     }
     pixels = jnp.zeros((4, 8, 8, 3), dtype)
-    _, mixed = mixup_with(pixels, labels, jnp.asarray(lam, dtype))
+    _, mixed = jax.jit(mixup_with)(pixels, labels, jnp.asarray(lam, dtype))
     columns = [mixed["true"][:, None], mixed["image"][:, None]]
     if size > 1:
         columns.append(mixed["tokens"].reshape(4, -1, 20))
@@ -179,20 +184,20 @@ def test_roi_align(name, dtype):
     samples, aligned, size = name.removeprefix("roi:").split("_")
     rows, columns = map(int, size.split("x"))
     maps, boxes = arrays_of(OPTIONS, dtype, "maps", "boxes")
-    got = losses.roi_align(
-        maps,
-        boxes,
+    align = functools.partial(
+        losses.roi_align,
         size=(rows, columns),
         samples=int(samples) if int(samples) > 0 else None,
         aligned=aligned == "1",
     )
-    assert_close(got, OPTIONS[name], dtype)
+    assert_close(jax.jit(align)(maps, boxes), OPTIONS[name], dtype)
 
 
 def test_roi_align_of_the_released_boxes():
     maps = jnp.moveaxis(jnp.asarray(MAPS["roi_input"]), 1, -1)
     boxes = jnp.asarray(MAPS["roi_boxes"][:, [2, 1, 4, 3]])
-    got = losses.roi_align(maps, boxes, size=(4, 4))
+    align = functools.partial(losses.roi_align, size=(4, 4))
+    got = jax.jit(align)(maps, boxes)
     want = np.moveaxis(MAPS["roi_align_out4"], 1, -1)
     np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6)
     with pytest.raises(UserError, match=r"size=\(0, 4\)"):

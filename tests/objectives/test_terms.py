@@ -94,7 +94,7 @@ def test_deit_distillation(name):
             sections, logits=logits, aux=aux, labels=labels, targets=targets
         ).mean()
 
-    value, grads = jax.value_and_grad(mean, (0, 1))(logits, second)
+    value, grads = jax.jit(jax.value_and_grad(mean, (0, 1)))(logits, second)
     case = f"{name}_alpha0.1_tau3"
     np.testing.assert_allclose(value, DEIT[f"loss:{case}"], atol=1e-10)
     np.testing.assert_allclose(grads[0], DEIT[f"grad_out:{case}"], atol=1e-10)
@@ -124,7 +124,7 @@ def test_token_labels(correct, box):
         given = dict(logits=logits, aux=aux, labels=target[..., 0], targets=targets)
         return total({"token_labels": options}, **given).mean()
 
-    value, grads = jax.value_and_grad(mean, (0, 1))(logits, dense)
+    value, grads = jax.jit(jax.value_and_grad(mean, (0, 1)))(logits, dense)
     case = f"{box}_gt{int(correct)}_dense0.5_t3"
     np.testing.assert_allclose(value, TOKENS[f"loss:{case}"], atol=1e-10)
     np.testing.assert_allclose(grads[0], TOKENS[f"grad_cls:{case}"], atol=1e-10)
@@ -170,7 +170,7 @@ def test_dynamicvit(dynamic, mse):
             sections, logits=pred, aux=aux, labels=labels, targets=targets
         ).mean()
 
-    value, grads = jax.value_and_grad(mean, (0, 1, 2))(*inputs)
+    value, grads = jax.jit(jax.value_and_grad(mean, (0, 1, 2)))(*inputs)
     case = f"mse{mse}_dynamic{dynamic}"
     np.testing.assert_allclose(value, DYNAMIC[f"loss:{case}"], atol=1e-10)
     for grad, name in zip(grads, ("pred", "token", "decision_1"), strict=True):
