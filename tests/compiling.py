@@ -13,9 +13,6 @@ DEFAULTS = {
     "xla_cpu_copy_insertion_use_region_analysis": True,
 }
 if jax.__version_info__ < (0, 11):
-    DEFAULTS |= {
-        "xla_cpu_use_fusion_emitters": True,
-        "xla_cpu_parallel_codegen_split_count": 32,
-    }
+    DEFAULTS |= {"xla_cpu_use_fusion_emitters": True}
 
 by_default = functools.partial(jax.jit, compiler_options=DEFAULTS)

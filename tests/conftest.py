@@ -23,9 +23,9 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 # The suites spend their time compiling small programs that run once: LLVM optimises
-# none of them, two passes of XLA are left out, and its older code generator for CPUs,
-# in one piece, needs a fifth of the time of the one that it uses by default. Newer
-# versions stop at that one's flag. `compiling.by_default` is XLA as users have it.
+# none of them, two passes of XLA are left out, and its older code generator for CPUs
+# needs a third of the time of the one that it uses by default. Newer versions stop at
+# that one's flag. `compiling.by_default` is XLA as users have it.
 COMPILE_SOON = [
     "--xla_backend_optimization_level=0",
     "--xla_llvm_disable_expensive_passes=true",
@@ -33,10 +33,7 @@ COMPILE_SOON = [
     "--xla_cpu_copy_insertion_use_region_analysis=false",
 ]
 if jax.__version_info__ < (0, 11):
-    COMPILE_SOON += [
-        "--xla_cpu_use_fusion_emitters=false",
-        "--xla_cpu_parallel_codegen_split_count=1",
-    ]
+    COMPILE_SOON += ["--xla_cpu_use_fusion_emitters=false"]
 PROGRAMS = "TESTS_PROGRAMS"  # a folder of compiled programs, for several runs of pytest
 
 
