@@ -1,5 +1,6 @@
 """Reference data: weights synthesised from names and shapes, and the stored outputs."""
 
+import functools
 import json
 import zlib
 from pathlib import Path
@@ -33,6 +34,12 @@ def reference_state(manifest: dict[str, Any]) -> dict[str, np.ndarray]:
             w = np.abs(w) if kind == "absnormal" else w
             state[key] = w * np.float32(gain) + np.float32(offset)
     return state
+
+
+@functools.lru_cache(maxsize=1)  # the next test is often of the same model
+def golden_state(name: str) -> dict[str, np.ndarray]:
+    """The synthetic weights of a golden by name; not to be changed."""
+    return reference_state(load_golden(name)[0])
 
 
 def golden_images(manifest: dict[str, Any]) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from goldens import base_normal, golden_images, load_golden, reference_state
+from goldens import base_normal, golden_images, golden_state, load_golden
 
 from vit_jax_tricks.inspect.flops import count_flops
 from vit_jax_tricks.models import create_model
@@ -47,16 +47,20 @@ class Case:
     def __str__(self) -> str:
         return self.golden.split("/")[-1]
 
-    def build(self, dtype: str, **more: Any) -> tuple[Any, Any, Any, dict, dict]:
-        """Model, variables from reference keys, images, manifest and arrays."""
-        manifest, arrays = load_golden(self.golden)
+    def create(self, dtype: str, manifest: dict[str, Any], **more: Any) -> Any:
+        """The model; `more` on top of all other fields."""
         kwargs = {k: v for k, v in manifest["kwargs"].items() if k not in self.drop}
         kwargs |= self.overrides
         kwargs.setdefault("num_classes", manifest["output_shape"][1])
-        model = create_model(
+        return create_model(
             self.name, **{**kwargs, "dtype": dtype, "param_dtype": dtype, **more}
         )
-        variables, report = load_arrays(model, reference_state(manifest))
+
+    def build(self, dtype: str, **more: Any) -> tuple[Any, Any, Any, dict, dict]:
+        """Model, variables from reference keys, images, manifest and arrays."""
+        manifest, arrays = load_golden(self.golden)
+        model = self.create(dtype, manifest, **more)
+        variables, report = load_arrays(model, golden_state(self.golden))
         assert not report.reset
         assert not report.unused
         images = jnp.asarray(golden_images(manifest), dtype)
@@ -138,7 +142,7 @@ def check_gradients(case: Case, **more: Any) -> None:
 def check_values(case: Case, dtype: str, **more: Any) -> None:
     """Logits and features of a full-size model; parameters and MACs exactly."""
     model, variables, images, manifest, arrays = case.build(dtype, **more)
-    logits, aux = jax.jit(model.apply)(variables, images)
+    logits, aux = evaluate(model, variables, images)
     double = dtype == "float64"
     name, atol = ("logits64", 1e-9) if double else ("logits", 2e-5)
     assert_close(logits, arrays[name], atol)
@@ -146,18 +150,31 @@ def check_values(case: Case, dtype: str, **more: Any) -> None:
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
     assert count == manifest["n_params_trainable"]
     if not double:
-        assert macs(model) == manifest["macs_one_image"]
+        assert macs(model, variables) == manifest["macs_one_image"]
 
 
-def macs(model: Any) -> int:
-    """Multiply-accumulates of one image."""
-    return count_flops(model.apply, *_shapes(model)).macs
+@partial(
+    jax.jit, static_argnums=0, compiler_options={"xla_backend_optimization_level": 1}
+)
+def evaluate(model: Any, variables: Any, images: Any) -> Any:
+    """`model.apply` of a full-size model, compiled once for equal ones."""
+    return model.apply(variables, images)
+
+
+def macs(model: Any, variables: Any = None) -> int:
+    """Multiply-accumulates of one image; `variables` save tracing their start."""
+    own, image = _shapes(model) if variables is None else (variables, _image(model))
+    return count_flops(model.apply, own, image).macs
 
 
 def _shapes(model: Any) -> tuple[Any, Any]:
     """Of the variables and of one image."""
-    image = jax.ShapeDtypeStruct((1, *model.image_shape), model.dtype)
+    image = _image(model)
     return jax.eval_shape(model.init, jax.random.key(0), image), image
+
+
+def _image(model: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((1, *model.image_shape), model.dtype)
 
 
 def published_counts() -> dict[str, dict[str, Any]]:

@@ -1,9 +1,10 @@
 """Every model against its reference implementation: values, gradients, counts."""
 
+import jax
 import numpy as np
 import pytest
 import zoo
-from goldens import load_golden, reference_state
+from goldens import golden_state, load_golden, reference_state
 from model_goldens import (
     assert_close,
     check_gradients,
@@ -43,12 +44,14 @@ def test_small_float64_and_gradients(case, x64):
 @pytest.mark.parametrize("case", sparse(SOME, every=6), ids=str)
 def test_small_macs_and_weights_in_and_out(case, tmp_path):
     """Through files: what `export_weights` writes is what `load_pretrained` read."""
-    model, variables, _, manifest, _ = case.build("float32", **scanned(case))
-    assert macs(model) == manifest["macs_one_image"]
-    state = reference_state(manifest)
+    manifest, _ = load_golden(case.golden)
+    model = case.create("float32", manifest, **scanned(case))
+    state = golden_state(case.golden)
     save_file(state, tmp_path / "in.safetensors")
     variables, report = load_pretrained(model, tmp_path / "in.safetensors")
     assert not report.reset
+    assert not report.unused
+    assert macs(model, variables) == manifest["macs_one_image"]
     path = tmp_path / "out.safetensors"
     export_weights(variables, case.name, path, dialect=case.dialect)
     out = load_file(path)
@@ -59,15 +62,11 @@ def test_small_macs_and_weights_in_and_out(case, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("case", zoo.FULL, ids=str)
-def test_full_float32(case):
-    check_values(case, "float32", **scanned(case))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", zoo.FULL, ids=str)
-def test_full_float64(case, x64):
-    check_values(case, "float64", **scanned(case))
+def test_full_size(case, dtype):
+    with jax.enable_x64(dtype == "float64"):
+        check_values(case, dtype, **scanned(case))
 
 
 def test_distilled_training_returns_both_heads():

@@ -1,9 +1,11 @@
 """Conversion of block parameters between one tree per block and one stacked tree."""
 
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vit_jax_tricks.typing import Params
 
@@ -30,7 +32,7 @@ def stack_blocks(params: Params, name: str = "blocks", first: int = 0) -> Params
     rest |= {key: params[key] for i, key in blocks.items() if not first <= i < run}
     if not stacked:
         return rest
-    return rest | {name: jax.tree.map(lambda *leaves: jnp.stack(leaves), *stacked)}
+    return rest | {name: jax.tree.map(_stack, *stacked)}
 
 
 def unstack_blocks(
@@ -57,6 +59,12 @@ def unstack_blocks(
         f"{name}_{first + i}": jax.tree.map(lambda leaf, i=i: leaf[i], params[name])
         for i in range(depth)
     }
+
+
+def _stack(*leaves: Any) -> Any:
+    """The leaves as one array. NumPy's stay on the host, where nothing is compiled."""
+    host = all(isinstance(leaf, np.ndarray) for leaf in leaves)
+    return (np if host else jnp).stack(leaves)
 
 
 def _numbered(params: Params, name: str) -> dict[int, str]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from flax import traverse_util
 
@@ -55,7 +56,7 @@ def reference_arrays(
         )
     rules = dialects[dialect or entry.dialect]
     arrays = {}
-    for our_path, value in flatten(variables).items():
+    for our_path, value in flatten(jax.tree.map(np.asarray, variables)).items():
         found = find_key(our_path, rules)
         if found is None:
             raise UserError(
@@ -63,7 +64,7 @@ def reference_arrays(
                 "that has this parameter."
             )
         key, rule = found
-        arrays[key] = rule.transform.export(np.asarray(value))
+        arrays[key] = rule.transform.export(value)
     return arrays
 
 

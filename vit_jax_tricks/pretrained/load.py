@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -133,7 +132,7 @@ def load_weights(
         if array.dtype.name not in FLOATS:
             refuse_type(source, name, array.dtype)
         for zero in (p for p in rule.zeros if p in wanted):
-            found[zero] = jnp.zeros(wanted[zero].shape, wanted[zero].dtype)
+            found[zero] = np.zeros(wanted[zero].shape, wanted[zero].dtype)
         expected = _reference_shape(rule, wanted[path].shape)
         if array.shape != expected and _another_head(rule, array, wanted[path].shape):
             heads[path] = f"{name} {array.shape}, the model has {expected}"
@@ -159,6 +158,7 @@ def load_weights(
     if getattr(model, "scan", False):
         first = getattr(model, "scan_from", 0)
         variables = {k: stack_blocks(v, first=first) for k, v in variables.items()}
+    variables = jax.device_put(variables)  # jnp.asarray would compile each shape
     lists = map(tuple, (loaded, resized, reset, unused, notes))
     return variables, LoadReport(source, *lists)
 
@@ -186,7 +186,7 @@ def _another_head(rule: Rule, array: np.ndarray, shape: tuple[int, ...]) -> bool
     return rule.transform.load(array, shape).shape[:-1] == shape[:-1]
 
 
-def _cast(source: str, name: str, array: np.ndarray, dtype: Any) -> jax.Array:
+def _cast(source: str, name: str, array: np.ndarray, dtype: Any) -> np.ndarray:
     """Casts an array to a parameter's dtype. Raises UserError unless it is finite."""
     with np.errstate(over="ignore", invalid="ignore"):
         value = np.asarray(array).astype(dtype)
@@ -194,7 +194,7 @@ def _cast(source: str, name: str, array: np.ndarray, dtype: Any) -> jax.Array:
         held = np.asarray(array).astype(np.float64)
         beyond = f" in {dtype.name}" if np.isfinite(held).all() else ""
         raise UserError(f"{source}: {name} holds values that are not finite{beyond}.")
-    return jnp.asarray(value)
+    return value
 
 
 def _notes(model: Any, weights: Weights, *, kept_head: bool, strict: bool) -> list[str]:
@@ -226,27 +226,28 @@ def _notes(model: Any, weights: Weights, *, kept_head: bool, strict: bool) -> li
     return notes
 
 
-def _init(model: Any, key: PRNGKeyArray) -> dict[str, jax.Array]:
-    """Fresh variables as path -> array, with unstacked blocks."""
-    images = jnp.zeros((1, *model.image_shape), model.dtype)
-    model = model.clone(scan=False) if hasattr(model, "scan") else model
-    return flatten(model.init(key, images))
-
-
-def _shapes(model: nn.Module) -> dict[str, jax.ShapeDtypeStruct]:
-    return jax.eval_shape(lambda key: _init(model, key), jax.random.key(0))
+def _shapes(model: Any) -> dict[str, np.ndarray]:
+    """Path -> array of its shape and dtype that takes no memory, blocks unstacked."""
+    images = jax.ShapeDtypeStruct((1, *model.image_shape), model.dtype)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+    empty = jax.tree.map(
+        lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), shapes
+    )
+    return dict(sorted(flatten(empty).items()))
 
 
 def _fresh(
-    model: nn.Module, paths: Sequence[str], key: PRNGKeyArray | None
+    model: Any, paths: Sequence[str], key: PRNGKeyArray | None
 ) -> dict[str, jax.Array]:
     """Initial values of some paths; under jit, nothing else is computed."""
     if not paths:
         return {}
     key = jax.random.key(0) if key is None else key
+    images = jnp.zeros((1, *model.image_shape), model.dtype)
+    model = model.clone(scan=False) if hasattr(model, "scan") else model
 
     def values(key: PRNGKeyArray) -> dict[str, jax.Array]:
-        fresh = _init(model, key)
+        fresh = flatten(model.init(key, images))
         return {path: fresh[path] for path in paths}
 
     return jax.jit(values)(key)

@@ -127,18 +127,20 @@ def mlp(key: str, path: str) -> list[Rule]:
 def find_path(key: str, rules: Iterable[Rule]) -> tuple[str, Rule] | None:
     """The first rule that matches a reference key, with our path."""
     for rule in rules:
-        path = rule.path_of(key)
-        if path is not None:
-            return path, rule
+        if _pattern(rule.key).fullmatch(key):  # few are: the others cost no call
+            path = rule.path_of(key)
+            if path is not None:
+                return path, rule
     return None
 
 
 def find_key(path: str, rules: Iterable[Rule]) -> tuple[str, Rule] | None:
     """The first rule that matches our path, with the reference key."""
     for rule in rules:
-        key = rule.key_of(path)
-        if key is not None:
-            return key, rule
+        if _pattern(rule.path).fullmatch(path):
+            key = rule.key_of(path)
+            if key is not None:
+                return key, rule
     return None
 
 
