@@ -17,13 +17,17 @@ CHANNEL = load_golden("quant/fake_quant_per_channel")
 INT8 = grid("int8")
 
 
-def run(x, upstream, *rest, compiled=False, **options):
-    def pulled(x, upstream, *rest):
-        y, back = jax.vjp(lambda x: fake_quant(x, *rest, **options), x)
-        return y, back(upstream)[0]
+def pulled(x, upstream, *rest, grid):
+    y, back = jax.vjp(lambda x: fake_quant(x, *rest, grid=grid), x)
+    return y, back(upstream)[0]
 
-    fn = jax.jit(pulled) if compiled else pulled
-    return fn(jnp.asarray(x), jnp.asarray(upstream), *rest)
+
+compiled_once = jax.jit(pulled, static_argnames="grid")
+
+
+def run(x, upstream, *rest, grid, compiled=False):
+    fn = compiled_once if compiled else pulled
+    return fn(jnp.asarray(x), jnp.asarray(upstream), *rest, grid=grid)
 
 
 @pytest.mark.parametrize("compiled", [False, True])

@@ -43,13 +43,22 @@ def small(name, **more):
     return model, variables, images, logits
 
 
-@functools.cache
 def ranges_of(name, rules=W8A8, **more):
+    return _ranges(name, rules, **more)
+
+
+@functools.cache  # of all arguments, so that a default is no other call
+def _ranges(name, rules, **more):
     model, variables, images, _ = small(name, **more)
     return calibrate(model, variables, [images], rules)
 
 
 def quantized_logits(name, rules=W8A8, **more):
+    return _logits(name, rules, **more)
+
+
+@functools.cache
+def _logits(name, rules, **more):
     model, variables, images, _ = small(name, **more)
     ranges = ranges_of(name, rules, **more)
 

@@ -1,5 +1,7 @@
 """INT8 ONNX equals the fake-quantised model, keeps TensorRT's rules, is small."""
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 import onnx
@@ -28,6 +30,7 @@ LEARNED = standard_rules(
 )
 
 
+@functools.cache
 def build(name, rules=W8A8, **more):
     """Images, the INT8 graph, the fake-quantised logits and those in float."""
     case = next(case for case in SMALL if str(case) == name)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import zoo
 from model_goldens import jit_once
+from small_models import apply
 
 from vit_jax_tricks.models import create_model
 
@@ -21,7 +22,7 @@ def built(request):
 def test_jit_equals_eager(built):
     model, variables, images = built
     eager = model.apply(variables, images)[0]
-    jitted = jit_once(model.apply)(variables, images)[0]
+    jitted = apply(model, variables, images)[0]
     chex.assert_trees_all_close(jitted, eager, atol=1e-5, rtol=0)
 
 
@@ -30,10 +31,11 @@ def test_vmap_over_seeds_equals_a_loop(built):
     model, _, images = built
     keys = jax.random.split(jax.random.key(0), 2)
     stacked = jit_once(jax.vmap(model.init, (0, None)))(keys, images[:1])
+    stacked = jax.device_get(stacked)  # slicing on the device compiles each shape
     many = jit_once(jax.vmap(model.apply, (0, None)))(stacked, images)[0]
-    apply = jit_once(model.apply)
     for i in range(2):
-        one = apply(jax.tree.map(lambda leaf, i=i: leaf[i], stacked), images)[0]
+        variables = jax.tree.map(lambda leaf, i=i: leaf[i], stacked)
+        one = apply(model, variables, images)[0]
         chex.assert_trees_all_close(many[i], one, atol=1e-5, rtol=0)
     assert jnp.abs(many[0] - many[1]).max() > 1e-4
 
@@ -42,9 +44,9 @@ def test_vmap_over_seeds_equals_a_loop(built):
 def test_bfloat16_is_near_float32(built):
     """Rounding of 2**-9 in every layer: within a tenth of the logits' deviation."""
     model, variables, images = built
-    full = jit_once(model.apply)(variables, images)[0]
+    full = apply(model, variables, images)[0]
     half = model.clone(dtype=jnp.dtype("bfloat16"))
-    logits, aux = jit_once(half.apply)(variables, images)
+    logits, aux = apply(half, variables, images)
     assert logits.dtype == jnp.float32
     assert aux["tokens"].dtype == jnp.bfloat16
     assert float(jnp.abs(logits - full).max() / full.std()) < 0.1
@@ -67,7 +69,7 @@ def test_training_gradients_are_finite_and_reach_every_parameter(built):
 
     grads = jit_once(jax.grad(loss))(variables["params"], jax.random.key(0))
     chex.assert_tree_all_finite(grads)
-    moved = [bool(jnp.any(leaf != 0)) for leaf in jax.tree.leaves(grads)]
+    moved = [leaf.any() for leaf in jax.tree.leaves(jax.device_get(grads))]
     assert np.mean(moved) > 0.9  # an auxiliary head may have no part in this loss
 
 

@@ -47,9 +47,9 @@ def fill(model, batch=2):
 
     def value(path, leaf):
         noise = 0.1 * rng.standard_normal(leaf.shape, np.float32)
-        return jnp.asarray(noise + (path[-1].key in ("scale", "var")))
+        return noise + np.float32(path[-1].key in ("scale", "var"))
 
-    return jax.tree_util.tree_map_with_path(value, shapes), images
+    return jax.device_put(jax.tree_util.tree_map_with_path(value, shapes)), images
 
 
 @partial(jit_once, static_argnums=0)

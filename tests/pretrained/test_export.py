@@ -21,9 +21,7 @@ def test_parallel_blocks_in_timm_s_names(tmp_path):
     images = jnp.zeros((1, 32, 32, 3))
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)
     rng = np.random.default_rng(0)
-    variables = jax.tree.map(
-        lambda s: jnp.asarray(rng.standard_normal(s.shape, np.float32)), shapes
-    )
+    variables = jax.tree.map(lambda s: rng.standard_normal(s.shape, np.float32), shapes)
     path = tmp_path / "out.safetensors"
     export_weights(variables, name, path)
     keys = load_file(path).keys()

@@ -65,9 +65,9 @@ def made(name, size, **fields):
     images = jnp.zeros((1, *model.image_shape))
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)
     named = jax.tree_util.tree_map_with_path(
-        lambda path, s: jnp.asarray(base_normal(str(path), s.shape)), shapes
+        lambda path, s: base_normal(str(path), s.shape), shapes
     )
-    return model, named
+    return model, jax.device_put(named)
 
 
 QUICK = {VIT, "deit_tiny_distilled_patch16_224", "beit_base_patch16_224", "lvvit_t"}
