@@ -1,5 +1,7 @@
 """Shrinking: equal to masking in every family, and to the budget to the last MAC."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ import pruned_models
 import pytest
 from model_goldens import jit_once
 from quick import sparse
-from small_models import fill
+from small_models import apply, fill
 
 from vit_jax_tricks.compress import prune_costs, prune_gates, prune_groups, prune_model
 from vit_jax_tricks.errors import UserError
@@ -35,14 +37,19 @@ def random_plan(groups, *, least=1):
     return plan
 
 
-def compare(family, atol, least, plan_of=random_plan):
+@functools.cache
+def setting(family):
+    """The model, images, variables and groups."""
     model = pruned_models.create(family)
     x = images(model)
-    variables = fill(model, x)
+    return model, x, fill(model, x), prune_groups.find_groups(model)
+
+
+def compare(family, atol, least, plan_of=random_plan):
+    model, x, variables, groups = setting(family)
     if jax.config.read("jax_enable_x64"):
         model = model.clone(dtype=jnp.float64, param_dtype=jnp.float64)
         x, variables = jax.tree.map(lambda a: a.astype(jnp.float64), (x, variables))
-    groups = prune_groups.find_groups(model)
     plan = plan_of(groups, least=least)
     small = prune_model.pruned_model(model, groups, plan)
     variables_small = prune_model.shrink(variables, groups, plan)
@@ -54,7 +61,7 @@ def compare(family, atol, least, plan_of=random_plan):
         return prune_gates.masked_apply(model, variables, x, groups, plan)
 
     expected = jit_once(masked)(variables, x)
-    whole = jit_once(model.apply)(variables, x)
+    whole = apply(model, variables, x)
     chex.assert_trees_all_close(got, expected, atol=atol, rtol=0)
     assert float(jnp.abs(whole[0] - got[0]).max()) > 1e-3  # something was removed
     return model, small
@@ -88,8 +95,7 @@ def test_blocks_without_heads(family):
 )
 def test_costs_are_exact(family):
     """What the units cost is what the smaller model saves."""
-    model = pruned_models.create(family)
-    groups = prune_groups.find_groups(model)
+    model, _, _, groups = setting(family)
     costs = prune_costs.unit_costs(model, groups)
     plan = random_plan(groups)
     small = prune_model.pruned_model(model, groups, plan)
