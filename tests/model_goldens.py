@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from goldens import base_normal, golden_images, golden_state, load_golden
 
-from vit_jax_tricks.inspect.flops import count_flops
+from vit_jax_tricks.inspect.flops import Flops, count_flops
 from vit_jax_tricks.models import create_model
 from vit_jax_tricks.models.registry import lookup
 from vit_jax_tricks.pretrained.export import reference_arrays
@@ -167,6 +167,7 @@ def macs(model: Any, variables: Any = None) -> int:
     return count_flops(model.apply, own, image).macs
 
 
+@cache
 def _shapes(model: Any) -> tuple[Any, Any]:
     """Of the variables and of one image."""
     image = _image(model)
@@ -177,10 +178,17 @@ def _image(model: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((1, *model.image_shape), model.dtype)
 
 
+@cache
 def published_counts() -> dict[str, dict[str, Any]]:
     """timm's own counts by name: params, num_classes, input_size, macs."""
     _, arrays = load_golden("models_full/timm_param_counts")
     return json.loads(arrays["json_utf8"].tobytes())
+
+
+# Names that differ in weights and preprocessing alone have equal models.
+@cache
+def _operations(model: Any) -> Flops:
+    return count_flops(model.apply, *_shapes(model))
 
 
 def check_count(name: str, *, operations: bool) -> None:
@@ -192,7 +200,7 @@ def check_count(name: str, *, operations: bool) -> None:
     model: Any = create_model(name, num_classes=entry.parameters_classes)
     if hasattr(model, "scan"):
         model = model.clone(scan=True)  # the same numbers, traced sooner
-    variables, image = _shapes(model)
+    variables, _ = _shapes(model)
     leaves = jax.tree.leaves(variables["params"])
     count = sum(math.prod(leaf.shape) for leaf in leaves)
     assert count == entry.parameters
@@ -206,6 +214,6 @@ def check_count(name: str, *, operations: bool) -> None:
     size = reference["input_size"]
     assert model.image_shape == (size[1], size[2], size[0])
     if operations:
-        counted = count_flops(model.apply, variables, image)
+        counted = _operations(model)
         assert (counted.macs, counted.notes) == (reference["macs"], ())
         assert counted.flops == 2 * counted.macs
