@@ -230,8 +230,8 @@ def _fit(
     return sizes
 
 
-def _channels_first(shape: Sequence[int]) -> bool:
-    """Whether images look like [b, c, h, w]."""
+def _channels_first(shape: Sequence[Any]) -> bool:
+    """Whether images look like [b, c, h, w]; an exported batch has a symbol for b."""
     return len(shape) == 4 and shape[1] in (1, 3) and min(shape[2:]) > 4
 
 
