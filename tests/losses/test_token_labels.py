@@ -92,17 +92,14 @@ def test_kl_is_the_cross_entropy_less_the_entropy(dtype):
 def targets(dtype, size, smoothing, as_released=True):
     maps = MAPS["label_maps"]  # [b, (scores, classes, crop), t, p, q]
     scores, classes = (np.moveaxis(maps[:, i], 1, -1) for i in (0, 1))
-    made = functools.partial(
-        losses.token_label_targets,
+    return losses.token_label_targets(
+        scores=jnp.asarray(scores, dtype),
+        classes=jnp.asarray(classes, jnp.int32),
+        boxes=jnp.asarray(MAPS["crops_ijhw"], dtype),
         num_classes=20,
         size=(size, size),
         smoothing=smoothing,
         as_released=as_released,
-    )
-    return jax.jit(made)(
-        scores=jnp.asarray(scores, dtype),
-        classes=jnp.asarray(classes, jnp.int32),
-        boxes=jnp.asarray(MAPS["crops_ijhw"], dtype),
     )
 
 
