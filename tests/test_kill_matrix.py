@@ -9,7 +9,7 @@ import kill_at
 import kill_matrix
 import pytest
 
-from vit_jax_tricks import config, train
+from vit_jax_tricks import config, console, train
 from vit_jax_tricks.main import main
 
 
@@ -65,6 +65,9 @@ def test_a_closed_standard_output(run):
     assert err.startswith("error: standard output was closed before the end")
     assert err.count("\n") == 1
     assert saved(workdir) == 10  # the next step that says something
+    with contextlib.redirect_stdout(io.StringIO()) as another:
+        console.say("heard")
+    assert another.getvalue() == "heard\n"
 
 
 def test_an_exception_into_the_function(run):

@@ -168,7 +168,7 @@ MISTAKES = {
     "no top": (["--top=0", "wide.png"], "--top=0: expected a whole number"),
     "text for a number": (["--top=x", "wide.png"], "--top=x: expected a whole"),
     "unknown ema": (["--ema=maybe", "wide.png"], "--ema=maybe: unknown"),
-    "no averages": (["--ema=true", "wide.png"], "holds one set of weights"),
+    "no averages": (["--ema=true", "wide.png"], "holds no averaged weights"),
     "unknown resize": (["--resize=cubic", "wide.png"], "--resize=cubic: unknown"),
     "missing labels": (["--labels=none.txt", "wide.png"], "cannot be read"),
     "other labels": (

@@ -24,10 +24,24 @@ from vit_jax_tricks.errors import UserError
 
 
 class _Console(Console):
-    """Treats a closed reader, as with `| head`, as an ordinary error."""
+    """Treats a closed reader, as with `| head`, as an ordinary error.
+
+    Nothing more is written to the closed stream; another stream is written to again.
+    """
+
+    _closed: Any = None
+
+    @property
+    def quiet(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.file is self._closed
+
+    @quiet.setter
+    def quiet(self, value: bool) -> None:
+        self._closed = self.file if value else None
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
+        del self._buffer[:]
         raise  # the BrokenPipeError that rich handles
 
 
