@@ -106,10 +106,10 @@ def test_other_trees_are_refused_in_one_line():
         r"params\['dense'\]\['w'\] is float32\[3, 2\]; expected \[2, 3\], as ema\.": {
             "dense": {**w["dense"], "w": jnp.ones((3, 2))}
         },
-        r"params has no \['dense'\]\['b'\], which ema has": {
+        r"params lacks \['dense'\]\['b'\], which ema has": {
             "dense": {"w": jnp.ones((2, 3))}
         },
-        r"ema has no \['more'\], which params has": {**w, "more": jnp.ones(1)},
+        r"ema lacks \['more'\], which params has": {**w, "more": jnp.ones(1)},
         r"params\['dense'\]\['b'\] is 0.5, not an array": {
             "dense": {**w["dense"], "b": 0.5}
         },
