@@ -323,9 +323,13 @@ def losses(seen, tmp_path_factory):
 def listed(root: Path) -> list[tuple[Path, int]]:
     """The pictures of both splits with their labels, each file once."""
     found = {}
-    for part in ("train", "val"):
+    # "0train" and "train.part" are still read as train.
+    parts = [
+        p for p in sorted(root.iterdir()) if re.search(r"\b\d?(train|val)\b", p.name)
+    ]
+    for part in parts:
         for label, name in enumerate("abc"):
-            for path in sorted((root / part / name).rglob("*"), key=Path.is_symlink):
+            for path in sorted((part / name).rglob("*"), key=Path.is_symlink):
                 if path.is_file() and path.name.lower().endswith(ENDINGS_READ):
                     found.setdefault(path.resolve(), (path, label))
     return list(found.values())
