@@ -22,9 +22,9 @@ import numpy as np
 
 from vit_jax_tricks import data
 from vit_jax_tricks.data.label_pack import LabelPack
-from vit_jax_tricks.data.label_pack_code import encode
-from vit_jax_tricks.data.label_pack_manifest import Spec, names_crc
-from vit_jax_tricks.data.label_pack_writer import write_pack
+from vit_jax_tricks.data.label_pack.code import encode
+from vit_jax_tricks.data.label_pack.manifest import Spec, names_crc
+from vit_jax_tricks.data.label_pack.writer import write_pack
 from vit_jax_tricks.data.pipeline import Data
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from vit_jax_tricks.data.label_pack import LabelPack
-from vit_jax_tricks.data.label_pack_code import decode
+from vit_jax_tricks.data.label_pack.code import decode
 
 
 def succeeded(result):

@@ -94,7 +94,7 @@ def _labeller(given: "Arguments") -> Any:
     """The teacher, or the label maps, that produce the records."""
     from vit_jax_tricks import relabelling
     from vit_jax_tricks.console import say
-    from vit_jax_tricks.data.label_pack_maps import open_maps
+    from vit_jax_tricks.data.label_pack.maps import open_maps
     from vit_jax_tricks.errors import UserError
 
     if (root := given.get("from")) is None:
@@ -119,7 +119,7 @@ def _labeller(given: "Arguments") -> Any:
 def _write(out: Path, labeller: Any, stop: "Stop") -> bool:
     """Writes the missing parts, with a bar; returns False if nothing was missing."""
     from vit_jax_tricks.console import Bar, say
-    from vit_jax_tricks.data.label_pack_writer import finished, write_pack
+    from vit_jax_tricks.data.label_pack.writer import finished, write_pack
     from vit_jax_tricks.stop import Stopped
 
     spec = labeller.spec

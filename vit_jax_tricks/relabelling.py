@@ -20,8 +20,8 @@ from vit_jax_tricks import config, data, evaluation, model_flags, sharding
 from vit_jax_tricks.augment.pixels import to_float
 from vit_jax_tricks.command import MODEL_VALUES, Arguments
 from vit_jax_tricks.data import stream
-from vit_jax_tricks.data.label_pack_code import encode
-from vit_jax_tricks.data.label_pack_manifest import Spec, names_crc
+from vit_jax_tricks.data.label_pack.code import encode
+from vit_jax_tricks.data.label_pack.manifest import Spec, names_crc
 from vit_jax_tricks.data.prefetch import Prefetch
 from vit_jax_tricks.data.views import View
 from vit_jax_tricks.errors import UserError, nearest

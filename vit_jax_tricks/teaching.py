@@ -11,7 +11,7 @@ from vit_jax_tricks.augment.trace import Trace
 from vit_jax_tricks.config import Section
 from vit_jax_tricks.data import Data
 from vit_jax_tricks.data.label_pack import LabelPack
-from vit_jax_tricks.data.label_pack_code import decode
+from vit_jax_tricks.data.label_pack.code import decode
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.objectives import NEEDS, Objective
 from vit_jax_tricks.objectives.targets import stored_labels

@@ -10,13 +10,13 @@ import tensorflow_datasets as tfds
 
 from vit_jax_tricks.data import build
 from vit_jax_tricks.data.label_pack import LabelPack
-from vit_jax_tricks.data.label_pack_manifest import (
+from vit_jax_tricks.data.label_pack.manifest import (
     FINISHED,
     Manifest,
     Spec,
     _checksum,
 )
-from vit_jax_tricks.data.label_pack_maps import read_map
+from vit_jax_tricks.data.label_pack.maps import read_map
 from vit_jax_tricks.data.prepare import prepare
 from vit_jax_tricks.errors import UserError
 

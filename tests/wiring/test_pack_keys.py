@@ -9,7 +9,7 @@ import pytest
 import reference
 
 from vit_jax_tricks import augment, export_weights, relabel, train
-from vit_jax_tricks.data.label_pack_code import decode
+from vit_jax_tricks.data.label_pack.code import decode
 from vit_jax_tricks.objectives.targets import stored_labels
 
 

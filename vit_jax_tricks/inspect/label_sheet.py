@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from vit_jax_tricks.data.label_pack import LabelPack
-from vit_jax_tricks.data.label_pack_code import decode
+from vit_jax_tricks.data.label_pack.code import decode
 from vit_jax_tricks.inspect.contact_sheet import contact_sheet
 from vit_jax_tricks.losses.token_label_targets import dense_scores
 from vit_jax_tricks.typing import Float, Int, UInt8

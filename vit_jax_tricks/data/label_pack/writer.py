@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from vit_jax_tricks.data.label_pack import digest
-from vit_jax_tricks.data.label_pack_manifest import (
+from vit_jax_tricks.data.label_pack.manifest import (
     BEGUN,
     FINISHED,
     Manifest,
     Spec,
     labels_crc,
 )
+from vit_jax_tricks.data.label_pack.pack import digest
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.runs.lock import NAME as LOCK
 from vit_jax_tricks.runs.lock import locked

@@ -1,8 +1,4 @@
-"""Label packs: a teacher's labels for every training example and its patches.
-
-A pack is a folder with `pack.json` and files of records, written by `python -m
-vit_jax_tricks.relabel`. An example takes 3 bytes for each score, plus about 100.
-"""
+"""Opens a label pack, checks every byte of it and reads its records."""
 
 import concurrent.futures
 import dataclasses
@@ -15,8 +11,8 @@ import numpy as np
 
 from vit_jax_tricks import paths
 from vit_jax_tricks.data.folder import FileRecords
-from vit_jax_tricks.data.label_pack_code import record_dtype
-from vit_jax_tricks.data.label_pack_manifest import (
+from vit_jax_tricks.data.label_pack.code import record_dtype
+from vit_jax_tricks.data.label_pack.manifest import (
     BEGUN,
     FINISHED,
     Manifest,
