@@ -12,6 +12,7 @@ from vit_jax_tricks.losses.distillation import (
     hard_distillation,
     soft_distillation,
 )
+from vit_jax_tricks.losses.divergence import jensen_shannon, kl_divergence
 from vit_jax_tricks.losses.focal import (
     focal,
     focal_modulated,
@@ -20,9 +21,7 @@ from vit_jax_tricks.losses.focal import (
     smoothed_focal,
 )
 from vit_jax_tricks.losses.inputs import mean_where
-from vit_jax_tricks.losses.jensen_shannon import jensen_shannon
 from vit_jax_tricks.losses.keep_ratio import keep_ratio
-from vit_jax_tricks.losses.kl_divergence import kl_divergence
 from vit_jax_tricks.losses.roi_align import roi_align
 from vit_jax_tricks.losses.token_label_targets import dense_scores, token_label_targets
 from vit_jax_tricks.losses.token_labels import (

@@ -1,14 +1,12 @@
 """Training objectives: a weighted sum of terms, each a function of outputs and labels.
 
-A term maps `(logits [b, k], aux, labels [b, k], targets)` to losses [b]; `targets`
-holds, by name, whatever a term needs beyond the labels, such as a teacher's logits. A
-new trick is a new file here and a key under `config.loss`; the step and the loop stay
-unchanged.
+A new trick is a new file here, its entry in `TERMS` and a key under `config.loss`; the
+step and the loop stay unchanged.
 """
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -16,29 +14,33 @@ from vit_jax_tricks.errors import UserError, nearest
 from vit_jax_tricks.objectives.classification import classification
 from vit_jax_tricks.objectives.distillation import distillation, token_distillation
 from vit_jax_tricks.objectives.keep_ratio import keep_ratio
-from vit_jax_tricks.objectives.term import Targets, within
+from vit_jax_tricks.objectives.term import Targets, Term, within
 from vit_jax_tricks.objectives.token_labels import token_labels
 from vit_jax_tricks.typing import Array, Float
 
 
-Term = Callable[..., Float[Array, "b"]]
-TERMS: dict[str, Callable[..., Term]] = {
-    "classification": classification,
-    "distillation": distillation,
-    "keep_ratio": keep_ratio,
-    "token_distillation": token_distillation,
-    "token_labels": token_labels,
-}
-HEADS = {  # terms that take over a head -> that head's weight in classification
-    "distillation": "dist_weight",
-    "token_labels": "dense_weight",
-}
+class Entry(NamedTuple):
+    """A term of `config.loss`.
 
-NEEDS = {  # term -> the teacher output it needs
-    "distillation": "teacher_logits",
-    "token_distillation": "teacher_tokens",
-    "token_labels": "token_labels",
+    Attributes:
+      make: options -> the term.
+      needs: the teacher output that it learns from, by name.
+      head: the weight, in `classification`, of the head that it takes over.
+    """
+
+    make: Callable[..., Term]
+    needs: str | None = None
+    head: str | None = None
+
+
+TERMS = {
+    "classification": Entry(classification),
+    "distillation": Entry(distillation, "teacher_logits", "dist_weight"),
+    "keep_ratio": Entry(keep_ratio),
+    "token_distillation": Entry(token_distillation, "teacher_tokens"),
+    "token_labels": Entry(token_labels, "token_labels", "dense_weight"),
 }
+NEEDS = {name: entry.needs for name, entry in TERMS.items() if entry.needs}
 
 
 class Objective:
@@ -65,8 +67,10 @@ class Objective:
         self.needs = frozenset(NEEDS[key] for key in self.terms if key in NEEDS)
         if not self.terms.get("classification", (0,))[0]:
             return
-        for key in (key for key in HEADS if key in every):
-            head = HEADS[key]
+        for key in every:
+            head = TERMS[key].head
+            if head is None:
+                continue
             default = inspect.signature(classification).parameters[head].default
             if every["classification"].get(head, default):
                 raise UserError(
@@ -93,7 +97,7 @@ class Objective:
 
 
 def _make(key: str, options: dict[str, Any]) -> Term:
-    parameters = inspect.signature(TERMS[key]).parameters
+    parameters = inspect.signature(TERMS[key].make).parameters
     for option in options:
         if option not in parameters:
             hint = nearest(option, [*parameters, "weight"])
@@ -101,4 +105,4 @@ def _make(key: str, options: dict[str, Any]) -> Term:
     for name, parameter in parameters.items():
         if parameter.default is inspect.Parameter.empty and name not in options:
             raise UserError(f"config.loss.{key}.{name}: missing; give a value.")
-    return TERMS[key](**options)
+    return TERMS[key].make(**options)

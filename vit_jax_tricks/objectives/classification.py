@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from vit_jax_tricks import losses
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.losses.inputs import Number
-from vit_jax_tricks.objectives.term import Targets, one_of, within
-from vit_jax_tricks.typing import Array, Float
+from vit_jax_tricks.objectives.term import Term, one_of, within
 
 
 LOSSES = {
@@ -41,7 +40,7 @@ def classification(
     focal_weight: Number | None = None,
     alpha: Number | None = None,
     gamma: Number | None = None,
-):
+) -> Term:
     """A term: applies the loss `name` to every head of the model.
 
     A model with a second, distillation head trains both heads on the label; the term is
@@ -98,13 +97,7 @@ def classification(
     if name == "smoothed_focal":
         loss = functools.partial(loss, smoothing=smoothing)
 
-    def term(
-        *,
-        logits: Float[Array, "b k"],
-        aux: dict,
-        labels: Float[Array, "b k"],
-        targets: Targets = None,
-    ) -> Float[Array, "b"]:
+    def term(*, logits, aux, labels, targets=None):
         mixed = labels
         if "mix_lam" in aux:
             mixed = losses.mix_class_labels(labels, aux["mix_lam"])

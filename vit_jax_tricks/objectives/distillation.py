@@ -7,13 +7,12 @@ import jax.numpy as jnp
 from vit_jax_tricks import losses
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.losses.inputs import Number
-from vit_jax_tricks.objectives.term import Targets, one_of, output, target
-from vit_jax_tricks.typing import Array, Float
+from vit_jax_tricks.objectives.term import Term, one_of, output, target
 
 
 def distillation(
     *, name: str = "soft", tau: Number | None = None, scaling: str | None = None
-):
+) -> Term:
     """A term: distils the teacher's logits, targets["teacher_logits"] [b, k].
 
     Several teachers, [t, b, k], give the mean of their losses.
@@ -48,13 +47,7 @@ def distillation(
     hard = name == "hard"
     loss: Any = losses.hard_distillation if hard else losses.soft_distillation
 
-    def term(
-        *,
-        logits: Float[Array, "b k"],
-        aux: dict,
-        labels: Float[Array, "b k"],
-        targets: Targets = None,
-    ) -> Float[Array, "b"]:
+    def term(*, logits, aux, labels, targets=None):
         teacher = target(targets, "teacher_logits", "distillation")
         student = aux.get("logits_dist", logits)
         if teacher.shape[-2:] != student.shape:
@@ -70,7 +63,7 @@ def distillation(
     return term
 
 
-def token_distillation(*, name: str = "mse"):
+def token_distillation(*, name: str = "mse") -> Term:
     """A term: distils the teacher's patch tokens, targets["teacher_tokens"] [b, n, d].
 
     They are compared with aux["patch_tokens"] of a model that drops tokens, at the
@@ -86,13 +79,7 @@ def token_distillation(*, name: str = "mse"):
     """
     one_of("config.loss.token_distillation", "name", name, ("mse", "kl"))
 
-    def term(
-        *,
-        logits: Float[Array, "b k"],
-        aux: dict,
-        labels: Float[Array, "b k"],
-        targets: Targets = None,
-    ) -> Float[Array, "b"]:
+    def term(*, logits, aux, labels, targets=None):
         teacher = target(targets, "teacher_tokens", "token_distillation")
         student = output(aux, "patch_tokens", "token_distillation")
         if teacher.shape != student.shape:

@@ -1,14 +1,35 @@
-"""Helpers shared by the terms of an objective: lookups and option checks."""
+"""The form of an objective's terms, and their lookups and option checks."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from vit_jax_tricks.errors import UserError, nearest
 from vit_jax_tricks.losses.inputs import Number
-from vit_jax_tricks.typing import Array
+from vit_jax_tricks.typing import Array, Float
 
 
 Targets = Mapping[str, Array] | None
+
+
+@runtime_checkable
+class Term(Protocol):
+    """The losses of a batch by one term, each a function of outputs and labels.
+
+    Args:
+      logits: the model's, in at least float32.
+      aux: the model's other outputs, by name.
+      labels: one-hot or soft.
+      targets: by name, what else there is to learn from, such as a teacher's logits.
+    """
+
+    def __call__(
+        self,
+        *,
+        logits: Float[Array, "b k"],
+        aux: Mapping[str, Any],
+        labels: Float[Array, "b k"],
+        targets: Targets = None,
+    ) -> Float[Array, "b"]: ...
 
 
 def target(targets: Targets, name: str, term: str) -> Array:

@@ -3,8 +3,7 @@
 from vit_jax_tricks import losses
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.losses.inputs import Number
-from vit_jax_tricks.objectives.term import Targets, one_of, output, target, within
-from vit_jax_tricks.typing import Array, Float
+from vit_jax_tricks.objectives.term import Term, one_of, output, target, within
 
 
 def token_labels(
@@ -13,7 +12,7 @@ def token_labels(
     class_weight: Number = 1.0,
     dense_weight: Number = 1.0,
     correct: bool = False,
-):
+) -> Term:
     """A term: soft labels for the image and for each of its tokens.
 
     class_weight loss(image) + dense_weight mean_n loss(token), with the targets
@@ -42,15 +41,8 @@ def token_labels(
         raise UserError(
             f"{path}.correct=True does nothing with class_weight=0: leave it out."
         )
-    loss = losses.kl_divergence if name == "kl" else losses.softmax_cross_entropy
 
-    def term(
-        *,
-        logits: Float[Array, "b k"],
-        aux: dict,
-        labels: Float[Array, "b k"],
-        targets: Targets = None,
-    ) -> Float[Array, "b"]:
+    def term(*, logits, aux, labels, targets=None):
         dense = output(aux, "logits_aux", "token_labels")
         each = target(targets, "token_labels", "token_labels")
         if each.shape != dense.shape:
@@ -58,16 +50,23 @@ def token_labels(
                 f"{path}: the labels are {each.shape}, the dense "
                 f"head's logits {dense.shape}; make labels of the model's grid."
             )
-        out = dense_weight * loss(logits=dense, labels=each).mean(1)
-        if not class_weight:
-            return out
-        image = target(targets, "class_labels", "token_labels")
-        if correct:
+        image = None
+        if class_weight:
+            image = target(targets, "class_labels", "token_labels")
+        if image is not None and correct:
             image = losses.corrected_class_labels(
                 class_labels=image, true_labels=labels
             )
-        if "mix_lam" in aux:
+        if image is not None and "mix_lam" in aux:
             image = losses.mix_class_labels(image, aux["mix_lam"])
-        return out + class_weight * loss(logits=logits, labels=image)
+        return losses.token_label_cross_entropy(
+            logits=logits,
+            dense_logits=dense,
+            class_labels=image,
+            token_labels=each,
+            class_weight=class_weight,
+            dense_weight=dense_weight,
+            minus_entropy=name == "kl",
+        )
 
     return term
