@@ -32,9 +32,9 @@ import train_step
 from sklearn.datasets import load_sample_images
 
 from vit_jax_tricks import augment, config
+from vit_jax_tricks.augment.pixels import normalize
 from vit_jax_tricks.inspect.flops import count_flops
 from vit_jax_tricks.random import fold_in_str
-from vit_jax_tricks.step import normalize
 
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

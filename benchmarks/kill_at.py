@@ -19,10 +19,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vit_jax_tricks import checkpoint, main, report, train
-from vit_jax_tricks.experiment import Experiment
-from vit_jax_tricks.runs.manifest import MANIFEST, step_folders
+from vit_jax_tricks import main
 from vit_jax_tricks.stop import leave
+from vit_jax_tricks.storage import checkpoint
+from vit_jax_tricks.storage.manifest import MANIFEST, step_folders
+from vit_jax_tricks.train import loop, report
+from vit_jax_tricks.train.experiment import Experiment
 
 
 # The function and the number of the call that define the moment. The run of
@@ -85,14 +87,14 @@ class Happening:
         replace(owner, name, wrapped)
 
     def _count_steps(self, replace: Callable[[Any, str, Any], None]) -> None:
-        original = train.Loop._drain
+        original = loop.Loop._drain
 
-        def drain(loop: train.Loop, lag: int, **options):
+        def drain(loop: loop.Loop, lag: int, **options):
             if lag:
                 self.step = loop.pending[-1][0]
             return original(loop, lag, **options)
 
-        replace(train.Loop, "_drain", drain)
+        replace(loop.Loop, "_drain", drain)
 
     def _wait_for_save(self) -> None:
         """Waits for the save of the same step, which may still be running."""

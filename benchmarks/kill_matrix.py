@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from vit_jax_tricks.runs.manifest import DamagedError, step_folders, verify_files
+from vit_jax_tricks.storage.manifest import DamagedError, step_folders, verify_files
 
 
 HERE = Path(__file__).parent

@@ -22,8 +22,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from vit_jax_tricks.runs.manifest import MANIFEST
 from vit_jax_tricks.sharding import path_str
+from vit_jax_tricks.storage.manifest import MANIFEST
 
 
 def command(workdir: Path, steps: int) -> list[str]:

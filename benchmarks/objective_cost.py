@@ -33,8 +33,9 @@ from label_pack import random_pack
 from race import Batch, Turn, race, ratio
 from train_step import many_classes
 
-from vit_jax_tricks import config, experiment
+from vit_jax_tricks import config
 from vit_jax_tricks.data.label_pack import LabelPack
+from vit_jax_tricks.train import experiment
 
 
 PACK = "PACK"  # placeholder for the folder of the labels

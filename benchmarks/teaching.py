@@ -24,14 +24,14 @@ import jax
 import numpy as np
 import trainings
 
-from vit_jax_tricks import model_flags
-from vit_jax_tricks.command import MODEL_VALUES, parse
+from vit_jax_tricks.augment.pixels import normalize
+from vit_jax_tricks.commands.command import MODEL_VALUES, parse
 from vit_jax_tricks.data.digit_scenes import DigitScenes
 from vit_jax_tricks.data.prepare import data_root, prepare
 from vit_jax_tricks.inspect.contact_sheet import contact_sheet
 from vit_jax_tricks.inspect.label_sheet import overlaid
-from vit_jax_tricks.step import normalize
-from vit_jax_tricks.token_logits import form_of, token_logits
+from vit_jax_tricks.runs import model_flags
+from vit_jax_tricks.teach.token_logits import form_of, token_logits
 
 
 STUDENT = (

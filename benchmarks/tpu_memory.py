@@ -16,7 +16,8 @@ os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
 
 from jax.experimental import topologies
 
-from vit_jax_tricks import config, experiment
+from vit_jax_tricks import config
+from vit_jax_tricks.train import experiment
 
 
 CROP = {"augment.crop": "random_resized", "augment.color_jitter": "0.4"}

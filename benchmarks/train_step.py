@@ -30,7 +30,8 @@ import plain_vit
 import timm_eager
 from race import Batch, Turn, race, ratio
 
-from vit_jax_tricks import banner, config, experiment
+from vit_jax_tricks import config
+from vit_jax_tricks.train import banner, experiment
 
 
 BATCH, CLASSES = 16, 1000

@@ -26,7 +26,7 @@ def sparse(classes, scores, k):
 
 
 def parsed(args, tmp_path):
-    from vit_jax_tricks import command
+    from vit_jax_tricks.commands import command
 
     values = ("teacher", "out", "top")
     return command.parse(args, values=values, sections=("teacher", "data"))

@@ -15,10 +15,11 @@ import pytest
 import runs
 from quick import sparse
 
-from vit_jax_tricks import checkpoint, state
-from vit_jax_tricks.checkpoint import Checkpointer, SaveError, read_variables
+from vit_jax_tricks import state
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.runs.manifest import MANIFEST, write_manifest
+from vit_jax_tricks.storage import checkpoint
+from vit_jax_tricks.storage.checkpoint import Checkpointer, SaveError, read_variables
+from vit_jax_tricks.storage.manifest import MANIFEST, write_manifest
 
 
 def make(step: int = 0, **params) -> state.TrainState:

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from vit_jax_tricks import config, data, experiment
+from vit_jax_tricks import config, data
 from vit_jax_tricks.data.views import View
 from vit_jax_tricks.sharding import make_mesh
+from vit_jax_tricks.train import experiment
 
 
 FILES = sorted(p for p in Path("configs").glob("*.py") if not p.stem.endswith("common"))

@@ -7,10 +7,11 @@ import sys
 import PIL.Image
 import pytest
 
-from vit_jax_tricks import console, report
+from vit_jax_tricks import console
 from vit_jax_tricks.errors import UserError, nearest
 from vit_jax_tricks.inspect import hardware
-from vit_jax_tricks.metrics import MetricsWriter, read
+from vit_jax_tricks.train import report
+from vit_jax_tricks.train.metrics import MetricsWriter, read
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,8 @@ def test_letters_that_standard_output_lacks(tmp_path):
 
 NARROW = """
 import sys
-from vit_jax_tricks import command, console
+from vit_jax_tricks import console
+from vit_jax_tricks.commands import command
 sys.exit(command.run(lambda argv, stop: console.banner(*argv[:1], {"×": argv[0]}),
                      sys.argv[1:], ""))
 """

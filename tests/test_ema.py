@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import runs
 
-from vit_jax_tricks.checkpoint import read_variables
 from vit_jax_tricks.ema import ema_decay, ema_init, ema_update
 from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.storage.checkpoint import read_variables
 
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / "golden/train/ema_droppath.npz")

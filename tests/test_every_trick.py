@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import runs
 
-from vit_jax_tricks import config, experiment
+from vit_jax_tricks import config
+from vit_jax_tricks.train import experiment
 
 
 pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.slow]

@@ -19,17 +19,11 @@ import runs
 from damage import damage
 from outcomes import ranked, refused, small_picture
 
-from vit_jax_tricks import (
-    command,
-    evaluate,
-    model_flags,
-    predict,
-    prune,
-    quantize,
-    relabel,
-)
+from vit_jax_tricks import evaluate, predict, prune, quantize, relabel
+from vit_jax_tricks.commands import command
 from vit_jax_tricks.export import __main__ as export
 from vit_jax_tricks.export import proof
+from vit_jax_tricks.runs import model_flags
 
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("home")]

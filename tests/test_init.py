@@ -9,8 +9,9 @@ import pytest
 import runs
 from quick import sparse
 
-from vit_jax_tricks import config, experiment, load_pretrained
+from vit_jax_tricks import config, load_pretrained
 from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.train import experiment
 
 
 pytestmark = pytest.mark.usefixtures("home")

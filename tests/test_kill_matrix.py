@@ -9,8 +9,9 @@ import kill_at
 import kill_matrix
 import pytest
 
-from vit_jax_tricks import config, console, train
+from vit_jax_tricks import config, console
 from vit_jax_tricks.main import main
+from vit_jax_tricks.train import loop
 
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -82,7 +83,7 @@ def test_an_exception_into_the_function(run):
         happen(patch, "interrupt", "step", workdir)
         loaded = config.load("configs/digits.py", list(options.items()))
         with pytest.raises(KeyboardInterrupt) as caught:
-            train.run(loaded, workdir)
+            loop.run(loaded, workdir)
     assert "Stopped and saved at step 6" in caught.value.__notes__[0]
     assert saved(workdir) == 6
     assert not (workdir / ".lock").exists()

@@ -3,9 +3,9 @@
 import pytest
 import runs
 
-from vit_jax_tricks import made_run
-from vit_jax_tricks.command import Arguments
+from vit_jax_tricks.commands.command import Arguments
 from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.runs import made_run
 
 
 def new(out):

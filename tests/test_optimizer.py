@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from vit_jax_tricks import optimizer
 from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.optim import optimizer
 
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / "golden/train/optimizers.npz")

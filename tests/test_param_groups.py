@@ -12,7 +12,7 @@ import pytest
 
 from vit_jax_tricks import create_model
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.param_groups import describe, plan
+from vit_jax_tricks.optim.param_groups import describe, plan
 
 
 with np.load(pathlib.Path(__file__).parent / "golden/train/param_groups.npz") as file:

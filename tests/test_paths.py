@@ -10,28 +10,26 @@ import pytest
 import runs
 
 from vit_jax_tricks import (
-    command,
     config,
     create_model,
     data,
     evaluate,
     export_weights,
     load_pretrained,
-    made_run,
     main,
-    metrics,
-    model_spec,
     paths,
     predict,
     prune,
     quantize,
     relabel,
-    train,
 )
+from vit_jax_tricks.commands import command
 from vit_jax_tricks.data.label_pack import LabelPack
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.export import __main__ as export
 from vit_jax_tricks.inspect import __main__ as inspect
+from vit_jax_tricks.runs import made_run, model_spec
+from vit_jax_tricks.train import loop, metrics
 
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -205,7 +203,7 @@ def test_functions_refuse_remote_paths(how, tmp_path, monkeypatch):
         "pack": lambda: LabelPack.open("gs://b/labels"),
         "data": lambda: data.build("folder:gs://b/photos"),
         "environment": lambda: data.build("digits"),
-        "train": lambda: train.run(config.load("configs/digits.py"), "gs://b/run"),
+        "train": lambda: loop.run(config.load("configs/digits.py"), "gs://b/run"),
         "save": lambda: made_run.save(Path("GS://b/run"), {}),
         "spec": lambda: model_spec.read("s3://b/run"),
         "metrics": lambda: metrics.read(Path("hdfs://h/run")),

@@ -8,9 +8,10 @@ import PIL.Image
 import pytest
 import runs
 
-from vit_jax_tricks import config, evaluate, load_pretrained, model_spec, predict, prune
+from vit_jax_tricks import config, evaluate, load_pretrained, predict, prune
 from vit_jax_tricks.compress import prune_finetune
 from vit_jax_tricks.main import main as train
+from vit_jax_tricks.runs import model_spec
 
 
 pytestmark = pytest.mark.usefixtures("home")

@@ -8,18 +8,13 @@ import numpy as np
 import pytest
 import runs
 
-from vit_jax_tricks import (
-    config,
-    evaluate,
-    experiment,
-    model_flags,
-    prune,
-    quantize,
-)
-from vit_jax_tricks.command import Arguments
+from vit_jax_tricks import config, evaluate, prune, quantize
+from vit_jax_tricks.commands.command import Arguments
 from vit_jax_tricks.compress import range_store
 from vit_jax_tricks.export import __main__ as export
 from vit_jax_tricks.main import main
+from vit_jax_tricks.runs import model_flags
+from vit_jax_tricks.train import experiment
 
 
 pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.slow]

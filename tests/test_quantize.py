@@ -6,8 +6,9 @@ import PIL.Image
 import pytest
 import runs
 
-from vit_jax_tricks import evaluate, model_spec, quantize
+from vit_jax_tricks import evaluate, quantize
 from vit_jax_tricks.export import __main__ as export
+from vit_jax_tricks.runs import model_spec
 
 
 pytestmark = pytest.mark.usefixtures("home")

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vit_jax_tricks import config, data, quantizing
+from vit_jax_tricks import config, data
 from vit_jax_tricks.compress import Range, Spec, range_store
 from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.runs import quantizing
 
 
 OFF = config.defaults()["quant"]

@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from vit_jax_tricks import schedule
 from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.optim import schedule
 
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / "golden/train/schedules.npz")

@@ -12,15 +12,17 @@ from goldens import base_normal, load_golden, reference_state
 from quick import sparse
 
 from configs import common
-from vit_jax_tricks import augment, ema, optimizer
+from vit_jax_tricks import augment, ema
 from vit_jax_tricks.models import create_model
 from vit_jax_tricks.objectives import Objective
+from vit_jax_tricks.optim import optimizer
+from vit_jax_tricks.optim.schedule import make as make_schedule
 from vit_jax_tricks.pretrained.export import reference_arrays
 from vit_jax_tricks.pretrained.load import load_arrays
-from vit_jax_tricks.schedule import make as make_schedule
+from vit_jax_tricks.runs.scores import eval_step
 from vit_jax_tricks.sharding import batch_sharding, make_mesh, state_shardings
 from vit_jax_tricks.state import create
-from vit_jax_tricks.step import eval_step, train_step
+from vit_jax_tricks.train.step import train_step
 
 
 TINY = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}

@@ -4,8 +4,10 @@ import pytest
 import weight_files
 from safetensors.numpy import save_file
 
-from vit_jax_tricks import data, model_flags, model_spec, teachers
+from vit_jax_tricks import data
 from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.runs import model_flags, model_spec
+from vit_jax_tricks.teach import teachers
 
 
 VIT = "vit_tiny_patch16_224"

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import runs
 
-from vit_jax_tricks import config, experiment, relabel, teachers
+from vit_jax_tricks import config, relabel
 from vit_jax_tricks.augment.geometry import identity_geometry
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.objectives import targets
 from vit_jax_tricks.objectives.targets import as_targets, crop_boxes
 from vit_jax_tricks.sharding import make_mesh
+from vit_jax_tricks.teach import teachers
+from vit_jax_tricks.train import experiment
 
 
 pytestmark = pytest.mark.usefixtures("home")

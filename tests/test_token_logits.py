@@ -10,7 +10,7 @@ from model_goldens import jit_once
 
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import create_model
-from vit_jax_tricks.token_logits import form_of, token_logits
+from vit_jax_tricks.teach.token_logits import form_of, token_logits
 
 
 EXACT = {

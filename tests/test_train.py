@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import runs
 
-from vit_jax_tricks import augment, config, experiment, report, train
-from vit_jax_tricks.checkpoint import Checkpointer
-from vit_jax_tricks.evaluate import evaluate
-from vit_jax_tricks.experiment import Experiment
+from vit_jax_tricks import augment, config
 from vit_jax_tricks.random import step_key
+from vit_jax_tricks.runs.scores import evaluate
+from vit_jax_tricks.storage.checkpoint import Checkpointer
+from vit_jax_tricks.train import experiment, loop, report
+from vit_jax_tricks.train.experiment import Experiment
 
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -64,7 +65,7 @@ def kill_at(patch: pytest.MonkeyPatch, owner, name: str, call: int, signum) -> N
 # Where the signal arrives, and the step that is saved then; each goes on from the last.
 # `put` takes a batch to the devices: training batches, and six an evaluation.
 MOMENTS = (
-    ("setup", train, "build", 1, None),
+    ("setup", loop, "build", 1, None),
     ("initialisation", Experiment, "compile_init", 1, None),
     ("compilation", Experiment, "compile_train_step", 1, None),
     ("the first step", Experiment, "put", 1, 1),
@@ -88,7 +89,7 @@ def test_stopped_anywhere_it_ends_alike(whole, tmp_path):
         saved = [p.name for p in tmp_path.glob("checkpoints/*")]
         assert str(step) in saved if step else not saved, where
         said = f"stopped and saved at step {step};"
-        assert (said in out) == (owner is not train and name in ("put", "_seal")), where
+        assert (said in out) == (owner is not loop and name in ("put", "_seal")), where
     runs.train(*FULL, workdir=tmp_path)
     assert_same(tmp_path, whole)
 
@@ -96,7 +97,7 @@ def test_stopped_anywhere_it_ends_alike(whole, tmp_path):
 @pytest.mark.parametrize("requested", range(1, 12))
 @pytest.mark.slow
 def test_stopped_at_any_step_it_ends_alike(requested, whole, tmp_path, monkeypatch):
-    original = train.Loop._drain
+    original = loop.Loop._drain
 
     def drain(self, lag, **options):
         original(self, lag, **options)
@@ -104,7 +105,7 @@ def test_stopped_at_any_step_it_ends_alike(requested, whole, tmp_path, monkeypat
             self.stop.requested = 143
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.Loop, "_drain", drain)
+        patch.setattr(loop.Loop, "_drain", drain)
         assert runs.command(*FULL, workdir=tmp_path)[0] == 143
     assert (tmp_path / "checkpoints" / str(requested)).is_dir()
     runs.train(*FULL, workdir=tmp_path)

@@ -6,7 +6,7 @@ of the config can be set with --config.KEY=VALUE. The same command resumes a run
 
 from pathlib import Path
 
-from vit_jax_tricks import command
+from vit_jax_tricks.commands import command
 from vit_jax_tricks.stop import Stop, Stopped, leave
 
 
@@ -30,14 +30,15 @@ def main(argv: list[str] | None = None) -> int:
 
 def _train(argv: list[str], stop: Stop) -> None:
     try:
-        from vit_jax_tricks import config, console, paths, train
+        from vit_jax_tricks import config, console, paths
+        from vit_jax_tricks.train import loop
 
         given = command.parse(argv, values=("config", "workdir"), sections=("config",))
         spec = given.get("config", "configs/digits.py")
         loaded = config.load(spec, given.sections["config"])
         with console.muted():
             workdir = given.get("workdir") or paths.absolute(f"runs/{loaded.name}")
-            train.run(loaded, Path(workdir), stop)
+            loop.run(loaded, Path(workdir), stop)
     except Stopped:
         if not stop.saved:
             print("stopped before the first step; there was nothing to save")

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vit_jax_tricks import command
+from vit_jax_tricks.commands import command
 from vit_jax_tricks.typing import Float, UInt8
 
 
 if TYPE_CHECKING:
-    from vit_jax_tricks.model_flags import Trained
+    from vit_jax_tricks.runs.model_flags import Trained
     from vit_jax_tricks.stop import Stop
 
 BATCH = 32  # pictures per call of the model
@@ -38,10 +38,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _predict(argv: list[str], stop: "Stop") -> None:
-    from vit_jax_tricks import model_flags
     from vit_jax_tricks.console import say
     from vit_jax_tricks.errors import UserError
     from vit_jax_tricks.inspect.prediction_sheet import MOST, write_sheet
+    from vit_jax_tricks.runs import model_flags
 
     given = command.parse(
         argv,
@@ -79,8 +79,7 @@ def predictions(
     """
     import jax
 
-    from vit_jax_tricks.augment.pixels import to_float
-    from vit_jax_tricks.step import normalize
+    from vit_jax_tricks.augment.pixels import normalize, to_float
 
     spec, model = trained.spec, trained.model
     variables = trained.variables[""]

@@ -8,7 +8,7 @@ finetune.py, a config for `main` that fine-tunes the smaller model.
 import sys
 from typing import TYPE_CHECKING
 
-from vit_jax_tricks import command
+from vit_jax_tricks.commands import command
 
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _prune(argv: list[str], stop: "Stop") -> None:
-    from vit_jax_tricks import console, pruning
+    from vit_jax_tricks import console
+    from vit_jax_tricks.commands import prune
 
     own = ("data", "out", "flops", "criterion", "normalize", "width", "min_heads")
     given = command.parse(
@@ -57,7 +58,7 @@ def _prune(argv: list[str], stop: "Stop") -> None:
         sections=("model", "data"),
     )
     with console.muted():
-        pruning.run(given, stop)
+        prune.run(given, stop)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ side. --out gets a workdir with the ranges, for `evaluate`, `predict` and `expor
 import sys
 from typing import TYPE_CHECKING
 
-from vit_jax_tricks import command
+from vit_jax_tricks.commands import command
 
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _quantize(argv: list[str], stop: "Stop") -> None:
-    from vit_jax_tricks import console, post_training
+    from vit_jax_tricks import console
+    from vit_jax_tricks.commands import quantize
 
     own = ("data", "out", "calibration", "images", "batch_size")
     given = command.parse(
@@ -47,7 +48,7 @@ def _quantize(argv: list[str], stop: "Stop") -> None:
         sections=("model", "data", "quant"),
     )
     with console.muted():
-        post_training.run(given, stop)
+        quantize.run(given, stop)
 
 
 if __name__ == "__main__":

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vit_jax_tricks import command
+from vit_jax_tricks.commands import command
 
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from vit_jax_tricks.command import Arguments
+    from vit_jax_tricks.commands.command import Arguments
     from vit_jax_tricks.data.label_pack import LabelPack
     from vit_jax_tricks.stop import Stop
 
@@ -92,13 +92,13 @@ def _relabel(argv: list[str], stop: "Stop") -> None:
 
 def _labeller(given: "Arguments") -> Any:
     """The teacher, or the label maps, that produce the records."""
-    from vit_jax_tricks import relabelling
     from vit_jax_tricks.console import say
     from vit_jax_tricks.data.label_pack.maps import open_maps
     from vit_jax_tricks.errors import UserError
+    from vit_jax_tricks.teach import labeller
 
     if (root := given.get("from")) is None:
-        labeller = relabelling.labeller(given)
+        labeller = labeller.labeller(given)
         if not labeller.form.exact:
             say(
                 "token logits: the teacher has no dense head, so its classifier is "
@@ -111,8 +111,8 @@ def _labeller(given: "Arguments") -> Any:
     idle += [f"teacher.{key}" for key, _ in given.sections["teacher"]]
     if idle:
         raise UserError(f"--from has its own labels; leave --{idle[0]} out.")
-    source, named = relabelling.open_data(given)
-    options = relabelling.sizes(given, source.num_classes)
+    source, named = labeller.open_data(given)
+    options = labeller.sizes(given, source.num_classes)
     return open_maps(Path(root), source, named, **options)
 
 

@@ -18,7 +18,7 @@ from vit_jax_tricks.compress import (
 )
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import create_model
-from vit_jax_tricks.param_groups import plan
+from vit_jax_tricks.optim.param_groups import plan
 
 
 def shapes(model):

@@ -13,7 +13,7 @@ from small_models import apply, fill
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import create_model, list_models, stack_blocks
 from vit_jax_tricks.models.layers import functional
-from vit_jax_tricks.param_groups import describe, plan
+from vit_jax_tricks.optim.param_groups import describe, plan
 from vit_jax_tricks.sharding import make_mesh, state_shardings
 
 

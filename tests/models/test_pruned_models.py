@@ -13,7 +13,7 @@ from small_models import fill
 
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import create_model
-from vit_jax_tricks.param_groups import plan
+from vit_jax_tricks.optim.param_groups import plan
 
 
 FAMILIES = list(pruned_models.SMALL)

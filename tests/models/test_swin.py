@@ -15,7 +15,7 @@ from small_models import apply, fill
 
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import create_model, list_models, stack_blocks
-from vit_jax_tricks.param_groups import describe
+from vit_jax_tricks.optim.param_groups import describe
 from vit_jax_tricks.pretrained import export_weights, load_pretrained
 from vit_jax_tricks.pretrained.dialects import DIALECTS
 from vit_jax_tricks.pretrained.export import reference_arrays

@@ -11,7 +11,6 @@ import weight_files
 from goldens import base_normal
 from safetensors.numpy import load_file, save_file
 
-from vit_jax_tricks import made_run
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import create_model
 from vit_jax_tricks.pretrained import export_weights, load_pretrained
@@ -19,6 +18,7 @@ from vit_jax_tricks.pretrained.export import flatten, reference_arrays
 from vit_jax_tricks.pretrained.fit import checked_grid
 from vit_jax_tricks.pretrained.resize import resize_positions
 from vit_jax_tricks.pretrained.resize_relative import resize_relative_bias
+from vit_jax_tricks.runs import made_run
 
 
 VIT = "vit_tiny_patch16_224"

@@ -9,12 +9,12 @@ import runs
 import weight_files
 from model_goldens import jit_once
 
-from vit_jax_tricks.checkpoint import Checkpointer
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import create_model
 from vit_jax_tricks.pretrained import load_pretrained
 from vit_jax_tricks.pretrained.sources import classes_of, read_source
 from vit_jax_tricks.state import create
+from vit_jax_tricks.storage.checkpoint import Checkpointer
 
 
 VIT = "vit_tiny_patch16_224"

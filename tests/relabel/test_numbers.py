@@ -13,11 +13,12 @@ import weight_files
 from model_goldens import jit_once
 from relabel_checks import parsed, sparse, stored, succeeded
 
-from vit_jax_tricks import data, relabelling
+from vit_jax_tricks import data
 from vit_jax_tricks.data import decode as pictures
 from vit_jax_tricks.data.label_pack import LabelPack
 from vit_jax_tricks.models import create_model
 from vit_jax_tricks.pretrained import load_pretrained
+from vit_jax_tricks.teach import labeller
 
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -59,7 +60,7 @@ class TestNumbers:
         args = [f"--teacher={run}", "--top=3", f"--out={tmp_path / 'pack'}"]
         out = succeeded(command(*args))
         assert "1438 images, 4x4 cells, 3 of 10 classes" in out
-        trained = relabelling.labeller(parsed(args, tmp_path)).trained
+        trained = labeller.labeller(parsed(args, tmp_path)).trained
         source = data.build("digits")
         batch = next(source.test_batches(64, "train"))
         images = jnp.asarray(batch["image"])
@@ -91,19 +92,19 @@ class TestNumbers:
     def test_the_shift(self):
         """softmax([kept, 0, ..., 0]) has the kept classes' own probabilities."""
         logits = jax.random.normal(jax.random.key(0), (2, 3, 40)) * 4 - 9
-        scores, classes = relabelling.best(logits, 5, shifted=True)
+        scores, classes = labeller.best(logits, 5, shifted=True)
         whole = jnp.concatenate([scores, jnp.zeros((2, 3, 35))], -1)
         expected = jnp.take_along_axis(jax.nn.softmax(logits), classes, -1)
         found = jax.nn.softmax(whole)[..., :5]
         np.testing.assert_allclose(found, expected, rtol=1e-5)
-        raw, same = relabelling.best(logits, 5, shifted=False)
+        raw, same = labeller.best(logits, 5, shifted=False)
         np.testing.assert_array_equal(classes, same)
         np.testing.assert_array_equal(raw, jax.lax.top_k(logits, 5)[0])
 
     @pytest.mark.parametrize("value", [1e4, -1e4, 0.0])
     def test_the_shift_at_extremes(self, value):
         logits = jnp.full((1, 8), value).at[0, 3].set(value + 2)
-        scores, classes = relabelling.best(logits, 2, shifted=True)
+        scores, classes = labeller.best(logits, 2, shifted=True)
         assert classes[0, 0] == 3
         np.testing.assert_allclose(scores, [[2, 0]], atol=2e-3)
 
@@ -126,7 +127,7 @@ class TestResumed:
         args = [*teacher, f"--data=folder:{folder}", "--examples_per_file=7"]
         succeeded(command(*args, f"--out={tmp_path / 'one'}"))
         with monkeypatch.context() as patch:
-            patch.setattr(relabelling.Labeller, "_record", self.stopping)
+            patch.setattr(labeller.Labeller, "_record", self.stopping)
             status, out, err = command(*args, f"--out={tmp_path / 'two'}")
         assert (status, err) == (143, "")
         assert "stopped; run the same command again" in out
@@ -143,7 +144,7 @@ class TestResumed:
         )
 
     @staticmethod
-    def stopping(labeller, labels, found, before=relabelling.Labeller._record):
+    def stopping(labeller, labels, found, before=labeller.Labeller._record):
         if len(labels) < 7 or labels[0] != 0:  # in the second file
             os.kill(os.getpid(), signal.SIGTERM)
         return before(labeller, labels, found)

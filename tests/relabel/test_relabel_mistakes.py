@@ -8,8 +8,9 @@ import runs
 import weight_files
 from relabel_checks import parsed, succeeded
 
-from vit_jax_tricks import relabel, relabelling
+from vit_jax_tricks import relabel
 from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.teach import labeller
 
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -82,9 +83,9 @@ def test_an_out_folder_of_something_else(teacher, folder, command, tmp_path):
 
 
 def test_a_teacher_that_is_not_finite(teacher, folder, command, tmp_path, monkeypatch):
-    best = relabelling.best
+    best = labeller.best
     monkeypatch.setattr(
-        relabelling,
+        labeller,
         "best",
         lambda x, top, shifted: best(x * jnp.nan, top, shifted=False),
     )
@@ -94,7 +95,7 @@ def test_a_teacher_that_is_not_finite(teacher, folder, command, tmp_path, monkey
 
 def test_more_classes_than_two_bytes_number():
     with pytest.raises(UserError, match="65537 classes: a label pack holds at most"):
-        relabelling.sizes(parsed([], None), 65537)
+        labeller.sizes(parsed([], None), 65537)
 
 
 def test_the_header(teacher, folder, command, tmp_path, weights):

@@ -15,14 +15,14 @@ import time
 import pytest
 
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.runs import lock
-from vit_jax_tricks.runs.lock import NAME, Holder, locked
+from vit_jax_tricks.storage import lock
+from vit_jax_tricks.storage.lock import NAME, Holder, locked
 
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from vit_jax_tricks.runs import lock
+from vit_jax_tricks.storage import lock
 if "--no-locks" in sys.argv:
     lock._system_lock = lambda handle: None
 with lock.locked(Path(sys.argv[1]), "wait"):
@@ -135,7 +135,7 @@ RACE = """
 import sys
 from pathlib import Path
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.runs.lock import locked
+from vit_jax_tricks.storage.lock import locked
 folder, won = Path(sys.argv[1]), 0
 inside = folder / "inside"
 while won < 30:

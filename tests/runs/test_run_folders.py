@@ -5,12 +5,14 @@ import json
 
 import pytest
 
-from vit_jax_tricks import __version__, metrics, model_spec, resume
+from vit_jax_tricks import __version__
 from vit_jax_tricks.config import load
 from vit_jax_tricks.data import build
 from vit_jax_tricks.data.fingerprint import changes, fingerprint
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.runs.clock import Clock
+from vit_jax_tricks.runs import model_spec, resume
+from vit_jax_tricks.train import metrics
+from vit_jax_tricks.train.clock import Clock
 
 
 DATA = {"classes": 1, "train": {"count": 2}, "test": {"count": 1}}

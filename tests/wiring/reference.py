@@ -15,9 +15,10 @@ import numpy as np
 import PIL.Image
 
 from configs import common
-from vit_jax_tricks import augment, experiment
+from vit_jax_tricks import augment
 from vit_jax_tricks.config import Section
 from vit_jax_tricks.state import create
+from vit_jax_tricks.train import experiment
 
 
 MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])

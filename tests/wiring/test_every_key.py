@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from configs import common
-from vit_jax_tricks import main, train
+from vit_jax_tricks import main
+from vit_jax_tricks.train import loop
 
 
 TESTS = Path(__file__).parent.parent
@@ -116,7 +117,7 @@ def test_the_name_is_that_of_the_folder(tmp_path, monkeypatch):
     """Without --workdir a run is in runs/NAME."""
     seen = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(train, "run", lambda config, workdir, *_: seen.append(workdir))
+    monkeypatch.setattr(loop, "run", lambda config, workdir, *_: seen.append(workdir))
     flags = ["--config=configs/digits.py", "--config.name=mine"]
     assert main.main(flags) == 0
     assert [str(path) for path in seen] == [str(tmp_path / "runs" / "mine")]

@@ -12,7 +12,7 @@ import pytest
 from model_goldens import jit_once
 from small_models import fill
 
-from vit_jax_tricks import augment, checkpoint, losses, state
+from vit_jax_tricks import augment, losses, state
 from vit_jax_tricks.compress import Spec, calibrate, dequantize, standard_rules
 from vit_jax_tricks.compress.grids import grid
 from vit_jax_tricks.compress.ranges import affine_range
@@ -22,6 +22,7 @@ from vit_jax_tricks.models.layers.functional import layer_scale_start
 from vit_jax_tricks.models.layers.gated_attention import GatedPositionalAttention
 from vit_jax_tricks.models.layers.tokens_to_token import TokenPerformer
 from vit_jax_tricks.objectives.distillation import distillation
+from vit_jax_tricks.storage import checkpoint
 
 
 KEY = jax.random.key(4)

@@ -9,8 +9,8 @@ import pytest
 import reference
 
 from configs import common
-from vit_jax_tricks import step
-from vit_jax_tricks.evaluate import evaluate
+from vit_jax_tricks.runs import scores
+from vit_jax_tricks.runs.scores import evaluate
 
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -167,7 +167,7 @@ def test_top_five_hits_of_seven_classes():
         "label": jnp.array([0, 4, 5, 0], jnp.int32),
         "mask": jnp.array([1.0, 1.0, 1.0, 0.0]),
     }
-    sums = step.eval_step({}, batch, model=Pixels(), mean=(0.0,) * 7, std=(1.0,) * 7)
+    sums = scores.eval_step({}, batch, model=Pixels(), mean=(0.0,) * 7, std=(1.0,) * 7)
     found = {name: float(value) for name, value in sums.items()}
     assert (found["correct"], found["correct5"], found["count"]) == (1, 2, 3)
     log_p = jax.nn.log_softmax(ranked[0] / np.float32(255))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import reference
 
-from vit_jax_tricks import optimizer
+from vit_jax_tricks.optim import optimizer
 
 
 pytestmark = pytest.mark.usefixtures("home")

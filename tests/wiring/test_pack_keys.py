@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import reference
 
-from vit_jax_tricks import augment, export_weights, relabel, train
+from vit_jax_tricks import augment, export_weights, relabel
 from vit_jax_tricks.data.label_pack.code import decode
 from vit_jax_tricks.objectives.targets import stored_labels
+from vit_jax_tricks.train import loop
 
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -50,7 +51,7 @@ def workdirs(folder, tmp_path_factory):
         export_weights(weights, DENSE["name"], file)
         given = {"data.name": f"folder:{folder}", "model": DENSE, **reference.TINY}
         given |= {"init": str(file), "steps": 1, "schedule.lr": 1e-3}
-        train.run(reference.config_of(given | {"log.tensorboard": False}), made[-1])
+        loop.run(reference.config_of(given | {"log.tensorboard": False}), made[-1])
     return made
 
 

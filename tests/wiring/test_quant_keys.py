@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import reference
 
-from vit_jax_tricks import model_spec, teachers
 from vit_jax_tricks.compress import Spec, standard_rules
-from vit_jax_tricks.model_flags import Trained
-from vit_jax_tricks.token_logits import form_of
+from vit_jax_tricks.runs import model_spec
+from vit_jax_tricks.runs.model_flags import Trained
+from vit_jax_tricks.teach import teachers
+from vit_jax_tricks.teach.token_logits import form_of
 
 
 pytestmark = pytest.mark.usefixtures("home")

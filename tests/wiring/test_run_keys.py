@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import reference
 
-from vit_jax_tricks import resume, train
-from vit_jax_tricks.checkpoint import read_variables
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.experiment import Experiment
+from vit_jax_tricks.runs import resume
+from vit_jax_tricks.storage.checkpoint import read_variables
+from vit_jax_tricks.train import loop
+from vit_jax_tricks.train.experiment import Experiment
 
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -94,9 +95,9 @@ def finished(folder, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Experiment, "compile_train_step", compiled)
         patch.setattr(Experiment, "compile_eval_step", lambda _: watched.eval_step)
-        patch.setattr(train.banner, "show", lambda *_: (1.0, {}))
-        patch.setattr(train, "time", watched)
-        result = train.run(config(folder), workdir)
+        patch.setattr(loop.banner, "show", lambda *_: (1.0, {}))
+        patch.setattr(loop, "time", watched)
+        result = loop.run(config(folder), workdir)
     return workdir, watched, result
 
 
@@ -215,16 +216,16 @@ OTHERS = {
 def test_another_value_is_another_run(key, finished, folder):
     workdir, _, _ = finished
     with pytest.raises(UserError, match=rf"holds another run: .*config\.{key.strip()}"):
-        train.run(config(folder, **{key.strip(): OTHERS[key]}), workdir)
+        loop.run(config(folder, **{key.strip(): OTHERS[key]}), workdir)
 
 
 def test_resume_never_and_required(finished, folder, tmp_path):
     workdir, _, _ = finished
     with pytest.raises(UserError, match=r"resume=never, but .* holds a run"):
-        train.run(config(folder, resume="never"), workdir)
+        loop.run(config(folder, resume="never"), workdir)
     with pytest.raises(UserError, match="resume=required, but"):
-        train.run(config(folder, resume="required"), tmp_path / "none")
-    again = train.run(config(folder, resume="required"), workdir)
+        loop.run(config(folder, resume="required"), tmp_path / "none")
+    again = loop.run(config(folder, resume="required"), workdir)
     assert again["test/accuracy_ema"] == pytest.approx(0.7)  # nothing was left to do
 
 

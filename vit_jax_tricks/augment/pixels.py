@@ -71,3 +71,12 @@ def check_channels(images: Num[Array, "b h w c"]) -> None:
             f"colour operations need 1 or 3 channels, got {images.shape[-1]}: "
             "give images [b, h, w, 3]."
         )
+
+
+def normalize(
+    images: Float[Array, "b h w c"], mean: tuple[float, ...], std: tuple[float, ...]
+) -> Float[Array, "b h w c"]:
+    """(images - mean) / std for each channel, images in [0, 1]."""
+    shape = (1, 1, 1, len(mean))
+    offset = jnp.asarray(mean, images.dtype).reshape(shape)
+    return (images - offset) / jnp.asarray(std, images.dtype).reshape(shape)

@@ -19,7 +19,7 @@ from vit_jax_tricks.checks import checked
 from vit_jax_tricks.compress.rules import Rule, check_every_rule, match
 from vit_jax_tricks.compress.spec import Spec
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.param_groups import Parameter, plan
+from vit_jax_tricks.optim.param_groups import Parameter, plan
 from vit_jax_tricks.typing import Array, Float, Params
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models.pruned import FIELDS
-from vit_jax_tricks.param_groups import path_name
+from vit_jax_tricks.optim.param_groups import path_name
 
 
 KINDS = {"heads": "block_heads", "hidden": "block_hidden"}

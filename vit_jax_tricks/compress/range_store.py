@@ -14,7 +14,7 @@ from vit_jax_tricks.compress.places import layer_names
 from vit_jax_tricks.compress.ranges import Range
 from vit_jax_tricks.compress.spec import Spec
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.param_groups import plan
+from vit_jax_tricks.optim.param_groups import plan
 from vit_jax_tricks.typing import Array
 
 

@@ -8,7 +8,7 @@ from: differences, size, and latency at batch 1, 8 and 32.
 import sys
 from typing import TYPE_CHECKING
 
-from vit_jax_tricks import command
+from vit_jax_tricks.commands import command
 
 
 if TYPE_CHECKING:

@@ -10,15 +10,16 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from vit_jax_tricks import compress, data, evaluation, model_flags, quantizing
-from vit_jax_tricks.command import Arguments
+from vit_jax_tricks import compress, data
+from vit_jax_tricks.commands.command import Arguments
 from vit_jax_tricks.compress.quantized_model import QuantizedModel
 from vit_jax_tricks.compress.range_store import without_ranges
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.export import NOT_INSTALLED, cpu, proof, verdict
 from vit_jax_tricks.export.files import check_writable, staged
-from vit_jax_tricks.model_flags import Trained
-from vit_jax_tricks.model_inputs import model_inputs
+from vit_jax_tricks.runs import evaluation, model_flags, quantizing
+from vit_jax_tricks.runs.model_flags import Trained
+from vit_jax_tricks.runs.model_inputs import model_inputs
 from vit_jax_tricks.stop import Stop
 
 

@@ -20,7 +20,7 @@ from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.export.float32 import in_float32
 from vit_jax_tricks.export.onnx_model import write
 from vit_jax_tricks.export.values import Quantized, Value, constant
-from vit_jax_tricks.param_groups import path_name, plan
+from vit_jax_tricks.optim.param_groups import path_name, plan
 
 
 # Keeps `quantized_apply` from quantising weights, which are stored as levels.

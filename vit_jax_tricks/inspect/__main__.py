@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vit_jax_tricks import command
+from vit_jax_tricks.commands import command
 
 
 if TYPE_CHECKING:

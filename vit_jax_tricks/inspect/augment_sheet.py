@@ -11,15 +11,14 @@ import numpy as np
 
 from vit_jax_tricks import augment, data
 from vit_jax_tricks.augment.operations import OPERATIONS
-from vit_jax_tricks.augment.pixels import to_float, to_uint8
+from vit_jax_tricks.augment.pixels import normalize, to_float, to_uint8
 from vit_jax_tricks.augment.policy import draw
 from vit_jax_tricks.config import Section
 from vit_jax_tricks.data.sample import Sample
 from vit_jax_tricks.data.source import reading
 from vit_jax_tricks.inspect.contact_sheet import contact_sheet
-from vit_jax_tricks.model_spec import channel_statistics
 from vit_jax_tricks.random import example_keys, fold_in_str, step_key
-from vit_jax_tricks.step import normalize
+from vit_jax_tricks.runs.model_spec import channel_statistics
 from vit_jax_tricks.typing import UInt8
 
 

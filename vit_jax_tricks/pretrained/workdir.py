@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax_tricks import checkpoint, paths
+from vit_jax_tricks import paths
 from vit_jax_tricks.compress import range_store
 from vit_jax_tricks.config import tuples
 from vit_jax_tricks.console import say
@@ -14,7 +14,8 @@ from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models.registry import create_model
 from vit_jax_tricks.pretrained.export import flatten
 from vit_jax_tricks.pretrained.weights import Weights
-from vit_jax_tricks.runs.manifest import DamagedError, step_folders
+from vit_jax_tricks.storage import checkpoint
+from vit_jax_tricks.storage.manifest import DamagedError, step_folders
 
 
 def read_workdir(path: Path, *, ema: bool | None = None) -> Weights:

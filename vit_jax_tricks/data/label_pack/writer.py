@@ -17,8 +17,8 @@ from vit_jax_tricks.data.label_pack.manifest import (
 )
 from vit_jax_tricks.data.label_pack.pack import digest
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.runs.lock import NAME as LOCK
-from vit_jax_tricks.runs.lock import locked
+from vit_jax_tricks.storage.lock import NAME as LOCK
+from vit_jax_tricks.storage.lock import locked
 from vit_jax_tricks.typing import Shaped
 
 

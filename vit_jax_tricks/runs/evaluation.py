@@ -10,12 +10,12 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from vit_jax_tricks import config, data, sharding, step
-from vit_jax_tricks.command import Arguments
+from vit_jax_tricks import config, data, sharding
+from vit_jax_tricks.commands.command import Arguments
 from vit_jax_tricks.console import Bar
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.evaluate import means, tally
-from vit_jax_tricks.model_flags import Trained, load
+from vit_jax_tricks.runs.model_flags import Trained, load
+from vit_jax_tricks.runs.scores import eval_step, means, tally
 
 
 SPLITS = {"test": ("test",), "train": ("train",), "all": ("train", "test")}
@@ -149,7 +149,7 @@ def sums(
     variables = jax.device_put(trained.variables, whole)
     spec = trained.spec
     function = functools.partial(
-        step.eval_step, model=trained.model, mean=spec.mean, std=spec.std
+        eval_step, model=trained.model, mean=spec.mean, std=spec.std
     )
     total = sum(map(evaluation.batches, splits))
     bar = Bar(total, 0, "batch")

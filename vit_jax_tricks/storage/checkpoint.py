@@ -30,7 +30,9 @@ import orbax.checkpoint as ocp
 from flax import traverse_util
 
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.runs.manifest import (
+from vit_jax_tricks.sharding import path_str
+from vit_jax_tricks.state import TrainState
+from vit_jax_tricks.storage.manifest import (
     MANIFEST,
     DamagedError,
     UnfinishedError,
@@ -39,9 +41,7 @@ from vit_jax_tricks.runs.manifest import (
     write_durably,
     write_manifest,
 )
-from vit_jax_tricks.runs.plain_path import plain_path
-from vit_jax_tricks.sharding import path_str
-from vit_jax_tricks.state import TrainState
+from vit_jax_tricks.storage.plain_path import plain_path
 
 
 LATER = "later.json"  # score and meta that are known only after the save

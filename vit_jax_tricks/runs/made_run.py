@@ -9,14 +9,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vit_jax_tricks import config, evaluation, paths
-from vit_jax_tricks.checkpoint import Checkpointer
-from vit_jax_tricks.command import Arguments
+from vit_jax_tricks import config, paths
+from vit_jax_tricks.commands.command import Arguments
 from vit_jax_tricks.console import say
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.model_flags import Trained
-from vit_jax_tricks.runs.lock import locked
+from vit_jax_tricks.runs import evaluation
+from vit_jax_tricks.runs.model_flags import Trained
 from vit_jax_tricks.state import TrainState
+from vit_jax_tricks.storage.checkpoint import Checkpointer
+from vit_jax_tricks.storage.lock import locked
 from vit_jax_tricks.typing import Params
 
 

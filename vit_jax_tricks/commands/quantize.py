@@ -9,8 +9,8 @@ from typing import Any
 import jax
 from flax import traverse_util
 
-from vit_jax_tricks import config, evaluation, made_run, model_flags, quantizing, resume
-from vit_jax_tricks.command import Arguments
+from vit_jax_tricks import config
+from vit_jax_tricks.commands.command import Arguments
 from vit_jax_tricks.compress.quantized_model import QuantizedModel
 from vit_jax_tricks.compress.range_store import (
     by_layer,
@@ -24,11 +24,12 @@ from vit_jax_tricks.config import Section
 from vit_jax_tricks.console import Bar, banner, say
 from vit_jax_tricks.data.sample import Sample
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.evaluate import means
-from vit_jax_tricks.evaluation import Evaluation
 from vit_jax_tricks.inspect.sensitivity_sheet import write_sheet
-from vit_jax_tricks.model_flags import Trained
 from vit_jax_tricks.pretrained.export import flatten
+from vit_jax_tricks.runs import evaluation, made_run, model_flags, quantizing, resume
+from vit_jax_tricks.runs.evaluation import Evaluation
+from vit_jax_tricks.runs.model_flags import Trained
+from vit_jax_tricks.runs.scores import means
 from vit_jax_tricks.stop import Stop
 
 

@@ -16,19 +16,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from vit_jax_tricks import config, data, evaluation, model_flags, sharding
-from vit_jax_tricks.augment.pixels import to_float
-from vit_jax_tricks.command import MODEL_VALUES, Arguments
+from vit_jax_tricks import config, data, sharding
+from vit_jax_tricks.augment.pixels import normalize, to_float
+from vit_jax_tricks.commands.command import MODEL_VALUES, Arguments
 from vit_jax_tricks.data import stream
 from vit_jax_tricks.data.label_pack.code import encode
 from vit_jax_tricks.data.label_pack.manifest import Spec, names_crc
 from vit_jax_tricks.data.prefetch import Prefetch
 from vit_jax_tricks.data.views import View
 from vit_jax_tricks.errors import UserError, nearest
-from vit_jax_tricks.model_flags import Trained
 from vit_jax_tricks.pretrained.export import flatten
-from vit_jax_tricks.step import normalize
-from vit_jax_tricks.token_logits import Form, form_of, token_logits
+from vit_jax_tricks.runs import evaluation, model_flags
+from vit_jax_tricks.runs.model_flags import Trained
+from vit_jax_tricks.teach.token_logits import Form, form_of, token_logits
 from vit_jax_tricks.typing import Array, Float, Int, Params, Shaped
 
 

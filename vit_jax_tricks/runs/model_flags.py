@@ -10,18 +10,18 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from vit_jax_tricks import model_spec, quantizing
-from vit_jax_tricks.command import Arguments
+from vit_jax_tricks.commands.command import Arguments
 from vit_jax_tricks.compress import range_store
 from vit_jax_tricks.compress.quantized_model import QuantizedModel
 from vit_jax_tricks.console import say
 from vit_jax_tricks.data.decode import RESIZES
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.model_spec import ModelSpec
 from vit_jax_tricks.models.registry import lookup
 from vit_jax_tricks.pretrained.load import load_weights
 from vit_jax_tricks.pretrained.sources import classes_of, read_source
 from vit_jax_tricks.pretrained.weights import Weights
+from vit_jax_tricks.runs import model_spec, quantizing
+from vit_jax_tricks.runs.model_spec import ModelSpec
 from vit_jax_tricks.typing import Params
 
 

@@ -15,27 +15,21 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from vit_jax_tricks import (
-    augment,
-    data,
-    ema,
-    optimizer,
-    quantizing,
-    schedule,
-    sharding,
-    step,
-    teaching,
-)
+from vit_jax_tricks import augment, data, ema, sharding
 from vit_jax_tricks.compress.quantized_model import QuantizedModel
 from vit_jax_tricks.config import Section
 from vit_jax_tricks.data.prefetch import Prefetch
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.model_spec import channel_statistics
 from vit_jax_tricks.models import create_model
 from vit_jax_tricks.objectives import Objective
+from vit_jax_tricks.optim import optimizer, schedule
 from vit_jax_tricks.pretrained.load import load_pretrained
 from vit_jax_tricks.random import fold_in_str
+from vit_jax_tricks.runs import quantizing, scores
+from vit_jax_tricks.runs.model_spec import channel_statistics
 from vit_jax_tricks.state import TrainState, create
+from vit_jax_tricks.teach import teaching
+from vit_jax_tricks.train import step
 
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -303,7 +297,7 @@ def build(config: Section, *, devices: Sequence[Any] | None = None) -> Experimen
         accumulate=accumulate,
         costly_update=config.optimizer.name in optimizer.COSTLY,
     )
-    eval_step = functools.partial(step.eval_step, model=applied, mean=mean, std=std)
+    eval_step = functools.partial(scores.eval_step, model=applied, mean=mean, std=std)
     pieces = sharding.batch_divisor(mesh)
     eval_batch = _positive("eval.batch_size", config.eval.batch_size)
     eval_epochs = _positive("eval.epochs", config.eval.epochs)

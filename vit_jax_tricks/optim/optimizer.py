@@ -16,8 +16,8 @@ import optax
 import optax.contrib
 
 from vit_jax_tricks.errors import UserError, nearest
-from vit_jax_tricks.param_groups import Parameter, describe, path_name, plan
-from vit_jax_tricks.schedule import Schedule
+from vit_jax_tricks.optim.param_groups import Parameter, describe, path_name, plan
+from vit_jax_tricks.optim.schedule import Schedule
 
 
 __all__ = ["COSTLY", "OPTIMIZERS", "build", "describe"]

@@ -9,17 +9,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vit_jax_tricks import model_flags, paths
-from vit_jax_tricks.command import Arguments
+from vit_jax_tricks import paths
+from vit_jax_tricks.augment.pixels import normalize
+from vit_jax_tricks.commands.command import Arguments
 from vit_jax_tricks.data import Data
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.evaluation import check_classes
 from vit_jax_tricks.losses.inputs import Number
-from vit_jax_tricks.model_flags import Trained
 from vit_jax_tricks.objectives.targets import dense_labels
-from vit_jax_tricks.relabelling import checksum
-from vit_jax_tricks.step import normalize
-from vit_jax_tricks.token_logits import Form, form_of, token_logits
+from vit_jax_tricks.runs import model_flags
+from vit_jax_tricks.runs.evaluation import check_classes
+from vit_jax_tricks.runs.model_flags import Trained
+from vit_jax_tricks.teach.labeller import checksum
+from vit_jax_tricks.teach.token_logits import Form, form_of, token_logits
 from vit_jax_tricks.typing import Array, Float, Params
 
 

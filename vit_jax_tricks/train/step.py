@@ -1,4 +1,4 @@
-"""One training step and one evaluation step, as pure functions.
+"""One training step, as a pure function.
 
 There is no jit here: `experiment.py` adds compilation, donation and shardings. Every
 draw comes from `step_key(state.key, NAME, state.step)`, so a step is a function of only
@@ -6,20 +6,21 @@ the state and the batch.
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from einops import rearrange
 
-from vit_jax_tricks.augment.pixels import to_float
-from vit_jax_tricks.guard import guarded
+from vit_jax_tricks.augment.pixels import normalize, to_float
 from vit_jax_tricks.objectives import Objective
 from vit_jax_tricks.objectives.targets import as_targets
 from vit_jax_tricks.random import step_key
+from vit_jax_tricks.runs.scores import Model
 from vit_jax_tricks.state import TrainState, variables
-from vit_jax_tricks.typing import Array, Float, Params, PRNGKeyArray
+from vit_jax_tricks.train.guard import guarded
+from vit_jax_tricks.typing import Array, Params, PRNGKeyArray
 
 
 Batch = dict[str, Array]
@@ -29,22 +30,6 @@ Mix = Callable[[PRNGKeyArray, Array, Array], tuple[Array, Any]]
 Stored = Callable[[PRNGKeyArray, Batch], Batch]
 Teach = Callable[[Any, Array], Batch]
 Average = Callable[[Params, Params, Array], Params]
-
-
-@runtime_checkable
-class Model(Protocol):
-    """A Flax module, or a `QuantizedModel` around one."""
-
-    def apply(self, variables: Any, /, *args: Any, **kwargs: Any) -> Any: ...
-
-
-def normalize(
-    images: Float[Array, "b h w c"], mean: tuple[float, ...], std: tuple[float, ...]
-) -> Float[Array, "b h w c"]:
-    """(images - mean) / std for each channel, images in [0, 1]."""
-    shape = (1, 1, 1, len(mean))
-    offset = jnp.asarray(mean, images.dtype).reshape(shape)
-    return (images - offset) / jnp.asarray(std, images.dtype).reshape(shape)
 
 
 def train_step(
@@ -211,31 +196,3 @@ def _accumulated(
     )
     grads, metrics = jax.tree.map(lambda x: x / accumulate, sums)
     return grads, (metrics, batch_stats)
-
-
-def eval_step(
-    model_variables: Params,
-    batch: Batch,
-    *,
-    model: Model,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-) -> Metrics:
-    """Sums over the real examples of a batch; padding (mask 0) does not count.
-
-    Returns:
-      correct and correct5 (top-1 and top-5 hits; top-k for k < 5 classes), loss (the
-        plain cross-entropy) and count, float32 [].
-    """
-    images = normalize(to_float(batch["image"]), mean, std)
-    logits, _ = model.apply(model_variables, images, train=False)
-    labels, mask = batch["label"], batch["mask"].astype(jnp.float32)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    _, top = jax.lax.top_k(logits, min(5, logits.shape[-1]))
-    hits = (top == labels[:, None]).astype(jnp.float32)
-    return {
-        "correct": jnp.sum(hits[:, 0] * mask),
-        "correct5": jnp.sum(hits.sum(-1) * mask),
-        "loss": jnp.sum(jnp.where(mask > 0, losses, 0.0)),
-        "count": jnp.sum(mask),
-    }

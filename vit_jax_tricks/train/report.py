@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from vit_jax_tricks import metrics
-from vit_jax_tricks.runs.manifest import write_durably
+from vit_jax_tricks.storage.manifest import write_durably
+from vit_jax_tricks.train import metrics
 
 
 CURVES = {

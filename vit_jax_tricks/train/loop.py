@@ -13,24 +13,25 @@ from typing import Any
 
 import jax
 
-from vit_jax_tricks import banner, model_spec, paths, report
-from vit_jax_tricks.augment.pixels import to_float
-from vit_jax_tricks.checkpoint import Checkpointer, SaveError
+from vit_jax_tricks import paths
+from vit_jax_tricks.augment.pixels import normalize, to_float
 from vit_jax_tricks.config import Section
 from vit_jax_tricks.console import Bar, say
 from vit_jax_tricks.data.fingerprint import fingerprint
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.evaluate import evaluate
-from vit_jax_tricks.experiment import Experiment, build
 from vit_jax_tricks.inspect.hardware import mfu
 from vit_jax_tricks.inspect.nonfinite import first_nonfinite
-from vit_jax_tricks.metrics import MetricsWriter, read
-from vit_jax_tricks.resume import begun_is_over, check_run, open_workdir, record
-from vit_jax_tricks.runs.clock import Clock
-from vit_jax_tricks.runs.lock import locked
+from vit_jax_tricks.runs import model_spec
+from vit_jax_tricks.runs.resume import begun_is_over, check_run, open_workdir, record
+from vit_jax_tricks.runs.scores import evaluate
 from vit_jax_tricks.state import TrainState
-from vit_jax_tricks.step import normalize
 from vit_jax_tricks.stop import Stop, Stopped
+from vit_jax_tricks.storage.checkpoint import Checkpointer, SaveError
+from vit_jax_tricks.storage.lock import locked
+from vit_jax_tricks.train import banner, report
+from vit_jax_tricks.train.clock import Clock
+from vit_jax_tricks.train.experiment import Experiment, build
+from vit_jax_tricks.train.metrics import MetricsWriter, read
 
 
 PATIENCE = 3  # non-finite steps in a row end the run

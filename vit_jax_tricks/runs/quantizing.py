@@ -15,7 +15,7 @@ from vit_jax_tricks.console import say
 from vit_jax_tricks.data import Data
 from vit_jax_tricks.data.sample import Sample
 from vit_jax_tricks.errors import UserError, nearest
-from vit_jax_tricks.model_inputs import model_inputs
+from vit_jax_tricks.runs.model_inputs import model_inputs
 from vit_jax_tricks.typing import Array, Float, Int
 
 

@@ -5,10 +5,9 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 
-from vit_jax_tricks.augment.pixels import to_float
+from vit_jax_tricks.augment.pixels import normalize, to_float
 from vit_jax_tricks.data import Data
 from vit_jax_tricks.data.sample import Sample
-from vit_jax_tricks.step import normalize
 from vit_jax_tricks.typing import Array, Float, Int
 
 

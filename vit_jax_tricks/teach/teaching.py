@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax_tricks import teachers
 from vit_jax_tricks.augment.trace import Trace
 from vit_jax_tricks.config import Section
 from vit_jax_tricks.data import Data
@@ -17,8 +16,9 @@ from vit_jax_tricks.objectives import NEEDS, Objective
 from vit_jax_tricks.objectives.targets import stored_labels
 from vit_jax_tricks.objectives.term import within
 from vit_jax_tricks.sharding import each_shard
-from vit_jax_tricks.step import Stored, Teach
-from vit_jax_tricks.token_logits import form_of
+from vit_jax_tricks.teach import teachers
+from vit_jax_tricks.teach.token_logits import form_of
+from vit_jax_tricks.train.step import Stored, Teach
 from vit_jax_tricks.typing import Array, PRNGKeyArray
 
 

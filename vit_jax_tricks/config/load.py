@@ -1,32 +1,28 @@
-"""Configs: ml_collections files, command-line overrides, and tracking of unread keys.
+"""Config files: ml_collections, found, run, overridden and read back from runs.
 
-A run reads its config through `Section`, which remembers every key that was read;
-`Section.assert_all_read` then stops the run if a key would have no effect. Paths in a
-config are absolute, however they were typed.
+Paths in a config are absolute, however they were typed.
 """
 
-import ast
 import importlib.machinery
 import importlib.util
 import json
-import math
 import re
 import sys
 import traceback
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import ml_collections
 
 from vit_jax_tricks import paths
+from vit_jax_tricks.config.section import Section
+from vit_jax_tricks.config.values import override, tuples
 from vit_jax_tricks.console import say
 from vit_jax_tricks.errors import UserError, nearest
 
 
-# Sections with keys beyond common.py's; create_model and Objective check them.
-OPEN_SECTIONS = ("config.model", "config.loss")
 # Keys that hold a path -> the function that makes it absolute.
 PATHS = {
     "init": paths.weights,
@@ -35,18 +31,16 @@ PATHS = {
     "teacher.pack": paths.absolute,
     "teacher.sources": paths.teacher_text,  # each
 }
-# key=value or key, up to a comma; a value may be quoted.
-ARGUMENT = r"""([^,=]*)(?:(=)("[^"]*"|'[^']*'|[^,]*))?(?:,|$)"""
 
 
 def config_dir() -> Path:
     """Folder of our config files: beside the package, or inside it once installed."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
 
 
-def load(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> "Section":
+def load(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> Section:
     """Loads `FILE[:args]` and applies `(key, value)` overrides.
 
     Args:
@@ -66,7 +60,7 @@ def load(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> "Section":
     path = _find(file)
     config = _call_get_config(path, arg)
     for key, text in overrides:
-        _override(config, key, text)
+        override(config, key, text)
     return Section(located(config.to_dict()))
 
 
@@ -226,184 +220,9 @@ def _unreadable(workdir: str | Path) -> UserError:
     )
 
 
-def tuples(value: Any) -> Any:
-    """Converts JSON lists to tuples, recursively."""
-    if isinstance(value, list | tuple):
-        return tuple(map(tuples, value))
-    if isinstance(value, dict):
-        return {key: tuples(inner) for key, inner in value.items()}
-    return value
-
-
 def _make_importable() -> None:
     """Makes `from configs import common` work anywhere."""
     if "configs" not in sys.modules:
         package = types.ModuleType("configs")
         package.__path__ = [str(config_dir())]
         sys.modules["configs"] = package
-
-
-def parse_arg(arg: str, **defaults: Any) -> ml_collections.ConfigDict:
-    """Parses a config's arguments, as `recipe=source,epochs=5`, typed by defaults.
-
-    A value that contains a comma must be quoted: `data="folder:/photos,
-    2024",epochs=5`.
-
-    Raises:
-      UserError: an argument that the config does not take, or a value of the wrong
-        type.
-    """
-    out = ml_collections.ConfigDict(defaults)
-    for key, equals, text in re.findall(ARGUMENT, arg):
-        if not key and not equals:
-            continue
-        if key not in defaults:
-            hint = nearest(key, defaults)
-            if not equals:
-                hint += " A value that contains a comma must be in quotes."
-            raise UserError(f'config argument "{key}" is unknown.{hint}')
-        if text[:1] in ("'", '"') and text[-1:] == text[0] and len(text) > 1:
-            text = text[1:-1]
-        _assign(out, key, text if equals else "True", f"config argument {key}")
-    return out
-
-
-def argument(key: str, value: str) -> str:
-    """Formats `key="value"` for `parse_arg`."""
-    quote = "'" if '"' in value else '"'
-    return f"{key}={quote}{value}{quote}"
-
-
-def parse_value(text: str) -> Any:
-    """A value from the command line: a Python literal, or else the string itself."""
-    lowered = {"true": True, "false": False, "none": None}
-    if text.lower() in lowered:
-        return lowered[text.lower()]
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
-
-
-def _override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
-    *parents, last = key.split(".")
-    node: Any = config
-    path = "config"
-    for name in parents:
-        if path == "config.loss" and name not in node:
-            with node.unlocked():
-                node[name] = ml_collections.ConfigDict()  # a new term of the loss
-        if not isinstance(node.get(name), ml_collections.ConfigDict):
-            raise UserError(_unknown(f"{path}.{name}", name, node))
-        node, path = node[name], f"{path}.{name}"
-    if last not in node and not path.startswith(OPEN_SECTIONS):
-        raise UserError(_unknown(f"{path}.{last}", last, node))
-    if isinstance(node.get(last), ml_collections.ConfigDict):
-        inner = ", ".join(f"{path}.{last}.{k}" for k in node[last])
-        raise UserError(f"{path}.{last} is a section; set one of {inner}.")
-    with node.unlocked():
-        _assign(node, last, text, f"{path}.{last}")
-
-
-def _unknown(path: str, name: str, node: ml_collections.ConfigDict) -> str:
-    return f"{path}: there is no such key.{nearest(name, node.keys())}"
-
-
-def _assign(node: Any, key: str, text: str, path: str) -> None:
-    fields = dict(node.items(preserve_field_references=True))
-    optional = isinstance(fields.get(key), ml_collections.FieldReference)
-    kind = node.get_type(key) if key in node else type(None)
-    old: Any = node.get(key, ())
-    value: Any = parse_value(text)
-    if value is None and optional:
-        node[key] = None
-        return
-    if kind is str:
-        value = text
-    if kind is tuple and isinstance(value, list):
-        value = tuple(value)
-    if kind is tuple and isinstance(value, str):
-        value = tuple(value.split(","))  # names
-    if kind in (bool, int, float, tuple):
-        fits = _number(value) if kind in (int, float) else isinstance(value, kind)
-        if isinstance(value, tuple) and fits and old:  # a range: two numbers
-            fits = len(value) == len(old) and all(map(_number, value))
-    else:
-        fits = True
-    try:
-        if not fits:
-            raise TypeError
-        node[key] = value
-    except (TypeError, ValueError) as error:
-        raise UserError(
-            f"{path}={text}: expected {kind.__name__}, such as {old!r}."
-        ) from error
-
-
-def _number(value: Any) -> bool:
-    plain = isinstance(value, int | float) and not isinstance(value, bool)
-    return plain and math.isfinite(value)
-
-
-class Section(Mapping[str, Any]):
-    """Read-only view of a config (section) that remembers what was read.
-
-    `section.key`, `section["key"]` and `**section` count as reading.
-    """
-
-    def __init__(
-        self,
-        values: Mapping[str, Any],
-        path: str = "config",
-        unread: set[str] | None = None,
-    ):
-        self._path = path
-        self._unread: set[str] = set() if unread is None else unread
-        self._values: dict[str, Any] = {}
-        for key, value in values.items():
-            if isinstance(value, Mapping):
-                value = Section(value, f"{path}.{key}", self._unread)
-            else:
-                self._unread.add(f"{path}.{key}")
-            self._values[key] = value
-
-    def __getitem__(self, key: str) -> Any:
-        if key not in self._values:
-            full = f"{self._path}.{key}"
-            raise UserError(f"{full}: no such key.{nearest(key, self._values)}")
-        self._unread.discard(f"{self._path}.{key}")
-        return self._values[key]
-
-    def __getattr__(self, key: str) -> Any:
-        if key.startswith("_"):
-            raise AttributeError(key)
-        return self[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._values
-
-    def without(self, *keys: str) -> dict[str, Any]:
-        """The section as keyword arguments without `keys` (which stay unread)."""
-        return {k: self[k] for k in self._values if k not in keys}
-
-    def to_dict(self) -> dict[str, Any]:
-        """A plain nested dict; does not count as reading."""
-        return {
-            k: v.to_dict() if isinstance(v, Section) else v
-            for k, v in self._values.items()
-        }
-
-    def assert_all_read(self) -> None:
-        """Raises UserError if some key was never read, as it would have no effect."""
-        if self._unread:
-            keys = ", ".join(sorted(self._unread))
-            raise UserError(
-                f"nothing in this run reads {keys}; remove it, or choose the option "
-                "that uses it."
-            )

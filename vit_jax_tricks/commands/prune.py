@@ -7,8 +7,8 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from vit_jax_tricks import config, data, evaluation, made_run, model_flags, resume
-from vit_jax_tricks.command import Arguments
+from vit_jax_tricks import config, data
+from vit_jax_tricks.commands.command import Arguments
 from vit_jax_tricks.compress.prune_finetune import finetune_config
 from vit_jax_tricks.compress.prune_groups import KINDS
 from vit_jax_tricks.compress.prune_model import Pruned, prune
@@ -18,9 +18,10 @@ from vit_jax_tricks.console import Bar, say
 from vit_jax_tricks.data.sample import Sample
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.inspect.pruning_sheet import write_sheet
-from vit_jax_tricks.model_flags import Trained
-from vit_jax_tricks.model_inputs import model_inputs
 from vit_jax_tricks.models.pruned import FIELDS
+from vit_jax_tricks.runs import evaluation, made_run, model_flags, resume
+from vit_jax_tricks.runs.model_flags import Trained
+from vit_jax_tricks.runs.model_inputs import model_inputs
 from vit_jax_tricks.stop import Stop
 from vit_jax_tricks.typing import Array
 

@@ -21,7 +21,7 @@ from vit_jax_tricks.models import create_model, preprocessing
 
 
 if TYPE_CHECKING:
-    from vit_jax_tricks.experiment import Experiment
+    from vit_jax_tricks.train.experiment import Experiment
 
 FILE = "model.json"
 

@@ -10,7 +10,7 @@ from vit_jax_tricks.config import OPEN_SECTIONS, Section, defaults, located
 from vit_jax_tricks.console import say
 from vit_jax_tricks.data.fingerprint import changes
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.runs.manifest import step_folders, write_durably
+from vit_jax_tricks.storage.manifest import step_folders, write_durably
 
 
 # A different value of any of these makes a different run, with its own workdir.

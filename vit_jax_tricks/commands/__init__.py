@@ -1,0 +1,1 @@
+"""Bodies of the commands: typed options in, library calls and printing out."""

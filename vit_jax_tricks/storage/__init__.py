@@ -1,0 +1,1 @@
+"""Safe storage: checkpoints, manifests, locks and odd paths."""

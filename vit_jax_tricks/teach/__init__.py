@@ -1,0 +1,1 @@
+"""Teachers: frozen models, label packs, and the command's labeller."""
