@@ -12,6 +12,7 @@ from small_models import apply, fill
 
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import create_model, stack_blocks, unstack_blocks
+from vit_jax_tricks.models.vit import VisionTransformer
 from vit_jax_tricks.sharding import make_mesh, state_shardings
 
 
@@ -268,6 +269,18 @@ def test_the_stem_s_statistics_move_in_training_only(images):
     mean, unbiased = conv.mean((0, 1, 2)), conv.var((0, 1, 2), ddof=1)
     for name, new in (("mean", mean), ("var", unbiased)):
         np.testing.assert_allclose(stats[name], 0.9 * old[name] + 0.1 * new, atol=1e-6)
+
+
+def test_a_subclass_overrides_one_step(variables, images):
+    """The largest patch token instead of the class token, on the same parameters."""
+
+    class Largest(VisionTransformer):
+        def reduce(self, x, train):
+            return x[:, self.prefix_tokens :].max(1)
+
+    largest = Largest(**SMALL, num_classes=10, distilled=True)
+    aux = apply(largest, variables, images)[1]
+    chex.assert_trees_all_equal(aux["features"], aux["tokens"][:, 2:].max(1))
 
 
 def test_rectangular_images():

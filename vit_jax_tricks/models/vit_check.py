@@ -3,11 +3,18 @@
 from typing import Any
 
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.models import checks, pruned, vit_blocks
+from vit_jax_tricks.models import checks, pruned
 from vit_jax_tricks.models.layers import functional, initializers
 from vit_jax_tricks.models.layers.attention import QKV
 from vit_jax_tricks.models.layers.norm import NORMS
 from vit_jax_tricks.models.positions import RELATIVE, Positions, parse
+
+
+# timm's `Block`, `ResPostBlock` and `ParallelScalingBlock`.
+BLOCKS = ("pre_norm", "post_norm", "parallel_scaling")
+# timm's `Mlp`, `SwiGLU`, `SwiGLUPacked`; int(d * mlp_ratio) units after the gate.
+MLPS = ("mlp", "swiglu", "swiglu_packed")
+POOLS = ("token", "avg", "avgmax", "max", "map", "prr")
 
 
 def check(model: Any) -> None:
@@ -23,13 +30,13 @@ def check(model: Any) -> None:
         raise UserError(f"head_dim={model.head_dim} is too small; use 1 or more.")
     checks.check_patches(model)
     choices = {
-        "global_pool": vit_blocks.POOLS,
+        "global_pool": POOLS,
         "drop_path_decay": ("linear", "constant"),
         "stem": ("patch", "hmlp"),
         "act_layer": tuple(functional.ACTIVATIONS),
         "norm_layer": tuple(NORMS),
-        "mlp_layer": vit_blocks.MLPS,
-        "block_fn": vit_blocks.BLOCKS,
+        "mlp_layer": MLPS,
+        "block_fn": BLOCKS,
         "qkv": QKV,
         "weight_init": tuple(initializers.VIT),
         "rope_grid_indexing": ("ij", "xy"),
