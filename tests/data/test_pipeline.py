@@ -53,6 +53,20 @@ def test_batches_have_the_promised_types(data):
         assert batch[key].dtype == np.int32
 
 
+def test_boxes_only_on_request(data):
+    """They come with more arrays too, and change nothing else."""
+    (plain,) = take(data, 1)
+    with data.train_batches(8, 3, boxes=True) as batches:
+        boxed = next(batches)
+    with data.train_batches(8, 3, more=lambda batch: {"keys": len(batch)}) as batches:
+        assert next(batches)["keys"] == 3
+    box = boxed.pop("box")
+    assert box.shape == (8, 4)
+    assert box.dtype == np.float32
+    assert ((box >= 0) & (box <= 1)).all()
+    assert_same([plain], [boxed])
+
+
 def test_a_run_resumes_where_it_was(data):
     whole = take(data, 7)
     assert_same(whole[4:], take(data, 3, start_step=4))

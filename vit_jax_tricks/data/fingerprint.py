@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from vit_jax_tricks.data.dataset import Data
 from vit_jax_tricks.data.folder import FileRecords
 from vit_jax_tricks.data.label_pack.manifest import labels_crc, names_crc
-from vit_jax_tricks.data.pipeline import Data
 from vit_jax_tricks.data.source import Records
 
 

@@ -2,15 +2,20 @@
 
 import concurrent.futures
 import dataclasses
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
+from vit_jax_tricks.data.prefetch import Batch
 from vit_jax_tricks.data.progress import progress
 from vit_jax_tricks.data.repeated import repeated_places
 from vit_jax_tricks.data.source import Records, reading
 from vit_jax_tricks.data.views import Seen
 from vit_jax_tricks.typing import Float, Int, UInt8
+
+
+IN_MEMORY_BYTES = 2**30  # most bytes that are kept without being asked for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,15 +29,71 @@ class Arrays:
     def __len__(self) -> int:
         return len(self.label)
 
-    def rows(self, index: Int[np.ndarray, "b"]) -> dict[str, np.ndarray]:
+    def rows(self, index: Int[np.ndarray, "b"], *, boxes: bool = False) -> Batch:
         """Batch of these examples; indices from `len(self)` on are copies."""
         example = index % len(self)
-        return {
+        batch = {
             "image": np.take(self.image, example, axis=0),
             "label": np.take(self.label, example),
             "index": index.astype(np.int32),
-            "box": np.take(self.box, example, axis=0),
         }
+        if boxes:
+            batch["box"] = np.take(self.box, example, axis=0)
+        return batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Resident:
+    """Splits that are decoded as a whole when they are first needed.
+
+    Attributes:
+      name: name of the data set.
+      splits: its records by split.
+      view: makes a fixed-size picture of bytes.
+      repeats: times that each example occurs in a row.
+    """
+
+    name: str
+    splits: Mapping[str, Records]
+    view: Callable[[bytes], Seen]
+    repeats: int
+    _loaded: dict[str, Arrays] = dataclasses.field(
+        default_factory=dict, init=False, repr=False
+    )
+
+    def train_batches(
+        self, batch_size: int, seed: int, start_step: int, *, boxes: bool
+    ) -> Iterator[Batch]:
+        """Endless batches from consecutive random permutations.
+
+        Batch `s` holds positions s * b .. (s + 1) * b of the stream, so it depends only
+        on (seed, s).
+        """
+        arrays = self._load("train")
+
+        def rows(step: int) -> Int[np.ndarray, "b"]:
+            return stream_rows(len(arrays), batch_size, seed, step, self.repeats)
+
+        steps = itertools.count(start_step)
+        return (arrays.rows(rows(step), boxes=boxes) for step in steps)
+
+    def row_batches(
+        self, split: str, rows: Int[np.ndarray, "n"], batch_size: int
+    ) -> Iterator[Batch]:
+        """The examples of `rows` in order; the last batch may be smaller."""
+        arrays = self._load(split)
+        starts = range(0, len(rows), batch_size)
+        return (arrays.rows(rows[start : start + batch_size]) for start in starts)
+
+    def labels(self, split: str) -> Int[np.ndarray, "n"]:
+        """The labels of a split."""
+        return self._load(split).label
+
+    def _load(self, split: str) -> Arrays:
+        if split not in self._loaded:
+            records, title = self.splits[split], f"{self.name} {split}"
+            self._loaded[split] = load(records, self.view, title)
+        return self._loaded[split]
 
 
 def load(records: Records, view: Callable[[bytes], Seen], title: str) -> Arrays:
@@ -57,20 +118,6 @@ def load(records: Records, view: Callable[[bytes], Seen], title: str) -> Arrays:
     return Arrays(image, labels, boxes)
 
 
-def train_batches(
-    arrays: Arrays, batch_size: int, seed: int, start_step: int, repeats: int = 1
-) -> Iterator[dict[str, np.ndarray]]:
-    """Yields endless batches from consecutive random permutations.
-
-    Batch `s` holds positions s * b .. (s + 1) * b of the stream, so it depends only on
-    (seed, s).
-    """
-    step = start_step
-    while True:
-        yield arrays.rows(stream_rows(len(arrays), batch_size, seed, step, repeats))
-        step += 1
-
-
 def stream_rows(
     count: int, batch_size: int, seed: int, step: int, repeats: int = 1
 ) -> Int[np.ndarray, "b"]:
@@ -87,11 +134,3 @@ def stream_rows(
         order = np.random.default_rng((seed, int(epoch))).permutation(count)
         rows[inside] = order[place[inside]]
     return rows + copy * count
-
-
-def row_batches(
-    arrays: Arrays, batch_size: int, rows: Int[np.ndarray, "n"]
-) -> Iterator[dict[str, np.ndarray]]:
-    """Yields the examples of `rows` in order; the last batch may be smaller."""
-    for start in range(0, len(rows), batch_size):
-        yield arrays.rows(rows[start : start + batch_size])

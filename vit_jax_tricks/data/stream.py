@@ -1,21 +1,21 @@
 """Streams large data sets through Grain, decoding and cropping on the way."""
 
+import dataclasses
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from vit_jax_tricks.data.prefetch import Batch
 from vit_jax_tricks.data.repeated import epoch_length
+from vit_jax_tricks.data.sample import labels_of
 from vit_jax_tricks.data.source import Records, reading
-from vit_jax_tricks.data.views import Seen
+from vit_jax_tricks.data.views import View
 from vit_jax_tricks.data.worker import end_with_parent, shelter
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.typing import Int, UInt8
+from vit_jax_tricks.typing import Int
 
 
-TrainView = Callable[[bytes, np.random.Generator], Seen]
-TestView = Callable[[bytes], UInt8[np.ndarray, "h w c"]]
-Batch = dict[str, np.ndarray]
 DIED = "Worker process was terminated"  # start of Grain's error message
 
 
@@ -61,16 +61,17 @@ class Copied:
 class TrainRow:
     """One training example; the draw depends on (seed, position in the stream)."""
 
-    def __init__(self, view: TrainView, records: Records):
-        self.view, self.records = view, records
+    def __init__(self, view: View, records: Records, boxes: bool):
+        self.view, self.records, self.boxes = view, records, boxes
 
     def __call__(
         self, record: tuple[bytes, int, int], rng: np.random.Generator
     ) -> Batch:
         data, label, index = record
         with reading(self.records, index % len(self.records)):
-            pixels, box = self.view(data, rng)
-        return _row(pixels, label, index) | {"box": box}
+            pixels, box = self.view.train(data, rng)
+        row = _row(pixels, label, index)
+        return row | {"box": box} if self.boxes else row
 
 
 class TestRow:
@@ -78,13 +79,13 @@ class TestRow:
 
     __test__ = False  # not a pytest class
 
-    def __init__(self, view: TestView, records: Records):
+    def __init__(self, view: View, records: Records):
         self.view, self.records = view, records
 
     def __call__(self, record: tuple[bytes, int, int]) -> Batch:
         data, label, index = record
         with reading(self.records, index):
-            return _row(self.view(data), label, index)
+            return _row(self.view.test(data), label, index)
 
 
 def _row(image: np.ndarray, label: int, index: int) -> Batch:
@@ -95,37 +96,58 @@ def _row(image: np.ndarray, label: int, index: int) -> Batch:
     }
 
 
-def train_batches(
-    records: Records,
-    view: TrainView,
-    batch_size: int,
-    seed: int,
-    start_step: int,
-    workers: int,
-    repeats: int = 1,
-) -> Iterator[Batch]:
-    """Yields endless batches of random permutations; can start anywhere without replay.
+@dataclasses.dataclass(frozen=True)
+class Streamed:
+    """Splits whose pictures are read, decoded and cropped for each batch.
 
-    The stream is the same for any number of worker processes, because the batched data
-    set is sliced at `start_step` instead of restoring an iterator's state.
+    Attributes:
+      splits: records by split.
+      view: the crops.
+      workers: processes for training batches; 0 uses threads.
+      repeats: times that each example occurs in a row.
     """
-    import grain
 
-    data = grain.MapDataset.source(Numbered(records)).seed(seed).shuffle()
-    if repeats > 1:
-        copies = [data.map(Copied(k * len(records))) for k in range(repeats)]
-        data = grain.MapDataset.mix(copies).seed(seed)
-        data = data[: epoch_length(len(records), repeats)]
-    data = (
-        data.repeat()
-        .random_map(TrainRow(view, records))
-        .batch(batch_size, drop_remainder=True)
-    )
-    yield from _read(data[start_step:], workers)
+    splits: Mapping[str, Records]
+    view: View
+    workers: int
+    repeats: int
+
+    def train_batches(
+        self, batch_size: int, seed: int, start_step: int, *, boxes: bool
+    ) -> Iterator[Batch]:
+        """Yields endless batches of random permutations, from any step without replay.
+
+        The stream is the same for any number of worker processes, because the batched
+        data set is sliced at `start_step` instead of restoring an iterator's state.
+        """
+        import grain
+
+        records, repeats = self.splits["train"], self.repeats
+        data = grain.MapDataset.source(Numbered(records)).seed(seed).shuffle()
+        if repeats > 1:
+            copies = [data.map(Copied(k * len(records))) for k in range(repeats)]
+            data = grain.MapDataset.mix(copies).seed(seed)
+            data = data[: epoch_length(len(records), repeats)]
+        data = (
+            data.repeat()
+            .random_map(TrainRow(self.view, records, boxes))
+            .batch(batch_size, drop_remainder=True)
+        )
+        yield from _read(data[start_step:], self.workers)
+
+    def row_batches(
+        self, split: str, rows: Int[np.ndarray, "n"], batch_size: int
+    ) -> Iterator[Batch]:
+        """As the function `row_batches`."""
+        yield from row_batches(self.splits[split], self.view, rows, batch_size)
+
+    def labels(self, split: str) -> Sequence[int] | Int[np.ndarray, "n"]:
+        """The labels of a split, read one by one unless they are known."""
+        return labels_of(self.splits[split])
 
 
 def row_batches(
-    records: Records, view: TestView, batch_size: int, rows: Int[np.ndarray, "n"]
+    records: Records, view: View, rows: Int[np.ndarray, "n"], batch_size: int
 ) -> Iterator[Batch]:
     """Yields the examples of `rows` in order; the last batch may be smaller."""
     import grain

@@ -65,7 +65,7 @@ class Labeller:
         pending = collections.deque()
         done = examples.start
         batches = stream.row_batches(
-            self.source.whole_train, self.view.test, self.batch_size, rows
+            self.source.whole_train, self.view, rows, self.batch_size
         )
         with Prefetch(batches) as ready:
             for batch in ready:

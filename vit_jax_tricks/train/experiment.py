@@ -164,7 +164,11 @@ class Experiment:
         if self.teaching.pack is not None:
             more = functools.partial(self.teaching.rows, self.data)
         return self.data.train_batches(
-            self.batch_size, seed=self.seed, start_step=start_step, more=more
+            self.batch_size,
+            seed=self.seed,
+            start_step=start_step,
+            boxes=more is not None,
+            more=more,
         )
 
     def place_frozen(self) -> list[Any]:

@@ -15,10 +15,10 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
+from vit_jax_tricks.data.dataset import Data
 from vit_jax_tricks.data.folder import FileRecords
 from vit_jax_tricks.data.label_pack.code import encode
 from vit_jax_tricks.data.label_pack.manifest import LARGEST, Spec, names_crc
-from vit_jax_tricks.data.pipeline import Data
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.pretrained import pth
 from vit_jax_tricks.typing import Float, Int, Shaped

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from vit_jax_tricks import paths
+from vit_jax_tricks.data.dataset import Data
 from vit_jax_tricks.data.folder import FileRecords
 from vit_jax_tricks.data.label_pack.code import record_dtype
 from vit_jax_tricks.data.label_pack.manifest import (
@@ -20,7 +21,7 @@ from vit_jax_tricks.data.label_pack.manifest import (
     labels_crc,
     names_crc,
 )
-from vit_jax_tricks.data.pipeline import IN_MEMORY_BYTES, Data
+from vit_jax_tricks.data.memory import IN_MEMORY_BYTES
 from vit_jax_tricks.data.progress import progress
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.typing import Int, Shaped
