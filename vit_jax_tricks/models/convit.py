@@ -11,6 +11,7 @@ from vit_jax_tricks.models.block import run_blocks
 from vit_jax_tricks.models.late_class_token import LateClassToken
 from vit_jax_tricks.models.layers import functional
 from vit_jax_tricks.models.layers.gated_attention import GatedPositionalAttention
+from vit_jax_tricks.models.registry import IMAGENET, Entry, Preprocessing, register
 from vit_jax_tricks.typing import Array, Float
 
 
@@ -92,3 +93,32 @@ class ConViT(LateClassToken):
         x = run(layers[:first], x, rates[:first])
         x = jnp.concatenate([cls_token, x], axis=1)
         return run(layers[first:], x, rates[first:], start=first)
+
+
+# Heads, parameters, published ImageNet-1k top-1 (arXiv:2103.10697, table 1).
+CONVIT = {
+    "convit_tiny": (4, 5_710_512, 73.1),
+    "convit_small": (9, 27_777_322, 81.3),
+    "convit_base": (16, 86_540_040, 82.4),
+}
+_FULL = {
+    "convit_tiny": "official_convit_tiny",
+    "convit_small": "official_convit_small",
+    "convit_base": "timm_convit_base",
+}
+
+for _name, (_heads, _parameters, _top1) in CONVIT.items():
+    register(
+        _name,
+        Entry(
+            family=ConViT,
+            defaults={"num_heads": _heads},
+            preprocessing=Preprocessing(*IMAGENET, 0.875),
+            parameters=_parameters,
+            parameters_classes=1000,
+            source="facebookresearch/convit 0a9340a",
+            dialect="timm",
+            golden=f"models_full/{_FULL[_name]}",
+            top1=_top1,
+        ),
+    )

@@ -21,6 +21,7 @@ from vit_jax_tricks.models.layers import functional
 from vit_jax_tricks.models.layers.functional.pooling import GLOBAL_POOLS
 from vit_jax_tricks.models.layers.head import Classifier
 from vit_jax_tricks.models.layers.norm import LayerNorm
+from vit_jax_tricks.models.registry import IMAGENET, Entry, Preprocessing, register
 from vit_jax_tricks.models.swin_block import (
     PatchGrid,
     PatchMerging,
@@ -293,3 +294,79 @@ def _window_sizes(value: Any, stages: int) -> list[tuple[int, int]]:
     if len(value) == 2 and all(isinstance(v, int) for v in value):
         value = (value,) * stages
     return [(v, v) if isinstance(v, int) else v for v in value]
+
+
+SIZES: dict[str, dict[str, Any]] = {
+    "tiny": {"embed_dim": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)},
+    "small": {"embed_dim": 96, "depths": (2, 2, 18, 2), "num_heads": (3, 6, 12, 24)},
+    "base": {"embed_dim": 128, "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32)},
+    "large": {"embed_dim": 192, "depths": (2, 2, 18, 2), "num_heads": (6, 12, 24, 48)},
+}
+
+# Counts: timm 1.0.31. Top-1: the README of microsoft/Swin-Transformer, for the weights
+# trained on ImageNet-1k only if they exist, otherwise pre-trained on ImageNet-22k.
+SWIN = {
+    "swin_tiny_patch4_window7_224": (28_288_354, 81.2),
+    "swin_small_patch4_window7_224": (49_606_258, 83.2),
+    "swin_base_patch4_window7_224": (87_768_224, 83.5),
+    "swin_base_patch4_window12_384": (87_903_584, 84.5),
+    "swin_large_patch4_window7_224": (196_532_476, 86.3),
+    "swin_large_patch4_window12_384": (196_735_516, 87.3),
+}
+# Windows found by architecture search: Chen et al., 2021, arXiv:2111.14725.
+SWIN_S3 = {
+    "swin_s3_tiny_224": (28_328_674, SIZES["tiny"], (7, 7, 14, 7)),
+    "swin_s3_small_224": (49_737_298, SIZES["small"], (14, 14, 14, 7)),
+    "swin_s3_base_224": (
+        71_125_762,
+        SIZES["small"] | {"depths": (2, 2, 30, 2)},
+        (7, 7, 14, 7),
+    ),
+}
+_FULL = {
+    "swin_tiny_patch4_window7_224",
+    "swin_base_patch4_window7_224",
+    "swin_base_patch4_window12_384",
+}
+
+
+def register_swin(
+    name: str,
+    family: type[nn.Module],
+    parameters: int,
+    golden: str,
+    fields: dict[str, Any],
+    *,
+    classes: int = 1000,
+    top1: float | None = None,
+) -> None:
+    """Registers a model name that ends in its image size."""
+    img_size = int(name.split("_")[-1].split("to")[-1])
+    entry = Entry(
+        family=family,
+        defaults=fields | {"img_size": img_size},
+        preprocessing=Preprocessing(*IMAGENET, 1.0 if img_size == 384 else 0.9),
+        parameters=parameters,
+        parameters_classes=classes,
+        source="timm 1.0.31",
+        dialect="timm",
+        golden=f"models_full/timm_{name}" if name in _FULL else golden,
+        top1=top1,
+    )
+    register(name, entry)
+
+
+def window_of(name: str) -> int:
+    """The window size in a model name, that of fine-tuning if it has two."""
+    part = next(p for p in name.split("_") if p.startswith("window"))
+    return int(part.removeprefix("window").split("to")[-1])
+
+
+for _name, (_count, _top1) in SWIN.items():
+    _fields = SIZES[_name.split("_")[1]] | {"window_size": window_of(_name)}
+    _golden = "models_full/official_swin_small_patch4_window7_224"
+    _golden = _golden if "_small_" in _name else "models_small/small_swin"
+    register_swin(_name, SwinTransformer, _count, _golden, _fields, top1=_top1)
+for _name, (_count, _size, _windows) in SWIN_S3.items():
+    _fields = _size | {"window_size": _windows}
+    register_swin(_name, SwinTransformer, _count, "models_small/small_swin", _fields)

@@ -11,7 +11,13 @@ import jax.numpy as jnp
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models.layers import functional
 from vit_jax_tricks.models.layers.no_heads import NoHeads
-from vit_jax_tricks.models.swin import WindowedTransformer, check_stage_heads
+from vit_jax_tricks.models.swin import (
+    SIZES,
+    WindowedTransformer,
+    check_stage_heads,
+    register_swin,
+    window_of,
+)
 from vit_jax_tricks.typing import Array, Float
 
 
@@ -155,3 +161,40 @@ class SwinTransformerV2(WindowedTransformer):
             dtype=self.dtype,
             param_dtype=self.param_dtype,
         )
+
+
+# Counts: timm 1.0.31. Top-1: as for Swin.
+SWIN_V2 = {
+    "swinv2_tiny_window8_256": (28_347_154, 81.8),
+    "swinv2_tiny_window16_256": (28_347_154, 82.8),
+    "swinv2_small_window8_256": (49_728_418, 83.7),
+    "swinv2_small_window16_256": (49_728_418, 84.1),
+    "swinv2_base_window8_256": (87_918_816, 84.2),
+    "swinv2_base_window16_256": (87_918_816, 84.6),
+    "swinv2_base_window12to16_192to256": (87_918_816, 86.2),
+    "swinv2_base_window12to24_192to384": (87_918_816, 87.1),
+    "swinv2_large_window12to16_192to256": (196_739_932, 86.9),
+    "swinv2_large_window12to24_192to384": (196_739_932, 87.6),
+}
+# Pre-trained on ImageNet-22k, with a head of its 21,841 classes.
+SWIN_V2_22K = {
+    "swinv2_base_window12_192": 109_280_841,
+    "swinv2_large_window12_192": 228_772_549,
+}
+
+
+def _v2_fields(name: str) -> dict[str, Any]:
+    fields = SIZES[name.split("_")[1]] | {"window_size": window_of(name)}
+    if "12to" in name:  # the last map of pre-training was smaller than its window
+        fields["pretrained_window_sizes"] = (12, 12, 12, 6)
+    return fields
+
+
+for _name, (_count, _top1) in SWIN_V2.items():
+    _full = _name == "swinv2_tiny_window8_256"
+    _golden = f"models_full/timm_{_name}" if _full else "models_small/small_swinv2"
+    _fields = _v2_fields(_name)
+    register_swin(_name, SwinTransformerV2, _count, _golden, _fields, top1=_top1)
+for _name, _count in SWIN_V2_22K.items():
+    _golden, _fields = "models_small/small_swinv2", _v2_fields(_name)
+    register_swin(_name, SwinTransformerV2, _count, _golden, _fields, classes=21_841)

@@ -16,10 +16,7 @@ from vit_jax_tricks.models.vit_variants import SIZES as VIT_SIZES
 
 SIZES: dict[str, dict[str, Any]] = {
     **VIT_SIZES,
-    "betwixt": {"embed_dim": 640, "num_heads": 10},
     "so400m": {"embed_dim": 1152, "depth": 27, "num_heads": 16, "mlp_ratio": 3.7362},
-    "giant": {"embed_dim": 1408, "depth": 40, "num_heads": 16, "mlp_ratio": 48 / 11},
-    "gigantic": {"embed_dim": 1664, "depth": 48, "num_heads": 16, "mlp_ratio": 64 / 13},
     "giantopt": {"embed_dim": 1536, "depth": 40, "num_heads": 16},
 }
 # Counts: timm 1.0.31, for the default number of classes of its weights.

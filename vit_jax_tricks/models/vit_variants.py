@@ -14,13 +14,16 @@ from vit_jax_tricks.models.vit import VisionTransformer
 
 Triple: TypeAlias = tuple[float, float, float]
 
-SIZES = {
+SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"embed_dim": 192, "num_heads": 3},
     "small": {"embed_dim": 384, "num_heads": 6},
     "medium": {"embed_dim": 512, "num_heads": 8},
+    "betwixt": {"embed_dim": 640, "num_heads": 10},
     "base": {"embed_dim": 768, "num_heads": 12},
     "large": {"embed_dim": 1024, "depth": 24, "num_heads": 16},
     "huge": {"embed_dim": 1280, "depth": 32, "num_heads": 16},
+    "giant": {"embed_dim": 1408, "depth": 40, "num_heads": 16, "mlp_ratio": 48 / 11},
+    "gigantic": {"embed_dim": 1664, "depth": 48, "num_heads": 16, "mlp_ratio": 64 / 13},
 }
 
 # Counts: timm 1.0.31. Crop: that of timm's default weights, where they exist.

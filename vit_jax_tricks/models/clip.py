@@ -14,10 +14,7 @@ from vit_jax_tricks.models.vit_variants import SIZES as VIT_SIZES
 SIZES: dict[str, dict[str, Any]] = {
     **VIT_SIZES,
     "xsmall": {"embed_dim": 256, "depth": 10, "num_heads": 4},
-    "betwixt": {"embed_dim": 640, "num_heads": 10},
     "base_plus": {"embed_dim": 896, "num_heads": 14},
-    "giant": {"embed_dim": 1408, "depth": 40, "num_heads": 16, "mlp_ratio": 48 / 11},
-    "gigantic": {"embed_dim": 1664, "depth": 48, "num_heads": 16, "mlp_ratio": 64 / 13},
 }
 # Parameters and classes (timm 1.0.31), crop and crop mode of OpenAI's weights in timm,
 # or of timm's default weights where OpenAI has none.
