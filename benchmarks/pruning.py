@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vit_jax_tricks.compress.prune_model import prune
+from vit_jax_tricks.compress.pruning.pruned import prune
 from vit_jax_tricks.export import onnx_model, proof, to_onnx
 from vit_jax_tricks.models import create_model
 

@@ -10,7 +10,7 @@ import runs
 
 from vit_jax_tricks import config, evaluate, prune, quantize
 from vit_jax_tricks.commands.command import Arguments
-from vit_jax_tricks.compress import range_store
+from vit_jax_tricks.compress.quant import range_store
 from vit_jax_tricks.export import __main__ as export
 from vit_jax_tricks.main import main
 from vit_jax_tricks.runs import model_flags

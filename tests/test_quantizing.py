@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from vit_jax_tricks import config, data
-from vit_jax_tricks.compress import Range, Spec, range_store
+from vit_jax_tricks.compress import Range, Spec
+from vit_jax_tricks.compress.quant import range_store
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.runs import quantizing
 

@@ -10,27 +10,26 @@ import pytest
 from refusals import abstractly, assert_all_refused, assert_refused, cases
 
 from vit_jax_tricks import compress
-from vit_jax_tricks.compress import (
+from vit_jax_tricks.compress import fake_quant, find_groups, grid, standard_rules
+from vit_jax_tricks.compress.pruning import (
+    gates,
+    pruned,
+    scores,
+    scoring,
+    select,
+    width,
+)
+from vit_jax_tricks.compress.quant import (
+    apply,
     calibration,
     clipping,
-    fake_quant,
-    find_groups,
-    grid,
     integer,
     observers,
     places,
-    prune_gates,
-    prune_model,
-    prune_scores,
-    prune_select,
-    prune_width,
-    quantized,
     ranges,
-    scores,
     sensitivity,
-    standard_rules,
 )
-from vit_jax_tricks.compress.fake_quant import learned_fake_quant, learned_step
+from vit_jax_tricks.compress.quant.fake_quant import learned_fake_quant, learned_step
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import create_model
 
@@ -292,10 +291,10 @@ def model_table():
 FUNCTIONS = {
     fn.__name__: fn
     for fn in (
-        *(prune_gates.gated_apply, prune_gates.masked_apply, prune_scores.score_batch),
-        *(sensitivity.batch_sums, quantized.quantized_apply, calibration.observe),
-        *(places.input_places, places.quantized_places, prune_model.shrink),
-        *(prune_model.pruned_model, prune_width.narrowed),
+        *(gates.gated_apply, gates.masked_apply, scoring.score_batch),
+        *(sensitivity.batch_sums, apply.quantized_apply, calibration.observe),
+        *(places.input_places, places.quantized_places, pruned.shrink),
+        *(pruned.pruned_model, width.narrowed),
     )
 }
 SHAPES_ALONE = {"input_places", "quantized_places", "pruned_model", "observe"}
@@ -303,9 +302,9 @@ SHAPES_ALONE = {"input_places", "quantized_places", "pruned_model", "observe"}
 
 def test_every_function_on_images_is_in_the_table():
     found = {compress.quantized_apply}
-    for module in (calibration, places, prune_gates, prune_model, prune_scores):
+    for module in (calibration, places, gates, pruned, scoring):
         found |= {fn for _, fn in inspect.getmembers(module, inspect.isfunction)}
-    for module in (prune_select, prune_width, quantized, sensitivity):
+    for module in (select, width, apply, sensitivity):
         found |= {fn for _, fn in inspect.getmembers(module, inspect.isfunction)}
     takes = {"images", "gates", "plan", "channels"}
     inside = {
@@ -351,7 +350,7 @@ def test_batches():
     ):
         arguments = {"batches": [(images, labels)], "criterion": "gradient"}
         arguments |= {"model": model, "variables": variables, "groups": groups}
-        assert_refused(prune_scores.score, arguments, [part], ("eager",))
+        assert_refused(scoring.score, arguments, [part], ("eager",))
         del arguments["groups"]
         assert_refused(compress.prune, arguments, [part], ("eager",))
     arguments = {"model": model, "variables": variables, "rules": RULES}
@@ -377,13 +376,13 @@ def test_models_that_stack_their_blocks():
     model, variables = tiny(scan=True)
     arguments = {"variables": variables, "images": IMAGES, "groups": {}, "gates": {}}
     arguments |= {"model": model}
-    assert_refused(prune_gates.gated_apply, arguments, ["make it with scan=False"])
+    assert_refused(gates.gated_apply, arguments, ["make it with scan=False"])
 
 
 def test_criteria():
     right, _ = model_table()["score_batch"]
     arguments = right | {"criterion": "tailor"}
-    assert_refused(prune_scores.score_batch, arguments, ['"tailor" is unknown'])
+    assert_refused(scoring.score_batch, arguments, ['"tailor" is unknown'])
 
 
 @pytest.mark.parametrize(
@@ -405,11 +404,11 @@ def test_scores_and_costs_of_a_selection(changes, part):
     both = {"blocks_0/heads": given.pop("heads"), "blocks_0/hidden": np.ones(32)}
     costs = dict.fromkeys(groups, 10)
     options = {"scores": both, "costs": costs, "excess": 0, "relative": True} | given
-    assert_refused(prune_select.select, {"groups": groups} | options, [part], ["eager"])
+    assert_refused(select.select, {"groups": groups} | options, [part], ["eager"])
 
 
 def test_a_weight_with_a_range_and_no_spec():
     params = {"kernel": jnp.ones((2, 3))}
     steps = {"kernel": ranges.Range(jnp.float32(0.1))}
     with pytest.raises(UserError, match='specs has no "kernel", which ranges has'):
-        quantized.quantize_params(params, steps, {})
+        apply.quantize_params(params, steps, {})

@@ -14,8 +14,8 @@ from small_models import fill
 
 from vit_jax_tricks import augment, losses, state
 from vit_jax_tricks.compress import Spec, calibrate, dequantize, standard_rules
-from vit_jax_tricks.compress.grids import grid
-from vit_jax_tricks.compress.ranges import affine_range
+from vit_jax_tricks.compress.quant.grids import grid
+from vit_jax_tricks.compress.quant.ranges import affine_range
 from vit_jax_tricks.export.proof import compare
 from vit_jax_tricks.models import create_model
 from vit_jax_tricks.models.layers.functional import layer_scale_start

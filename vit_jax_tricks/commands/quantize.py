@@ -11,15 +11,15 @@ from flax import traverse_util
 
 from vit_jax_tricks import config
 from vit_jax_tricks.commands.command import Arguments
-from vit_jax_tricks.compress.quantized_model import QuantizedModel
-from vit_jax_tricks.compress.range_store import (
+from vit_jax_tricks.compress.quant.model import QuantizedModel
+from vit_jax_tricks.compress.quant.range_store import (
     by_layer,
     from_layers,
     stored,
     with_stored,
     without_ranges,
 )
-from vit_jax_tricks.compress.sensitivity import Cost, sensitivity
+from vit_jax_tricks.compress.quant.sensitivity import Cost, sensitivity
 from vit_jax_tricks.config import Section
 from vit_jax_tricks.console import Bar, banner, say
 from vit_jax_tricks.data.sample import Sample

@@ -1,33 +1,34 @@
 """Compression: quantisation with its calibration, and pruning with its scores."""
 
-from vit_jax_tricks.compress import clipping, observers, scores
-from vit_jax_tricks.compress.calibration import calibrate, weight_ranges
-from vit_jax_tricks.compress.fake_quant import (
+from vit_jax_tricks.compress.pruning import scores
+from vit_jax_tricks.compress.pruning.gates import gated_apply, masked_apply
+from vit_jax_tricks.compress.pruning.groups import Group, find_groups
+from vit_jax_tricks.compress.pruning.pruned import Pruned, prune, pruned_model, shrink
+from vit_jax_tricks.compress.quant import clipping, observers
+from vit_jax_tricks.compress.quant.apply import quantize_params, quantized_apply
+from vit_jax_tricks.compress.quant.calibration import calibrate, weight_ranges
+from vit_jax_tricks.compress.quant.fake_quant import (
     fake_quant,
     learned_fake_quant,
     learned_step,
 )
-from vit_jax_tricks.compress.grids import Grid, grid
-from vit_jax_tricks.compress.integer import (
+from vit_jax_tricks.compress.quant.grids import Grid, grid
+from vit_jax_tricks.compress.quant.integer import (
     dequantize,
     int8_linear,
     integer_dot,
     quantize,
 )
-from vit_jax_tricks.compress.places import quantized_places, quantized_weights
-from vit_jax_tricks.compress.prune_gates import gated_apply, masked_apply
-from vit_jax_tricks.compress.prune_groups import Group, find_groups
-from vit_jax_tricks.compress.prune_model import Pruned, prune, pruned_model, shrink
-from vit_jax_tricks.compress.quantized import quantize_params, quantized_apply
-from vit_jax_tricks.compress.quantized_model import QuantizedModel
-from vit_jax_tricks.compress.ranges import (
+from vit_jax_tricks.compress.quant.model import QuantizedModel
+from vit_jax_tricks.compress.quant.places import quantized_places, quantized_weights
+from vit_jax_tricks.compress.quant.ranges import (
     Range,
     affine_range,
     next_power_of_two,
     symmetric_range,
 )
-from vit_jax_tricks.compress.rules import SENSITIVE, Rule, standard_rules
-from vit_jax_tricks.compress.spec import Spec
+from vit_jax_tricks.compress.quant.rules import SENSITIVE, Rule, standard_rules
+from vit_jax_tricks.compress.quant.spec import Spec
 
 
 __all__ = [

@@ -12,8 +12,8 @@ import numpy as np
 
 from vit_jax_tricks import compress, data
 from vit_jax_tricks.commands.command import Arguments
-from vit_jax_tricks.compress.quantized_model import QuantizedModel
-from vit_jax_tricks.compress.range_store import without_ranges
+from vit_jax_tricks.compress.quant.model import QuantizedModel
+from vit_jax_tricks.compress.quant.range_store import without_ranges
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.export import NOT_INSTALLED, cpu, proof, verdict
 from vit_jax_tricks.export.files import check_writable, staged

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import onnx
 
-from vit_jax_tricks.compress.integer import quantize
-from vit_jax_tricks.compress.places import layer_names
-from vit_jax_tricks.compress.quantized import quantized_apply
-from vit_jax_tricks.compress.ranges import Range
-from vit_jax_tricks.compress.rules import Rule, match
-from vit_jax_tricks.compress.spec import Spec
+from vit_jax_tricks.compress.quant.apply import quantized_apply
+from vit_jax_tricks.compress.quant.integer import quantize
+from vit_jax_tricks.compress.quant.places import layer_names
+from vit_jax_tricks.compress.quant.ranges import Range
+from vit_jax_tricks.compress.quant.rules import Rule, match
+from vit_jax_tricks.compress.quant.spec import Spec
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.export.float32 import in_float32
 from vit_jax_tricks.export.onnx_model import write

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 
 if TYPE_CHECKING:
-    from vit_jax_tricks.compress.prune_model import Pruned
+    from vit_jax_tricks.compress.pruning.pruned import Pruned
 
 
 def write_sheet(path: Path, result: "Pruned") -> Path:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 
 if TYPE_CHECKING:
-    from vit_jax_tricks.compress.sensitivity import Cost
+    from vit_jax_tricks.compress.quant.sensitivity import Cost
 
 
 def write_sheet(path: Path, costs: Sequence["Cost"]) -> Path:

@@ -34,7 +34,7 @@ class Weights:
         antialiasing, as timm does for `.npz` files.
       grid: rows and columns of the position table, if the file states them.
       model: the model that the weights are of, if the source states it.
-      ranges: of a quantised run, by the paths of `compress.range_store.by_layer`.
+      ranges: of a quantised run, by the paths of `compress.quant.range_store.by_layer`.
       act_layer: the activation that the file was trained with, if its format states it.
       notes: further remarks about the file.
     """

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax_tricks import paths
-from vit_jax_tricks.compress import range_store
+from vit_jax_tricks.compress.quant import range_store
 from vit_jax_tricks.config import tuples
 from vit_jax_tricks.console import say
 from vit_jax_tricks.errors import UserError

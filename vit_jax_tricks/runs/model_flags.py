@@ -11,8 +11,8 @@ import flax.linen as nn
 import jax
 
 from vit_jax_tricks.commands.command import Arguments
-from vit_jax_tricks.compress import range_store
-from vit_jax_tricks.compress.quantized_model import QuantizedModel
+from vit_jax_tricks.compress.quant import range_store
+from vit_jax_tricks.compress.quant.model import QuantizedModel
 from vit_jax_tricks.console import say
 from vit_jax_tricks.data.decode import RESIZES
 from vit_jax_tricks.errors import UserError

@@ -6,11 +6,11 @@ from typing import Any
 
 import flax.linen as nn
 
-from vit_jax_tricks.compress.calibration import calibrate
-from vit_jax_tricks.compress.quantized_model import QuantizedModel
-from vit_jax_tricks.compress.range_store import without_ranges
-from vit_jax_tricks.compress.rules import Rule, standard_rules
-from vit_jax_tricks.compress.spec import Spec
+from vit_jax_tricks.compress.quant.calibration import calibrate
+from vit_jax_tricks.compress.quant.model import QuantizedModel
+from vit_jax_tricks.compress.quant.range_store import without_ranges
+from vit_jax_tricks.compress.quant.rules import Rule, standard_rules
+from vit_jax_tricks.compress.quant.spec import Spec
 from vit_jax_tricks.console import say
 from vit_jax_tricks.data import Data
 from vit_jax_tricks.data.sample import Sample

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vit_jax_tricks.compress.quantized_model import QuantizedModel
+from vit_jax_tricks.compress.quant.model import QuantizedModel
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models.coatnet import CoAtNet
 from vit_jax_tricks.models.coatnet_parts import PooledHead

@@ -16,7 +16,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vit_jax_tricks import augment, data, ema, sharding
-from vit_jax_tricks.compress.quantized_model import QuantizedModel
+from vit_jax_tricks.compress.quant.model import QuantizedModel
 from vit_jax_tricks.config import Section
 from vit_jax_tricks.data.prefetch import Prefetch
 from vit_jax_tricks.errors import UserError

@@ -8,14 +8,13 @@ from zoo import ONE_EACH
 
 from vit_jax_tricks.compress import (
     Spec,
-    places,
     quantize_params,
     quantized_places,
     quantized_weights,
-    rules,
     standard_rules,
     weight_ranges,
 )
+from vit_jax_tricks.compress.quant import places, rules
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import create_model
 from vit_jax_tricks.optim.param_groups import plan

@@ -10,11 +10,15 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax_tricks.checks import checked
-from vit_jax_tricks.compress import spec as specs_of
-from vit_jax_tricks.compress.places import input_name, layer_names, quantized_places
-from vit_jax_tricks.compress.ranges import Range
-from vit_jax_tricks.compress.rules import Rule
-from vit_jax_tricks.compress.spec import Spec
+from vit_jax_tricks.compress.quant import spec as specs_of
+from vit_jax_tricks.compress.quant.places import (
+    input_name,
+    layer_names,
+    quantized_places,
+)
+from vit_jax_tricks.compress.quant.ranges import Range
+from vit_jax_tricks.compress.quant.rules import Rule
+from vit_jax_tricks.compress.quant.spec import Spec
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.optim.param_groups import plan
 from vit_jax_tricks.typing import Array, Float, Params

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from vit_jax_tricks.compress.prune_checks import check_groups, check_plan
-from vit_jax_tricks.compress.prune_costs import model_macs, unit_costs
-from vit_jax_tricks.compress.prune_groups import (
+from vit_jax_tricks.compress.pruning.checks import check_groups, check_plan
+from vit_jax_tricks.compress.pruning.costs import model_macs, unit_costs
+from vit_jax_tricks.compress.pruning.groups import (
     KINDS,
     Group,
     Plan,
@@ -20,9 +20,9 @@ from vit_jax_tricks.compress.prune_groups import (
     resized,
     unrolled,
 )
-from vit_jax_tricks.compress.prune_scores import OF_THE_LOSS, check_criterion, score
-from vit_jax_tricks.compress.prune_select import select
-from vit_jax_tricks.compress.prune_width import keep_channels, narrowed
+from vit_jax_tricks.compress.pruning.scoring import OF_THE_LOSS, check_criterion, score
+from vit_jax_tricks.compress.pruning.select import select
+from vit_jax_tricks.compress.pruning.width import keep_channels, narrowed
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.losses.inputs import Number
 from vit_jax_tricks.pretrained.export import flatten

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from rich.table import Table
 
-from vit_jax_tricks.compress.prune_groups import parameter_shapes
-from vit_jax_tricks.compress.prune_model import Pruned
+from vit_jax_tricks.compress.pruning.groups import parameter_shapes
+from vit_jax_tricks.compress.pruning.pruned import Pruned
 from vit_jax_tricks.console import console
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import jax.numpy as jnp
 from flax import traverse_util
 
-from vit_jax_tricks.compress.places import layer_names
-from vit_jax_tricks.compress.ranges import Range
-from vit_jax_tricks.compress.spec import Spec
+from vit_jax_tricks.compress.quant.places import layer_names
+from vit_jax_tricks.compress.quant.ranges import Range
+from vit_jax_tricks.compress.quant.spec import Spec
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.optim.param_groups import plan
 from vit_jax_tricks.typing import Array

@@ -12,7 +12,8 @@ from model_goldens import jit_once
 from quick import sparse
 from small_models import apply, fill
 
-from vit_jax_tricks.compress import prune_costs, prune_gates, prune_groups, prune_model
+from vit_jax_tricks import compress
+from vit_jax_tricks.compress.pruning.costs import model_macs, unit_costs
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import create_model
 from vit_jax_tricks.models.stacking import stack_blocks
@@ -42,7 +43,7 @@ def setting(family):
     """The model, images, variables and groups."""
     model = pruned_models.create(family)
     x = images(model)
-    return model, x, fill(model, x), prune_groups.find_groups(model)
+    return model, x, fill(model, x), compress.find_groups(model)
 
 
 def compare(family, atol, least, plan_of=random_plan):
@@ -51,14 +52,14 @@ def compare(family, atol, least, plan_of=random_plan):
         model = model.clone(dtype=jnp.float64, param_dtype=jnp.float64)
         x, variables = jax.tree.map(lambda a: a.astype(jnp.float64), (x, variables))
     plan = plan_of(groups, least=least)
-    small = prune_model.pruned_model(model, groups, plan)
-    variables_small = prune_model.shrink(variables, groups, plan)
+    small = compress.pruned_model(model, groups, plan)
+    variables_small = compress.shrink(variables, groups, plan)
     shapes = jax.eval_shape(small.init, jax.random.key(0), x)
     chex.assert_trees_all_equal_shapes(variables_small, shapes)
     got = jit_once(small.apply)(variables_small, x)
 
     def masked(variables, x):
-        return prune_gates.masked_apply(model, variables, x, groups, plan)
+        return compress.masked_apply(model, variables, x, groups, plan)
 
     expected = jit_once(masked)(variables, x)
     whole = apply(model, variables, x)
@@ -96,23 +97,23 @@ def test_blocks_without_heads(family):
 def test_costs_are_exact(family):
     """What the units cost is what the smaller model saves."""
     model, _, _, groups = setting(family)
-    costs = prune_costs.unit_costs(model, groups)
+    costs = unit_costs(model, groups)
     plan = random_plan(groups)
-    small = prune_model.pruned_model(model, groups, plan)
+    small = compress.pruned_model(model, groups, plan)
     saved = sum((groups[n].size - len(kept)) * costs[n] for n, kept in plan.items())
-    full = prune_costs.model_macs(model)
-    assert prune_costs.model_macs(small) == full - saved < full
+    full = model_macs(model)
+    assert model_macs(small) == full - saved < full
 
 
 def test_costs_of_the_published_size():
     """DeiT-S: 4N D d + 2 N^2 d MACs a head, 2 N D a hidden unit."""
     model = create_model("deit_small_patch16_224", scan=True)
-    groups = prune_groups.find_groups(model)
-    costs = prune_costs.unit_costs(model, groups)
+    groups = compress.find_groups(model)
+    costs = unit_costs(model, groups)
     n, d, h = 197, 384, 64
     assert set(costs.values()) == {4 * n * d * h + 2 * n * n * h, 2 * n * d}
     heads = sum(6 * costs[f"blocks_{i}/heads"] for i in range(12))
-    assert heads / prune_costs.model_macs(model) == pytest.approx(0.381, abs=5e-4)
+    assert heads / model_macs(model) == pytest.approx(0.381, abs=5e-4)
 
 
 @pytest.fixture(scope="module")
@@ -126,13 +127,13 @@ def whole():
 @pytest.mark.parametrize("flops", sparse([0.6, 0.9], every=2))
 def test_to_a_budget(whole, flops):
     model, variables, x, labels = whole
-    got = prune_model.prune(model, variables, [(x, labels)], flops=flops)
-    assert got.macs == prune_costs.model_macs(got.model) <= flops * got.full_macs
+    got = compress.prune(model, variables, [(x, labels)], flops=flops)
+    assert got.macs == model_macs(got.model) <= flops * got.full_macs
     assert got.macs > (flops - 0.05) * got.full_macs
     logits = jit_once(got.model.apply)(got.variables, x)[0]
 
     def masked(variables, x):
-        return prune_gates.masked_apply(model, variables, x, got.groups, got.plan)[0]
+        return compress.masked_apply(model, variables, x, got.groups, got.plan)[0]
 
     expected = jit_once(masked)(variables, x)
     chex.assert_trees_all_close(logits, expected, atol=1e-5, rtol=0)
@@ -147,8 +148,8 @@ def test_to_a_budget(whole, flops):
 def test_stacked_blocks_are_the_same(whole):
     model, variables, x, labels = whole
     stacked = {k: stack_blocks(v) for k, v in variables.items()}
-    one = prune_model.prune(model, variables, [(x, labels)])
-    other = prune_model.prune(model.clone(scan=True), stacked, [(x, labels)])
+    one = compress.prune(model, variables, [(x, labels)])
+    other = compress.prune(model.clone(scan=True), stacked, [(x, labels)])
     assert one.model == other.model
     chex.assert_trees_all_equal(one.variables, other.variables)
 
@@ -157,8 +158,8 @@ def test_stacked_blocks_are_the_same(whole):
 def test_again(whole):
     """A pruned model can be pruned further."""
     model, variables, x, labels = whole
-    one = prune_model.prune(model, variables, [(x, labels)], flops=0.8, min_heads=0)
-    two = prune_model.prune(
+    one = compress.prune(model, variables, [(x, labels)], flops=0.8, min_heads=0)
+    two = compress.prune(
         one.model, one.variables, [(x, labels)], flops=0.7, min_heads=0
     )
     assert two.macs <= 0.7 * one.macs
@@ -170,12 +171,12 @@ def test_again(whole):
 def test_of_one_kind_alone(whole):
     model, variables, x, labels = whole
     batch = [(x, labels)]
-    got = prune_model.prune(model, variables, batch, flops=0.9, kinds=["heads"])
+    got = compress.prune(model, variables, batch, flops=0.9, kinds=["heads"])
     assert got.model.block_hidden is None
-    got = prune_model.prune(model, variables, batch, flops=0.9, kinds=["hidden"])
+    got = compress.prune(model, variables, batch, flops=0.9, kinds=["hidden"])
     assert got.model.block_heads is None
     with pytest.raises(UserError, match="the budget is out of reach"):
-        prune_model.prune(model, variables, batch, flops=0.5, kinds=["heads"])
+        compress.prune(model, variables, batch, flops=0.5, kinds=["heads"])
 
 
 BAD = {
@@ -191,12 +192,12 @@ BAD = {
 def test_what_does_not_fit(whole, case):
     options, message = BAD[case]
     with pytest.raises(UserError, match=message):
-        prune_model.prune(*whole[:2], [], **options)
+        compress.prune(*whole[:2], [], **options)
 
 
 def test_no_batch(whole):
     with pytest.raises(UserError, match="no batch of images"):
-        prune_model.prune(*whole[:2], [])
+        compress.prune(*whole[:2], [])
 
 
 def test_models_that_cannot_be_pruned():
@@ -208,4 +209,4 @@ def test_models_that_cannot_be_pruned():
         ("vit_tiny_patch16_224", {"block_fn": "parallel_scaling"}, "another block_fn"),
     ):
         with pytest.raises(UserError, match=message):
-            prune_groups.find_groups(create_model(name, **fields))
+            compress.find_groups(create_model(name, **fields))

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax_tricks.checks import checked
-from vit_jax_tricks.compress.calibration import beside_params
-from vit_jax_tricks.compress.places import input_name, layer_names
-from vit_jax_tricks.compress.ranges import Range
-from vit_jax_tricks.compress.rules import Rule, match
-from vit_jax_tricks.compress.spec import Spec
+from vit_jax_tricks.compress.quant.calibration import beside_params
+from vit_jax_tricks.compress.quant.places import input_name, layer_names
+from vit_jax_tricks.compress.quant.ranges import Range
+from vit_jax_tricks.compress.quant.rules import Rule, match
+from vit_jax_tricks.compress.quant.spec import Spec
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.optim.param_groups import path_name, plan
 from vit_jax_tricks.typing import Array, Bool, Float, Params

@@ -11,7 +11,7 @@ from model_goldens import jit_once
 from small_models import fill
 
 from vit_jax_tricks.compress import Spec, calibrate, quantized_apply, standard_rules
-from vit_jax_tricks.compress.sensitivity import EVERYTHING, sensitivity
+from vit_jax_tricks.compress.quant.sensitivity import EVERYTHING, sensitivity
 from vit_jax_tricks.models import create_model
 
 

@@ -11,9 +11,9 @@ import numpy as np
 import optax
 
 from vit_jax_tricks.checks import checked
-from vit_jax_tricks.compress.quantized import quantized_apply
-from vit_jax_tricks.compress.ranges import Range
-from vit_jax_tricks.compress.rules import Rule
+from vit_jax_tricks.compress.quant.apply import quantized_apply
+from vit_jax_tricks.compress.quant.ranges import Range
+from vit_jax_tricks.compress.quant.rules import Rule
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.typing import Array, Bool, Float, Integer
 

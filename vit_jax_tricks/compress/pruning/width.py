@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from vit_jax_tricks.compress.prune_checks import different, shown
-from vit_jax_tricks.compress.prune_groups import (
+from vit_jax_tricks.compress.pruning.checks import different, shown
+from vit_jax_tricks.compress.pruning.groups import (
     block_sizes,
     parameter_shapes,
     resized,

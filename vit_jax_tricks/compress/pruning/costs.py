@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from vit_jax_tricks.compress.prune_groups import (
+from vit_jax_tricks.compress.pruning.groups import (
     Group,
     block_sizes,
     parameter_shapes,

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from vit_jax_tricks.compress.prune_groups import Group
-from vit_jax_tricks.compress.prune_select import select
+from vit_jax_tricks.compress.pruning.groups import Group
+from vit_jax_tricks.compress.pruning.select import select
 from vit_jax_tricks.errors import UserError
 
 

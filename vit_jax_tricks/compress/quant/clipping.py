@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax_tricks.checks import checked
-from vit_jax_tricks.compress.fake_quant import fake_quant
-from vit_jax_tricks.compress.grids import Grid
-from vit_jax_tricks.compress.observers import Histogram, MinMax
+from vit_jax_tricks.compress.quant.fake_quant import fake_quant
+from vit_jax_tricks.compress.quant.grids import Grid
+from vit_jax_tricks.compress.quant.observers import Histogram, MinMax
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.typing import Array, Float
 

@@ -10,10 +10,10 @@ import numpy as np
 import optax
 
 from vit_jax_tricks.checks import checked
-from vit_jax_tricks.compress import scores
-from vit_jax_tricks.compress.prune_checks import check_groups
-from vit_jax_tricks.compress.prune_gates import gated_apply
-from vit_jax_tricks.compress.prune_groups import Group, by_path, unrolled
+from vit_jax_tricks.compress.pruning import scores
+from vit_jax_tricks.compress.pruning.checks import check_groups
+from vit_jax_tricks.compress.pruning.gates import gated_apply
+from vit_jax_tricks.compress.pruning.groups import Group, by_path, unrolled
 from vit_jax_tricks.errors import UserError, nearest
 from vit_jax_tricks.typing import Array, Float, Integer
 

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from vit_jax_tricks.checks import given
-from vit_jax_tricks.compress.prune_groups import Group, Plan
+from vit_jax_tricks.compress.pruning.groups import Group, Plan
 from vit_jax_tricks.errors import UserError, nearest
 from vit_jax_tricks.typing import Array, Float
 

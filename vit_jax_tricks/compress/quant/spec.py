@@ -5,15 +5,15 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from vit_jax_tricks.compress import clipping, observers
-from vit_jax_tricks.compress.fake_quant import (
+from vit_jax_tricks.compress.quant import clipping, observers
+from vit_jax_tricks.compress.quant.fake_quant import (
     fake_quant,
     learned_fake_quant,
     learned_step,
 )
-from vit_jax_tricks.compress.grids import Grid, grid
-from vit_jax_tricks.compress.observers import MinMax
-from vit_jax_tricks.compress.ranges import Range, affine_range, symmetric_range
+from vit_jax_tricks.compress.quant.grids import Grid, grid
+from vit_jax_tricks.compress.quant.observers import MinMax
+from vit_jax_tricks.compress.quant.ranges import Range, affine_range, symmetric_range
 from vit_jax_tricks.errors import UserError, nearest
 from vit_jax_tricks.typing import Array, Float
 

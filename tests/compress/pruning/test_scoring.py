@@ -12,9 +12,9 @@ from model_goldens import jit_once
 from small_models import fill
 
 from vit_jax_tricks.compress import scores
-from vit_jax_tricks.compress.prune_gates import gated_apply
-from vit_jax_tricks.compress.prune_groups import find_groups
-from vit_jax_tricks.compress.prune_scores import CRITERIA, score, score_batch
+from vit_jax_tricks.compress.pruning.gates import gated_apply
+from vit_jax_tricks.compress.pruning.groups import find_groups
+from vit_jax_tricks.compress.pruning.scoring import CRITERIA, score, score_batch
 from vit_jax_tricks.errors import UserError
 
 

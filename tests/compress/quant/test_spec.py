@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vit_jax_tricks.compress import Spec, calibrate, clipping, observers, spec
+from vit_jax_tricks.compress import Spec, calibrate, clipping, observers
+from vit_jax_tricks.compress.quant import spec
 
 
 class Relu(nn.Module):

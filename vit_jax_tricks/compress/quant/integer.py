@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax_tricks.checks import checked
-from vit_jax_tricks.compress.fake_quant import check_fits, levels, operands
-from vit_jax_tricks.compress.grids import Grid
+from vit_jax_tricks.compress.quant.fake_quant import check_fits, levels, operands
+from vit_jax_tricks.compress.quant.grids import Grid
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.typing import Array, Float, Int, Num
 

@@ -7,19 +7,19 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from vit_jax_tricks.compress.calibration import weight_ranges
-from vit_jax_tricks.compress.places import layer_names, quantized_places
-from vit_jax_tricks.compress.quantized import quantized_apply
-from vit_jax_tricks.compress.range_store import (
+from vit_jax_tricks.compress.quant.apply import quantized_apply
+from vit_jax_tricks.compress.quant.calibration import weight_ranges
+from vit_jax_tricks.compress.quant.places import layer_names, quantized_places
+from vit_jax_tricks.compress.quant.range_store import (
     packed,
     stored,
     unpacked,
     with_stored,
     without_ranges,
 )
-from vit_jax_tricks.compress.ranges import Range
-from vit_jax_tricks.compress.rules import Rule, match
-from vit_jax_tricks.compress.spec import Spec
+from vit_jax_tricks.compress.quant.ranges import Range
+from vit_jax_tricks.compress.quant.rules import Rule, match
+from vit_jax_tricks.compress.quant.spec import Spec
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.optim.param_groups import plan
 from vit_jax_tricks.typing import Array, Num, Params

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax_tricks.checks import checked
-from vit_jax_tricks.compress.rules import Rule, check_every_rule, match
-from vit_jax_tricks.compress.spec import Spec
+from vit_jax_tricks.compress.quant.rules import Rule, check_every_rule, match
+from vit_jax_tricks.compress.quant.spec import Spec
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.optim.param_groups import Parameter, plan
 from vit_jax_tricks.typing import Array, Float, Params

@@ -10,8 +10,9 @@ import pytest
 from model_goldens import jit_once
 from small_models import fill
 
-from vit_jax_tricks.compress import prune_model, prune_width
-from vit_jax_tricks.compress.prune_costs import model_macs
+from vit_jax_tricks import compress
+from vit_jax_tricks.compress.pruning.costs import model_macs
+from vit_jax_tricks.compress.pruning.width import keep_channels
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import create_model
 from vit_jax_tricks.models.layers import functional
@@ -49,7 +50,7 @@ def masked(model, variables, x, channels):
 def test_it_is_the_model_of_the_kept_channels(family):
     model, variables, x = setting(family)
     labels = jnp.arange(4)
-    got = prune_model.prune(model, variables, [(x, labels)], flops=1.0, width=0.67)
+    got = compress.prune(model, variables, [(x, labels)], flops=1.0, width=0.67)
     assert len(got.channels) == got.model.embed_dim == 16
     assert got.model.num_heads == model.num_heads == 3
     shapes = jax.eval_shape(got.model.init, jax.random.key(0), x)
@@ -68,9 +69,7 @@ def test_channels_of_most_variance_stay():
     embed = variables["params"]["patch_embed"]["proj"]
     loud = jnp.zeros(24).at[jnp.asarray([1, 5, 7, 8, 11, 13, 17, 23])].set(100.0)
     embed["kernel"] = embed["kernel"] * (1 + loud)[None, None, None]
-    narrow, kept = prune_width.keep_channels(
-        model, variables, [(x, jnp.arange(4))], 0.33
-    )
+    narrow, kept = keep_channels(model, variables, [(x, jnp.arange(4))], 0.33)
     assert kept == (1, 5, 7, 8, 11, 13, 17, 23)
     assert narrow.head_dim == 8
     assert narrow.block_hidden == (96,) * 3
@@ -80,7 +79,7 @@ def test_channels_of_most_variance_stay():
 def test_with_heads_and_hidden_units_to_a_budget():
     model, variables, x = setting("vit")
     batch = [(x, jnp.arange(4))]
-    got = prune_model.prune(model, variables, batch, flops=0.5, width=0.67)
+    got = compress.prune(model, variables, batch, flops=0.5, width=0.67)
     assert got.macs <= 0.5 * got.full_macs
     again = create_model(
         "vit_tiny_patch16_224",
@@ -107,8 +106,8 @@ def test_what_does_not_fit():
     ):
         model = pruned_models.create(family, **fields)
         with pytest.raises(UserError, match=message):
-            prune_width.keep_channels(model, {}, [], 0.5)
+            keep_channels(model, {}, [], 0.5)
     with pytest.raises(UserError, match=r"width=0.0: the fraction"):
-        prune_width.keep_channels(pruned_models.create("vit"), {}, [], 0.0)
+        keep_channels(pruned_models.create("vit"), {}, [], 0.0)
     with pytest.raises(UserError, match="head_dim=-1 is too small"):
         pruned_models.create("vit", head_dim=-1)

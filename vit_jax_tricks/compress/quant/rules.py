@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
-from vit_jax_tricks.compress.spec import Spec
+from vit_jax_tricks.compress.quant.spec import Spec
 from vit_jax_tricks.errors import UserError, nearest
 
 

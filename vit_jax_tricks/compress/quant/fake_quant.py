@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax_tricks.checks import checked
-from vit_jax_tricks.compress.grids import Grid
+from vit_jax_tricks.compress.quant.grids import Grid
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models.layers.functional.precision import at_least_float32
 from vit_jax_tricks.typing import Array, Float, Int

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from vit_jax_tricks.compress.prune_checks import check_scores
-from vit_jax_tricks.compress.prune_groups import Group
+from vit_jax_tricks.compress.pruning.checks import check_scores
+from vit_jax_tricks.compress.pruning.groups import Group
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.typing import Float
 

@@ -1,0 +1,1 @@
+"""Structured pruning: groups of units, their scores, and the smaller model."""

@@ -1,0 +1,1 @@
+"""Quantisation: number formats, fake quantisation, calibration and integer products."""
