@@ -125,18 +125,20 @@ def running(folder, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert any(line.startswith("ready") for line in process.stdout)
-    found = subprocess.run(
-        ["ps", "-o", "pid=,args=", "--ppid", str(process.pid)],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    workers = [int(line.split()[0]) for line in found.splitlines() if "spawn_" in line]
-    assert len(workers) == 2
-    yield process, workers
-    process.kill()
-    process.communicate()
+    try:
+        assert any(line.startswith("ready") for line in process.stdout)
+        found = subprocess.run(
+            ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(process.pid)],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout  # -ww: whole lines, whatever COLUMNS says
+        lines = [line for line in found.splitlines() if "spawn_" in line]
+        assert len(lines) == 2, found
+        yield process, [int(line.split()[0]) for line in lines]
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def alive(pid):
