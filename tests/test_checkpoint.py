@@ -120,15 +120,21 @@ def test_a_score_that_comes_later_is_kept_beside(opened, tmp_path):
     assert checkpointer.steps() == [1, 3, 4]
 
 
-def test_a_score_cut_short_costs_no_checkpoint(opened, tmp_path):
-    write(opened, 1, 2, scores={2: 0.5})
-    later = tmp_path / "run" / "c" / "2" / "later.json"
-    later.write_bytes(later.read_bytes()[:-9])
+@pytest.mark.parametrize("damage", ["cut", "of another step"])
+def test_a_damaged_score_costs_no_checkpoint(damage, opened, tmp_path):
+    write(opened, 1, 2, scores={1: 0.25, 2: 0.5})
+    folder = tmp_path / "run" / "c"
+    later = folder / "2" / "later.json"
+    text = later.read_bytes()[:-9]
+    other = (folder / "1" / "later.json").read_bytes()
+    later.write_bytes(text if damage == "cut" else other)
     checkpointer, said = opened()
     assert checkpointer.restore(like())[1] == {"at": 2}
     assert [line.partition(",")[0] for line in said] == [
         "later.json of checkpoint 2 is damaged"
     ]
+    write(opened, 3, 4, 5, 6)
+    assert opened()[0].steps() == [1, 2, 5, 6]  # the damaged score may be the best
 
 
 def flip(path) -> None:

@@ -99,7 +99,7 @@ class Checkpointer:
         self.wait()
         if (self.directory / str(step) / MANIFEST).exists():
             if score is not None:
-                text = _later(meta, score)
+                text = _later(step, meta, score)
                 self._saving = self._thread.submit(self._amend, step, text)
             return
         tree = _plain_tree(state)
@@ -114,7 +114,7 @@ class Checkpointer:
             write_durably(part / "meta" / "metadata", text)
             orbax.save(self._link / part.name / "state", tree)
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
-        later = None if score is None else _later(meta, score)
+        later = None if score is None else _later(step, meta, score)
         self._saving = self._thread.submit(self._seal, orbax, step, shapes, later)
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
@@ -246,13 +246,16 @@ class Checkpointer:
         self._delete_old()
 
     def _delete_old(self) -> None:
-        """Deletes all but the newest and the best; on ties, the first best is kept."""
+        """Deletes all but the newest and the best; on ties, the first best is kept.
+
+        One whose score is damaged may be the best.
+        """
         steps = self.steps()
         scores = {step: _score(self.directory / str(step)) for step in steps}
         known = {step: score for step, score in scores.items() if score is not None}
         best = max(known, key=known.__getitem__, default=None)
         for step in steps[: -self._keep]:
-            if step != best:
+            if step != best and not _score_damaged(self.directory / str(step)):
                 self._delete(step)
 
     def _delete(self, step: int) -> None:
@@ -271,7 +274,9 @@ class Checkpointer:
         later = _read_later(folder)
         if later is not None:
             meta = later["meta"]
-        elif (folder / LATER).exists():
+        elif (folder / LATER).is_dir():
+            raise DamagedError(f"{LATER} is a folder")
+        elif _score_damaged(folder):
             self._say(f"{LATER} of checkpoint {step} is damaged, so its score is lost")
         template = jax.tree.map(ocp.utils.to_shape_dtype_struct, _plain_tree(like))
         stored = {path: kind for path, (kind, _) in expected.items()}
@@ -319,20 +324,26 @@ def _finite(leaf: np.ndarray) -> bool:
     return not inexact or bool(np.isfinite(leaf).all())
 
 
-def _later(meta: dict[str, Any], score: float) -> str:
+def _later(step: int, meta: dict[str, Any], score: float) -> str:
     """Content of `later.json`, with the present `meta`."""
-    content = {"meta": meta, "score": None if math.isnan(score) else score}
+    known = None if math.isnan(score) else score
+    content = {"step": step, "meta": meta, "score": known}
     return json.dumps([content, zlib.crc32(json.dumps(content).encode())])
 
 
 def _read_later(folder: Path) -> dict[str, Any] | None:
-    """What was stored after the save; None if nothing is there or readable."""
+    """What was stored after the save; None if it is missing, damaged or another's."""
     try:
         content, crc = json.loads((folder / LATER).read_text())
         sound = zlib.crc32(json.dumps(content).encode()) == crc
     except (OSError, ValueError, TypeError):
         return None
-    return content if sound else None
+    mine = sound and str(content.get("step", folder.name)) == folder.name
+    return content if mine else None
+
+
+def _score_damaged(folder: Path) -> bool:
+    return (folder / LATER).exists() and _read_later(folder) is None
 
 
 def _score(folder: Path) -> float | None:
