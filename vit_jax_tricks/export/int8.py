@@ -20,7 +20,8 @@ from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.export.float32 import in_float32
 from vit_jax_tricks.export.onnx_model import write
 from vit_jax_tricks.export.values import Quantized, Value, constant
-from vit_jax_tricks.optim.param_groups import path_name, plan
+from vit_jax_tricks.optim.param_groups import plan
+from vit_jax_tricks.sharding import path_str
 
 
 # Keeps `quantized_apply` from quantising weights, which are stored as levels.
@@ -66,7 +67,7 @@ def to_onnx_int8(
         return quantized_apply(model, variables, images, inputs, rest)[0]
 
     def value(path: tuple, leaf: Any) -> Value:
-        name = path_name(path).removeprefix("params/")
+        name = path_str(path).removeprefix("params/")
         if name in specs and name in ranges:
             return _stored(leaf, ranges[name], specs[name])
         return constant(leaf)

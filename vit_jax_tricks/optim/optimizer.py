@@ -16,8 +16,9 @@ import optax
 import optax.contrib
 
 from vit_jax_tricks.errors import UserError, nearest
-from vit_jax_tricks.optim.param_groups import Parameter, describe, path_name, plan
+from vit_jax_tricks.optim.param_groups import Parameter, describe, plan
 from vit_jax_tricks.optim.schedule import Schedule
+from vit_jax_tricks.sharding import path_str
 
 
 __all__ = ["COSTLY", "OPTIMIZERS", "build", "describe"]
@@ -37,7 +38,7 @@ def _each(table: Plan, fn: Callable[[Parameter, Any, Any], Any]) -> Transform:
 
     def update(updates: Any, params: Any) -> Any:
         return jax.tree_util.tree_map_with_path(
-            lambda path, u, p: fn(table[path_name(path)], u, p), updates, params
+            lambda path, u, p: fn(table[path_str(path)], u, p), updates, params
         )
 
     return optax.stateless(update)
@@ -111,7 +112,7 @@ def _clip_adaptive(table: Plan, limit: float) -> Transform:
             optax.masked(
                 optax.adaptive_grad_clip(limit, axis=axes),
                 lambda tree, axes=axes: jax.tree_util.tree_map_with_path(
-                    lambda path, _: table[path_name(path)].inputs == axes, tree
+                    lambda path, _: table[path_str(path)].inputs == axes, tree
                 ),
             )
             for axes in sorted(kinds)
@@ -194,7 +195,7 @@ def _muon(
 
     def mapped(fn: Callable[[Parameter], Any]) -> Callable[[Any], Any]:
         return lambda tree: jax.tree_util.tree_map_with_path(
-            lambda path, _: fn(table[path_name(path)]), tree
+            lambda path, _: fn(table[path_str(path)]), tree
         )
 
     def axes(leaf: Parameter) -> optax.contrib.MuonDimensionNumbers:
@@ -319,7 +320,7 @@ def build(
 
     def labels(tree: Any) -> Any:
         return jax.tree_util.tree_map_with_path(
-            lambda path, _: bool(table[path_name(path)].trainable.any()), tree
+            lambda path, _: bool(table[path_str(path)].trainable.any()), tree
         )
 
     return optax.partition({True: chain, False: optax.set_to_zero()}, labels)

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from vit_jax_tricks.errors import UserError, nearest
+from vit_jax_tricks.sharding import path_str
 
 
 # Never decayed, whatever their rank, because Flax's attention biases are matrices.
@@ -81,11 +82,6 @@ class Row(NamedTuple):
     shape: tuple[int, ...]
     decay: float
     lr: float
-
-
-def path_name(path: tuple) -> str:
-    """Formats a JAX key path as `a/b/c`."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _names(
@@ -224,7 +220,7 @@ def plan(
     Equivalent to timm's param_groups_weight_decay (tested on DeiT, DeiT III and ViT).
     """
     leaves = {
-        path_name(path): tuple(leaf.shape)
+        path_str(path): tuple(leaf.shape)
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
     }
     names = {path: _names(path, shape, leaves) for path, shape in leaves.items()}

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models.pruned import FIELDS
-from vit_jax_tricks.optim.param_groups import path_name
+from vit_jax_tricks.sharding import path_str
 
 
 KINDS = {"heads": "block_heads", "hidden": "block_hidden"}
@@ -155,7 +155,7 @@ def parameter_shapes(model: Any) -> dict[str, tuple[int, ...]]:
 def by_path(params: Any) -> dict[str, Any]:
     """The leaves of nested parameters, `blocks_0/mlp/fc1/kernel`."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {path_name(path): leaf for path, leaf in leaves}
+    return {path_str(path): leaf for path, leaf in leaves}
 
 
 def _blocks(model: Any) -> list[str]:

@@ -14,7 +14,8 @@ from vit_jax_tricks.compress.quant.ranges import Range
 from vit_jax_tricks.compress.quant.rules import Rule, match
 from vit_jax_tricks.compress.quant.spec import Spec
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.optim.param_groups import path_name, plan
+from vit_jax_tricks.optim.param_groups import plan
+from vit_jax_tricks.sharding import path_str
 from vit_jax_tricks.typing import Array, Bool, Float, Params
 
 
@@ -36,7 +37,7 @@ def quantize_params(
     """
 
     def value(path: tuple, leaf: Array) -> Array:
-        name = path_name(path)
+        name = path_str(path)
         if name not in ranges:
             return leaf
         if name not in specs:
