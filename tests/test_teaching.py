@@ -141,8 +141,8 @@ def test_a_pack_gives_what_the_teacher_said(teacher, pack):
         batch = next(batches)
     stored = x.train_step.keywords["stored"](jax.random.key(0), batch)
     got = as_targets(stored)["teacher_logits"]
-    mean, std = (x.train_step.keywords[name] for name in ("mean", "std"))
-    images = jnp.asarray((batch["image"] / 255 - mean[0]) / std[0], jnp.float32)
+    mean, std = x.spec.mean[0], x.spec.std[0]
+    images = jnp.asarray((batch["image"] / 255 - mean) / std, jnp.float32)
     frozen = live.place_frozen()
     want = live.train_step.keywords["teach"](frozen, images)["teacher_logits"][0]
     np.testing.assert_allclose(got, jax.nn.log_softmax(want), atol=1e-4)

@@ -79,14 +79,14 @@ def predictions(
     """
     import jax
 
-    from vit_jax_tricks.augment.pixels import normalize, to_float
+    from vit_jax_tricks.augment.pixels import normalize
 
     spec, model = trained.spec, trained.model
     variables = trained.variables[""]
 
     @jax.jit
     def classify(variables: Any, pixels: Any) -> Any:
-        images = normalize(to_float(pixels), spec.mean, spec.std)
+        images = normalize(pixels, spec.mean, spec.std)
         return jax.nn.softmax(model.apply(variables, images, train=False)[0])
 
     size = min(BATCH, len(files))

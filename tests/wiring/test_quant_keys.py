@@ -10,7 +10,6 @@ import pytest
 import reference
 
 from vit_jax_tricks.compress import Spec, standard_rules
-from vit_jax_tricks.runs import model_spec
 from vit_jax_tricks.runs.model_flags import Trained
 from vit_jax_tricks.teach import teachers
 from vit_jax_tricks.teach.token_logits import form_of
@@ -71,8 +70,7 @@ def test_ranges_are_those_of_all_calibration_images(folder):
 def teacher(x, scale):
     """A teacher like the student, with parameters of its own."""
     params = jax.tree.map(lambda leaf: scale * leaf, reference.lively(x).params)
-    spec = model_spec.of_run(x)
-    trained = Trained(spec, x.model, {"": {"params": params}}, f"teacher {scale}")
+    trained = Trained(x.spec, x.model, {"": {"params": params}}, f"teacher {scale}")
     return teachers.Teacher(trained, form_of(x.model))
 
 

@@ -74,9 +74,10 @@ def check_channels(images: Num[Array, "b h w c"]) -> None:
 
 
 def normalize(
-    images: Float[Array, "b h w c"], mean: tuple[float, ...], std: tuple[float, ...]
+    images: Num[Array, "b h w c"], mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Float[Array, "b h w c"]:
-    """(images - mean) / std for each channel, images in [0, 1]."""
+    """(images - mean) / std for each channel; uint8 is first scaled to [0, 1]."""
+    images = to_float(images)
     shape = (1, 1, 1, len(mean))
     offset = jnp.asarray(mean, images.dtype).reshape(shape)
     return (images - offset) / jnp.asarray(std, images.dtype).reshape(shape)

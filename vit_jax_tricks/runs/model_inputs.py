@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 
-from vit_jax_tricks.augment.pixels import normalize, to_float
+from vit_jax_tricks.augment.pixels import normalize
 from vit_jax_tricks.data import Data
 from vit_jax_tricks.data.sample import Sample
 from vit_jax_tricks.typing import Array, Float, Int
@@ -25,7 +25,7 @@ def model_inputs(
     The last batch is smaller if `batch_size` does not divide the sample. `check` is
     called before each batch and may raise to stop.
     """
-    prepare = jax.jit(lambda pixels: normalize(to_float(pixels), mean, std))
+    prepare = jax.jit(lambda pixels: normalize(pixels, mean, std))
     with source.sample_batches(sample, batch_size) as batches:
         for batch in batches:
             check()

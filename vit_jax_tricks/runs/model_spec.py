@@ -8,7 +8,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -19,9 +19,6 @@ from vit_jax_tricks.data.views import View
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import create_model, preprocessing
 
-
-if TYPE_CHECKING:
-    from vit_jax_tricks.train.experiment import Experiment
 
 FILE = "model.json"
 
@@ -99,22 +96,13 @@ def named(name: str, *, resize: str | None = None, **fields: Any) -> ModelSpec:
     return ModelSpec(name, fields, mean, std, view)
 
 
-def of_run(experiment: "Experiment") -> ModelSpec:
-    """The model of a run with every field, prepared as the run evaluates."""
-    model, prepared = experiment.model, experiment.eval_step.keywords
-    return ModelSpec(
-        name=experiment.config.to_dict()["model"]["name"],
-        fields={
-            field.name: _plain(field.name, getattr(model, field.name))
-            for field in dataclasses.fields(model)
-            if field.name not in ("parent", "name")
-        },
-        mean=tuple(prepared["mean"]),
-        std=tuple(prepared["std"]),
-        view=experiment.data.view,
-        class_names=tuple(experiment.data.class_names),
-        quant=experiment.config.quant.to_dict() if experiment.quantized else None,
-    )
+def fields_of(model: nn.Module) -> dict[str, Any]:
+    """Every field of a model, as `create_model` takes it."""
+    return {
+        field.name: _plain(field.name, getattr(model, field.name))
+        for field in dataclasses.fields(model)
+        if field.name not in ("parent", "name")
+    }
 
 
 def channel_statistics(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vit_jax_tricks.augment.pixels import normalize, to_float
+from vit_jax_tricks.augment.pixels import normalize
 from vit_jax_tricks.typing import Array, Params
 
 
@@ -48,7 +48,7 @@ def eval_step(
       correct and correct5 (top-1 and top-5 hits; top-k for k < 5 classes), loss (the
         plain cross-entropy) and count, float32 [].
     """
-    images = normalize(to_float(batch["image"]), mean, std)
+    images = normalize(batch["image"], mean, std)
     logits, _ = model.apply(model_variables, images, train=False)
     labels, mask = batch["label"], batch["mask"].astype(jnp.float32)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)

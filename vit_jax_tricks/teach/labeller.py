@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vit_jax_tricks import config, data, sharding
-from vit_jax_tricks.augment.pixels import normalize, to_float
+from vit_jax_tricks.augment.pixels import normalize
 from vit_jax_tricks.commands.command import MODEL_VALUES, Arguments
 from vit_jax_tricks.data import stream
 from vit_jax_tricks.data.label_pack.code import encode
@@ -174,7 +174,7 @@ def label_images(
     For a grid other than the model's, its logits are interpolated linearly, with
     antialiasing.
     """
-    images = normalize(to_float(pixels), mean, std)
+    images = normalize(pixels, mean, std)
     logits, dense = token_logits(model, variables, images, form)
     if grid != form.grid:
         shape = (len(dense), *grid, dense.shape[-1])

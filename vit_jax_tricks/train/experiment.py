@@ -26,7 +26,7 @@ from vit_jax_tricks.optim import optimizer, schedule
 from vit_jax_tricks.pretrained.load import load_pretrained
 from vit_jax_tricks.random import fold_in_str
 from vit_jax_tricks.runs import quantizing, scores
-from vit_jax_tricks.runs.model_spec import channel_statistics
+from vit_jax_tricks.runs.model_spec import ModelSpec, channel_statistics, fields_of
 from vit_jax_tricks.state import TrainState, create
 from vit_jax_tricks.teach import teaching
 from vit_jax_tricks.train import step
@@ -40,6 +40,7 @@ class Experiment:
     """A config made concrete; create it with `build`.
 
     Attributes:
+      spec: the model with its preprocessing, as recorded in the workdir.
       train_step, eval_step: pure functions, not jitted.
       lr, peak_lr: the learning rate by update, and its highest value.
       optimizer: the whole optax chain.
@@ -56,6 +57,7 @@ class Experiment:
     seed: int
     data: data.Data
     model: nn.Module
+    spec: ModelSpec
     mesh: Mesh
     optimizer: optax.GradientTransformation
     lr: schedule.Schedule
@@ -149,8 +151,8 @@ class Experiment:
                 variables,
                 self.data,
                 self.data.sample(self.calibration, "train", self.seed),
-                mean=self.eval_step.keywords["mean"],
-                std=self.eval_step.keywords["std"],
+                mean=self.spec.mean,
+                std=self.spec.std,
             )
         with jax.set_mesh(self.mesh):
             return jax.jit(self._state, out_shardings=at)(jax.device_get(variables))
@@ -310,6 +312,15 @@ def build(config: Section, *, devices: Sequence[Any] | None = None) -> Experimen
         seed=seed,
         data=source,
         model=model,
+        spec=ModelSpec(
+            name=name,
+            fields=fields_of(model),
+            mean=mean,
+            std=std,
+            view=source.view,
+            class_names=tuple(source.class_names),
+            quant=None if quantized is None else config.quant.to_dict(),
+        ),
         mesh=mesh,
         optimizer=chain,
         lr=lr,

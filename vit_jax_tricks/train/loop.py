@@ -14,14 +14,13 @@ from typing import Any
 import jax
 
 from vit_jax_tricks import paths
-from vit_jax_tricks.augment.pixels import normalize, to_float
+from vit_jax_tricks.augment.pixels import normalize
 from vit_jax_tricks.config import Section
 from vit_jax_tricks.console import Bar, say
 from vit_jax_tricks.data.fingerprint import fingerprint
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.inspect.hardware import mfu
 from vit_jax_tricks.inspect.nonfinite import first_nonfinite
-from vit_jax_tricks.runs import model_spec
 from vit_jax_tricks.runs.resume import begun_is_over, check_run, open_workdir, record
 from vit_jax_tricks.runs.scores import evaluate
 from vit_jax_tricks.state import TrainState
@@ -130,8 +129,7 @@ class Loop:
             offset=self.clock.metrics_offset,
             step=self.start,
         )
-        spec = model_spec.of_run(x)
-        record(self.workdir, config, class_names, spec.to_json(), taught, seen)
+        record(self.workdir, config, class_names, x.spec.to_json(), taught, seen)
         self.began = time.monotonic()
 
     def _restore(self) -> tuple[TrainState, dict[str, Any]]:
@@ -291,8 +289,8 @@ class Loop:
                 f"{text}: loss and gradient are finite, but the optimizer's "
                 f"update is not. {kept}; config.schedule.lr is far too high."
             )
-        keywords = self.experiment.train_step.keywords
-        images = normalize(to_float(batch["image"]), keywords["mean"], keywords["std"])
+        spec = self.experiment.spec
+        images = normalize(batch["image"], spec.mean, spec.std)
         culprit = first_nonfinite(self.experiment.model, self.state.variables, images)
         raise UserError(
             f"{text}; first offender: {culprit}. {kept}; lower "
