@@ -11,8 +11,8 @@ from vit_jax_tricks.models import checks, pruned
 from vit_jax_tricks.models.block import run_blocks
 from vit_jax_tricks.models.layers import functional
 from vit_jax_tricks.models.layers.drop import PatchDropout
+from vit_jax_tricks.models.layers.functional.position_sincos import sinusoid_positions
 from vit_jax_tricks.models.layers.functional.resample import resize_table
-from vit_jax_tricks.models.layers.functional.sinusoid import sinusoid_positions
 from vit_jax_tricks.models.layers.head import Classifier
 from vit_jax_tricks.models.layers.norm import LayerNorm
 from vit_jax_tricks.models.layers.tokens_to_token import EPS, TokensToToken

@@ -9,12 +9,12 @@ import pytest
 from goldens import load_golden
 
 from vit_jax_tricks.models.layers.conv import conv2d
+from vit_jax_tricks.models.layers.functional.patches import fold, unfold
 from vit_jax_tricks.models.layers.functional.pooling import (
     avg_pool,
     downsample,
     max_pool,
 )
-from vit_jax_tricks.models.layers.functional.unfold import fold, unfold
 
 
 ONE = ((1, 1), (1, 1))

@@ -10,12 +10,12 @@ from goldens import load_golden
 from model_goldens import jit_once
 
 from vit_jax_tricks.models.layers.functional import attention
-from vit_jax_tricks.models.layers.functional.kernel_attention import (
+from vit_jax_tricks.models.layers.functional.attention import (
     kernel_attention,
     positive_features,
 )
-from vit_jax_tricks.models.layers.functional.sinusoid import sinusoid_positions
-from vit_jax_tricks.models.layers.functional.unfold import unfold
+from vit_jax_tricks.models.layers.functional.patches import unfold
+from vit_jax_tricks.models.layers.functional.position_sincos import sinusoid_positions
 from vit_jax_tricks.models.layers.tokens_to_token import TokenPerformer, TokensToToken
 
 

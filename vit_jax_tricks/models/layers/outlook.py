@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from vit_jax_tricks.models.layers import functional
+from vit_jax_tricks.models.layers.functional.patches import fold, unfold
 from vit_jax_tricks.models.layers.functional.pooling import avg_pool
-from vit_jax_tricks.models.layers.functional.unfold import fold, unfold
 from vit_jax_tricks.typing import Array, Float
 
 

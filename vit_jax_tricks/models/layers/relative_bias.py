@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vit_jax_tricks.models.layers import functional, initializers
-from vit_jax_tricks.models.layers.functional.relative_bias_2d import one_hot_bias
+from vit_jax_tricks.models.layers.functional.relative_position import one_hot_bias
 from vit_jax_tricks.models.layers.mlp import Mlp
 from vit_jax_tricks.typing import Array, Float
 

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax_tricks.models.layers import functional
-from vit_jax_tricks.models.layers.functional.kernel_attention import (
+from vit_jax_tricks.models.layers.functional.attention import (
     kernel_attention,
     positive_features,
 )
-from vit_jax_tricks.models.layers.functional.unfold import unfold
+from vit_jax_tricks.models.layers.functional.patches import unfold
 from vit_jax_tricks.models.layers.mlp import Mlp
 from vit_jax_tricks.models.layers.norm import LayerNorm
 from vit_jax_tricks.models.layers.patch_embed import torch_uniform

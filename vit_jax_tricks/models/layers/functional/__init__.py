@@ -4,6 +4,9 @@ from vit_jax_tricks.models.layers.functional.activations import ACTIVATIONS, qui
 from vit_jax_tricks.models.layers.functional.attention import (
     attention,
     attention_weights,
+    gated_position_weights,
+    mix_heads,
+    talking_heads_attention,
 )
 from vit_jax_tricks.models.layers.functional.drop import (
     drop_path,
@@ -12,9 +15,6 @@ from vit_jax_tricks.models.layers.functional.drop import (
     layer_scale_start,
     patch_dropout,
     scale_kept,
-)
-from vit_jax_tricks.models.layers.functional.gated_position import (
-    gated_position_weights,
 )
 from vit_jax_tricks.models.layers.functional.norm import (
     l2_normalize,
@@ -57,10 +57,6 @@ from vit_jax_tricks.models.layers.functional.relative_position import (
 from vit_jax_tricks.models.layers.functional.resample import (
     resample_matrix,
     resize_table,
-)
-from vit_jax_tricks.models.layers.functional.talking_heads import (
-    mix_heads,
-    talking_heads_attention,
 )
 from vit_jax_tricks.models.layers.functional.windows import (
     fit_window,

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention with the softmax in at least float32."""
+"""Attention from queries, keys and values, with the softmax in at least float32."""
 
 from collections.abc import Callable
 
@@ -15,8 +15,9 @@ def attention_weights(
     *,
     scale: float | None = None,
     bias: Float[Array, "*#b #g n m"] | None = None,
+    before: Callable = lambda logits: logits,
 ) -> Float[Array, "*b g n m"]:
-    """Attention probabilities: softmax over m of (scale * q . k + bias).
+    """Attention probabilities: softmax over m of before(scale * q . k + bias).
 
     `scale` defaults to h ** -0.5. b may stand for several axes, such as images and
     windows. The result is in at least float32, whatever the dtype of q and k.
@@ -28,7 +29,7 @@ def attention_weights(
     logits = jnp.einsum("...ngh,...mgh->...gnm", q, k, preferred_element_type=wide)
     if bias is not None:
         logits = logits + bias.astype(wide)
-    return jax.nn.softmax(logits, axis=-1)
+    return jax.nn.softmax(before(logits), axis=-1)
 
 
 def attention(
@@ -38,13 +39,114 @@ def attention(
     *,
     scale: float | None = None,
     bias: Float[Array, "*#b #g n m"] | None = None,
+    before: Callable = lambda logits: logits,
     drop: Callable = lambda weights: weights,
 ) -> Float[Array, "*b n g h"]:
-    """Multi-head attention: softmax(scale * q k^T + bias) v, for each head g.
+    """Multi-head attention: softmax(before(scale * q k^T + bias)) v, for each head g.
 
-    `drop` is applied to the probabilities (dropout, or a recorder).
+    `before` is applied to the logits and `drop` to the probabilities (dropout, or a
+    recorder).
 
     Source: Vaswani et al., 2017, arXiv:1706.03762.
     """
-    weights = drop(attention_weights(q, k, scale=scale, bias=bias))
+    weights = drop(attention_weights(q, k, scale=scale, bias=bias, before=before))
     return jnp.einsum("...gnm,...mgh->...ngh", weights.astype(v.dtype), v)
+
+
+def mix_heads(
+    x: Float[Array, "b g n m"], kernel: Float[Array, "g k"], bias: Float[Array, "k"]
+) -> Float[Array, "b k n m"]:
+    """Linear map across heads, the same for every query and key."""
+    mixed = jnp.einsum("bgnm,gk->bknm", x, kernel.astype(x.dtype))
+    return mixed + bias.astype(x.dtype)[None, :, None, None]
+
+
+def talking_heads_attention(
+    q: Float[Array, "b n g h"],
+    k: Float[Array, "b m g h"],
+    v: Float[Array, "b m g h"],
+    *,
+    before: Callable,
+    after: Callable,
+    drop: Callable = lambda weights: weights,
+) -> Float[Array, "b n g h"]:
+    """after(softmax(before(h ** -0.5 * q k^T))) v, with heads mixed twice.
+
+    `before` and `after` mix the heads. Both take and return [b, g, n, m] in at least
+    float32 (`mix_heads`). `drop` is applied to the result of `after`.
+
+    Source: Shazeer et al., 2020, arXiv:2003.02436.
+    """
+    return attention(q, k, v, before=before, drop=lambda weights: drop(after(weights)))
+
+
+def gated_position_weights(
+    q: Float[Array, "b n g h"],
+    k: Float[Array, "b m g h"],
+    scores: Float[Array, "g r s"],
+    gate: Float[Array, "g"],
+    *,
+    scale: float | None = None,
+    prefix: int = 0,
+) -> Float[Array, "b g n m"]:
+    """Attention probabilities a / sum_m a of gated positional self-attention.
+
+    a = (1 - sigmoid(gate)) softmax(scale * q . k) + sigmoid(gate) softmax(scores), over
+    keys m. `scores` depend only on positions; `scale` defaults to h ** -0.5. The first
+    `prefix` tokens have no position: n = prefix + r and m = prefix + s, and these
+    tokens attend by content only and receive no positional weight. Computed in at least
+    float32.
+
+    Source: d'Ascoli et al., 2021 (ConViT), arXiv:2103.10697, equation 7; its
+    `GPSA.get_attention`.
+    """
+    content = attention_weights(q, k, scale=scale)
+    wide = content.dtype
+    position = jax.nn.softmax(scores.astype(wide), axis=-1)[None]
+    share = jax.nn.sigmoid(gate.astype(wide))[None, :, None, None]
+    if prefix:
+        position = jnp.pad(position, ((0, 0), (0, 0), (prefix, 0), (prefix, 0)))
+        placed = jnp.arange(position.shape[2]) >= prefix
+        share = jnp.where(placed[None, None, :, None], share, 0)
+    weights = (1 - share) * content + share * position
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def positive_features(
+    x: Float[Array, "b n d"], w: Float[Array, "m d"]
+) -> Float[Array, "b n m"]:
+    """Positive random features exp(w x - |x|^2 / 2) / sqrt(m), in at least float32.
+
+    With rows of `w` drawn from N(0, 1), the features of q times the features of k
+    estimate exp(q . k). The exponents are computed at the highest precision, because
+    they are not shifted by their maximum.
+
+    Source: Choromanski et al., 2020 (Performer), arXiv:2009.14794.
+    """
+    wide = at_least_float32(x.dtype)
+    x, w = x.astype(wide), w.astype(wide)
+    wx = jnp.einsum("bnd,md->bnm", x, w, precision=jax.lax.Precision.HIGHEST)
+    half_norm = jnp.square(x).sum(-1, keepdims=True) / 2
+    return jnp.exp(wx - half_norm) / w.shape[0] ** 0.5
+
+
+def kernel_attention(
+    q: Float[Array, "b n m"],
+    k: Float[Array, "b n m"],
+    v: Float[Array, "b n d"],
+    *,
+    eps: float = 1e-8,
+) -> Float[Array, "b n d"]:
+    """Linear attention sum_j (q_i . k_j) v_j / (sum_j q_i . k_j + eps).
+
+    q and k are features, such as `positive_features`.
+
+    The sums over j come first, so the cost is linear in n. Computed and returned in the
+    dtype of q.
+
+    Source: Choromanski et al., 2020 (Performer), arXiv:2009.14794; T2T-ViT's
+    `single_attn`.
+    """
+    total = jnp.einsum("bnm,bm->bn", q, k.sum(1))
+    values = jnp.einsum("bnd,bnm->bdm", v.astype(q.dtype), k)
+    return jnp.einsum("bnm,bdm->bnd", q, values) / (total[..., None] + eps)

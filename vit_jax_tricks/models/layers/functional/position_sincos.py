@@ -1,4 +1,4 @@
-"""Fixed sine-cosine position tables for a grid."""
+"""Fixed sine-cosine position tables, for a sequence and for a grid."""
 
 import numpy as np
 
@@ -44,3 +44,15 @@ def sincos_2d(
         [np.sin(angles), np.cos(angles)], axis=2 if grouped == "axis" else 1
     )
     return stacked.reshape(len(rows), -1).astype(np.float32)
+
+
+def sinusoid_positions(n: int, d: int) -> Float[np.ndarray, "1 n d"]:
+    """sin(p / 10000^(2 floor(j / 2) / d)) in even columns j, cos in odd ones; float32.
+
+    Source: Vaswani et al., 2017, arXiv:1706.03762. Equivalent to T2T-ViT's
+    `get_sinusoid_encoding` (tested).
+    """
+    j = np.arange(d)
+    angle = np.arange(n)[:, None] / 10000 ** (2 * (j // 2) / d)
+    table = np.where(j % 2 == 0, np.sin(angle), np.cos(angle))
+    return table[None].astype(np.float32)
