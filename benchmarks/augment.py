@@ -33,7 +33,7 @@ from sklearn.datasets import load_sample_images
 
 from vit_jax_tricks import augment, config
 from vit_jax_tricks.augment.pixels import normalize
-from vit_jax_tricks.inspect.flops import count_flops
+from vit_jax_tricks.flops import count_flops
 from vit_jax_tricks.random import fold_in_str
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import jax
 
-from vit_jax_tricks.inspect.model_table import forward_shapes
+from vit_jax_tricks.flops import forward_shapes
 from vit_jax_tricks.models import create_model, list_models
 
 

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from vit_jax_tricks.sharding import path_str
+from vit_jax_tricks.param_names import path_str
 from vit_jax_tricks.storage.manifest import MANIFEST
 
 

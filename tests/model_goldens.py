@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from goldens import base_normal, golden_images, golden_state, load_golden
 
-from vit_jax_tricks.inspect.flops import Flops, count_flops
+from vit_jax_tricks.flops import Flops, count_flops
 from vit_jax_tricks.models import create_model
 from vit_jax_tricks.models.registry import lookup
 from vit_jax_tricks.pretrained.export import reference_arrays

@@ -9,8 +9,7 @@ import pytest
 
 from vit_jax_tricks import console
 from vit_jax_tricks.errors import UserError, nearest
-from vit_jax_tricks.inspect import hardware
-from vit_jax_tricks.train import report
+from vit_jax_tricks.train import hardware, report
 from vit_jax_tricks.train.metrics import MetricsWriter, read
 
 

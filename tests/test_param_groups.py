@@ -12,7 +12,7 @@ import pytest
 
 from vit_jax_tricks import create_model
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.optim.param_groups import describe, plan
+from vit_jax_tricks.optim.param_groups import describe, factors
 
 
 with np.load(pathlib.Path(__file__).parent / "golden/train/param_groups.npz") as file:
@@ -103,7 +103,7 @@ def test_rules_reach_single_layers_in_either_layout(scan):
 
 @each_layout
 def test_matrices_of_a_block(scan):
-    table = plan(shapes("deit_small_patch16_224", scan))
+    table = factors(shapes("deit_small_patch16_224", scan))
     block = "blocks" if scan else "blocks_0"
     first = int(scan)
     qkv = table[f"{block}/attn/qkv/kernel"]
@@ -120,5 +120,5 @@ def test_matrices_of_a_block(scan):
 
 def test_layer_decay_needs_blocks():
     with pytest.raises(UserError, match="needs a model with blocks"):
-        plan({"head": {"kernel": np.zeros((2, 2))}}, layer_decay=0.5)
-    assert plan({"head": {"kernel": np.zeros((2, 2))}}, layer_decay=1.0)
+        factors({"head": {"kernel": np.zeros((2, 2))}}, layer_decay=0.5)
+    assert factors({"head": {"kernel": np.zeros((2, 2))}}, layer_decay=1.0)

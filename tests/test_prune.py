@@ -9,7 +9,7 @@ import pytest
 import runs
 
 from vit_jax_tricks import config, evaluate, load_pretrained, predict, prune
-from vit_jax_tricks.compress.pruning import finetune
+from vit_jax_tricks.commands.finetune_config import finetune_config
 from vit_jax_tricks.main import main as train
 from vit_jax_tricks.runs import model_spec
 
@@ -184,7 +184,7 @@ def test_the_config_says_what_differs():
     before["augment"] |= {"crop_scale": [0.5, 1.0]}
     before["loss"] = {"token_labels": {"weight": 2.0, "name": "softmax"}}
     before["ema"] |= {"decay": 0.9}
-    text = finetune.finetune_config(
+    text = finetune_config(
         before,
         defaults,
         "runs/mine_pruned",
@@ -220,7 +220,7 @@ def test_the_command_in_its_docstring_can_be_typed(out):
     """A backslash or quotes in the path once made a file that Python cannot read."""
     defaults = json.loads(json.dumps(config.defaults()))
     before = defaults | {"name": "mine", "model": {"name": "vit"}}
-    text = finetune.finetune_config(before, defaults, out, epochs=9.0, share=0.6)
+    text = finetune_config(before, defaults, out, epochs=9.0, share=0.6)
     scope: dict = {}
     exec(compile(text, "finetune.py", "exec"), scope)
     assert scope["get_config"]().init == out

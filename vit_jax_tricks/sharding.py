@@ -14,6 +14,7 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.param_names import path_str
 from vit_jax_tricks.typing import Array, PRNGKeyArray
 
 
@@ -108,11 +109,6 @@ def param_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
         if free:
             spec[max(free, key=lambda d: shape[d])] = "fsdp"
     return PartitionSpec(*spec)
-
-
-def path_str(path: Any) -> str:
-    """Formats a tree path as `params/blocks_0/attn/qkv/kernel`."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def state_shardings(state: Any, mesh: Mesh) -> Any:

@@ -12,7 +12,7 @@ from goldens import load_golden
 from vit_jax_tricks.augment import crop_and_resize, resample
 from vit_jax_tricks.augment.resample_weights import resampling_weights
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.inspect.flops import count_flops
+from vit_jax_tricks.flops import count_flops
 
 
 FILTERS = {

@@ -13,7 +13,7 @@ from small_models import apply, fill
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import create_model, list_models, stack_blocks
 from vit_jax_tricks.models.layers import functional
-from vit_jax_tricks.optim.param_groups import describe, plan
+from vit_jax_tricks.optim.param_groups import describe, factors
 from vit_jax_tricks.sharding import make_mesh, state_shardings
 
 
@@ -182,7 +182,7 @@ def test_class_attention_learns_at_the_rates_of_the_last_blocks(params):
         assert rows[f"blocks_token_only_{j}/attn/q/kernel"] == scale
     assert rows["cls_token"] == rows["pos_embed"] == 0.0625
     assert (rows["norm/scale"], rows["head/kernel"]) == (0.5, 1.0)
-    leaf = plan(params)["blocks_token_only_0/attn/q/kernel"]
+    leaf = factors(params)["blocks_token_only_0/attn/q/kernel"]
     assert leaf.hidden_matrix
     assert (leaf.inputs, leaf.outputs) == ((0,), (1, 2))
 

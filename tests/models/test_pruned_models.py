@@ -13,7 +13,7 @@ from small_models import fill
 
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import create_model
-from vit_jax_tricks.optim.param_groups import plan
+from vit_jax_tricks.param_names import parameters
 
 
 FAMILIES = list(pruned_models.SMALL)
@@ -22,7 +22,7 @@ FAMILIES = list(pruned_models.SMALL)
 def shapes(model):
     images = jnp.zeros((1, *model.image_shape))
     params = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
-    return {name: leaf.shape for name, leaf in plan(params).items()}
+    return {name: leaf.shape for name, leaf in parameters(params).items()}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -11,7 +11,7 @@ from model_goldens import jit_once
 from small_models import apply, fill
 
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.inspect.flops import count_flops
+from vit_jax_tricks.flops import count_flops
 from vit_jax_tricks.models import create_model, list_models
 from vit_jax_tricks.models.registry import lookup
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from vit_jax_tricks import config, data
 from vit_jax_tricks.commands.command import Arguments
-from vit_jax_tricks.compress.pruning.finetune import finetune_config
+from vit_jax_tricks.commands.finetune_config import finetune_config
+from vit_jax_tricks.commands.prune_table import markdown, rows, show
 from vit_jax_tricks.compress.pruning.groups import KINDS
 from vit_jax_tricks.compress.pruning.pruned import Pruned, prune
 from vit_jax_tricks.compress.pruning.scoring import CRITERIA
-from vit_jax_tricks.compress.pruning.table import markdown, rows, show
 from vit_jax_tricks.console import Bar, say
 from vit_jax_tricks.data.sample import Sample
 from vit_jax_tricks.errors import UserError

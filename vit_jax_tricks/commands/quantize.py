@@ -7,7 +7,6 @@ from shlex import quote
 from typing import Any
 
 import jax
-from flax import traverse_util
 
 from vit_jax_tricks import config
 from vit_jax_tricks.commands.command import Arguments
@@ -25,7 +24,7 @@ from vit_jax_tricks.console import Bar, banner, say
 from vit_jax_tricks.data.sample import Sample
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.inspect.sensitivity_sheet import write_sheet
-from vit_jax_tricks.pretrained.export import flatten
+from vit_jax_tricks.models.stacking import flatten, unflatten
 from vit_jax_tricks.runs import evaluation, made_run, model_flags, quantizing, resume
 from vit_jax_tricks.runs.evaluation import Evaluation
 from vit_jax_tricks.runs.model_flags import Trained
@@ -120,8 +119,7 @@ def _costs(
     spec, whole = trained.spec, made.variables[""]
     fields: Any = {f: False for f in ("scan", "remat") if hasattr(made.model, f)}
     model = QuantizedModel(made.model.model.clone(**fields), made.model.rules)
-    flat = flatten(without_ranges(whole))
-    variables: Any = traverse_util.unflatten_dict(flat, sep="/")
+    variables = unflatten(flatten(without_ranges(whole)))
     like = jax.eval_shape(model.with_any_ranges, variables)
     kept = stored(from_layers(like, by_layer(whole)))
     ranges = model.ranges(with_stored(variables, kept))

@@ -54,9 +54,9 @@ def _export(argv: list[str], stop: "Stop") -> None:
     )
     as_json = given.get("json") is not None
     with console.elsewhere(as_json):
-        from vit_jax_tricks.export import exporting
+        from vit_jax_tricks.commands import export
 
-        result = exporting.run(given, stop)
+        result = export.run(given, stop)
     if as_json:
         print(json.dumps(result))
 

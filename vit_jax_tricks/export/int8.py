@@ -20,8 +20,7 @@ from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.export.float32 import in_float32
 from vit_jax_tricks.export.onnx_model import write
 from vit_jax_tricks.export.values import Quantized, Value, constant
-from vit_jax_tricks.optim.param_groups import plan
-from vit_jax_tricks.sharding import path_str
+from vit_jax_tricks.param_names import parameters, path_str
 
 
 # Keeps `quantized_apply` from quantising weights, which are stored as levels.
@@ -50,7 +49,7 @@ def to_onnx_int8(
     rules = [
         (pattern, spec and replace(spec, learned=False)) for pattern, spec in rules
     ]
-    weights = plan(variables["params"])
+    weights = parameters(variables["params"])
     names = {name: layer_names(name, weights) for name in [*weights, *ranges]}
     specs = match(names, rules)
     inputs = {name: found for name, found in ranges.items() if name not in weights}

@@ -1,6 +1,5 @@
 """Table of all models: size, cost, published accuracy, and how each is checked."""
 
-import functools
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -9,7 +8,7 @@ from typing import Any
 
 import jax
 
-from vit_jax_tricks.inspect.flops import count_flops
+from vit_jax_tricks.flops import count_flops, forward_shapes
 from vit_jax_tricks.models.registry import create_model, lookup
 
 
@@ -28,13 +27,6 @@ on two CPU cores, measured by `benchmarks/compile_time.py`.
 | name | parameters | GMACs | input | classes | top-1 | source | checked by | compile |
 |---|---:|---:|---|---:|---:|---|---|---:|
 """
-
-
-def forward_shapes(model: Any, batch: int) -> tuple[Any, jax.ShapeDtypeStruct]:
-    """Shapes of a model's variables and of `batch` of its images."""
-    images = jax.ShapeDtypeStruct((batch, *model.image_shape), model.dtype)
-    init = functools.partial(model.init, train=False)
-    return jax.eval_shape(init, jax.random.key(0), images), images
 
 
 def rows(names: Iterable[str], compiled: Mapping[str, float]) -> Iterator[str]:

@@ -1,11 +1,13 @@
 """Conversion of block parameters between one tree per block and one stacked tree."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
 from vit_jax_tricks.typing import Params
 
@@ -59,6 +61,18 @@ def unstack_blocks(
         f"{name}_{first + i}": jax.tree.map(lambda leaf, i=i: leaf[i], params[name])
         for i in range(depth)
     }
+
+
+def flatten(variables: Params) -> dict[str, Any]:
+    """Variables as path -> leaf, blocks unstacked: `params/blocks_0/norm1/scale`."""
+    params = variables.get("params")
+    apart = {k: unstack_blocks(v, numbering=params) for k, v in variables.items()}
+    return traverse_util.flatten_dict(apart, sep="/")
+
+
+def unflatten(arrays: Mapping[str, Any]) -> Params:
+    """Inverse of `flatten`, with unstacked blocks."""
+    return traverse_util.unflatten_dict(dict(arrays), sep="/")
 
 
 def _stack(*leaves: Any) -> Any:

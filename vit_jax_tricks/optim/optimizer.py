@@ -16,14 +16,14 @@ import optax
 import optax.contrib
 
 from vit_jax_tricks.errors import UserError, nearest
-from vit_jax_tricks.optim.param_groups import Parameter, describe, plan
+from vit_jax_tricks.optim.param_groups import Factors, describe, factors
 from vit_jax_tricks.optim.schedule import Schedule
-from vit_jax_tricks.sharding import path_str
+from vit_jax_tricks.param_names import path_str
 
 
 __all__ = ["COSTLY", "OPTIMIZERS", "build", "describe"]
 
-Plan = dict[str, Parameter]
+Table = dict[str, Factors]
 Transform = optax.GradientTransformation
 
 
@@ -33,7 +33,7 @@ def _layerwise(values: np.ndarray, like: jax.Array) -> jax.Array:
     return jnp.asarray(values, like.dtype).reshape(shape)
 
 
-def _each(table: Plan, fn: Callable[[Parameter, Any, Any], Any]) -> Transform:
+def _each(table: Table, fn: Callable[[Factors, Any, Any], Any]) -> Transform:
     """A stateless transform: fn(parameter, update, value) at every leaf."""
 
     def update(updates: Any, params: Any) -> Any:
@@ -44,20 +44,20 @@ def _each(table: Plan, fn: Callable[[Parameter, Any, Any], Any]) -> Transform:
     return optax.stateless(update)
 
 
-def _scale(table: Plan, field: str) -> Transform:
+def _scale(table: Table, field: str) -> Transform:
     """Multiplies each update by its parameter's factor."""
 
-    def scaled(leaf: Parameter, update: jax.Array, _: Any) -> jax.Array:
+    def scaled(leaf: Factors, update: jax.Array, _: Any) -> jax.Array:
         values = getattr(leaf, field)
         return update if (values == 1).all() else update * _layerwise(values, update)
 
     return _each(table, scaled)
 
 
-def _add_decay(table: Plan, weight_decay: float) -> Transform:
+def _add_decay(table: Table, weight_decay: float) -> Transform:
     """update + weight_decay * p, for the parameters that decay."""
 
-    def decayed(leaf: Parameter, update: jax.Array, p: jax.Array) -> jax.Array:
+    def decayed(leaf: Factors, update: jax.Array, p: jax.Array) -> jax.Array:
         if not leaf.decay.any():
             return update
         return update + _layerwise(weight_decay * leaf.decay, update) * p
@@ -66,11 +66,11 @@ def _add_decay(table: Plan, weight_decay: float) -> Transform:
 
 
 def _trust_ratio(
-    table: Plan, weight_decay: float, *, clip: bool, always: bool
+    table: Table, weight_decay: float, *, clip: bool, always: bool
 ) -> Transform:
     """update * |p| / |update|, layer by layer, for the parameters that decay."""
 
-    def adapted(leaf: Parameter, update: jax.Array, p: jax.Array) -> jax.Array:
+    def adapted(leaf: Factors, update: jax.Array, p: jax.Array) -> jax.Array:
         adapts = np.full(leaf.decay.shape, always) | (leaf.decay * weight_decay != 0)
         if not adapts.any():
             return update
@@ -100,7 +100,7 @@ def _clip_norm(limit: float) -> Transform:
     return optax.stateless(clipped)
 
 
-def _clip_adaptive(table: Plan, limit: float) -> Transform:
+def _clip_adaptive(table: Table, limit: float) -> Transform:
     """Clips each output unit's gradient to at most limit * max(|unit|, 1e-3).
 
     Source: Brock et al., 2021, arXiv:2102.06171. Equivalent to timm's
@@ -135,33 +135,33 @@ Parts = tuple[Transform, Transform]
 
 
 def _adamw(
-    table: Plan, decay: float, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
+    table: Table, decay: float, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
 ) -> Parts:
     """AdamW: Loshchilov & Hutter, 2017, arXiv:1711.05101."""
     return optax.scale_by_adam(b1, b2, eps), optax.identity()
 
 
 def _adam(
-    table: Plan, decay: float, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
+    table: Table, decay: float, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
 ) -> Parts:
     """Adam: Kingma & Ba, 2014, arXiv:1412.6980; decay is an L2 term of the gradient."""
     return optax.identity(), optax.scale_by_adam(b1, b2, eps)
 
 
-def _lion(table: Plan, decay: float, *, b1: float = 0.9, b2: float = 0.99) -> Parts:
+def _lion(table: Table, decay: float, *, b1: float = 0.9, b2: float = 0.99) -> Parts:
     """Lion: Chen et al., 2023, arXiv:2302.06675."""
     return optax.scale_by_lion(b1, b2), optax.identity()
 
 
 def _sgd(
-    table: Plan, decay: float, *, momentum: float = 0.9, nesterov: bool = False
+    table: Table, decay: float, *, momentum: float = 0.9, nesterov: bool = False
 ) -> Parts:
     """SGD with torch's momentum: m <- momentum m + g; decay is an L2 term of g."""
     return optax.identity(), optax.trace(momentum, nesterov)
 
 
 def _lamb(
-    table: Plan,
+    table: Table,
     decay: float,
     *,
     b1: float = 0.9,
@@ -176,7 +176,7 @@ def _lamb(
 
 
 def _muon(
-    table: Plan,
+    table: Table,
     decay: float,
     *,
     momentum: float = 0.95,
@@ -193,15 +193,15 @@ def _muon(
     Sources: Jordan et al., 2024; Liu et al., 2025, arXiv:2502.16982.
     """
 
-    def mapped(fn: Callable[[Parameter], Any]) -> Callable[[Any], Any]:
+    def mapped(fn: Callable[[Factors], Any]) -> Callable[[Any], Any]:
         return lambda tree: jax.tree_util.tree_map_with_path(
             lambda path, _: fn(table[path_str(path)]), tree
         )
 
-    def axes(leaf: Parameter) -> optax.contrib.MuonDimensionNumbers:
+    def axes(leaf: Factors) -> optax.contrib.MuonDimensionNumbers:
         return optax.contrib.MuonDimensionNumbers(leaf.inputs, leaf.outputs)
 
-    def as_adam(leaf: Parameter, update: jax.Array, _: Any) -> jax.Array:
+    def as_adam(leaf: Factors, update: jax.Array, _: Any) -> jax.Array:
         side = max(
             math.prod(leaf.shape[i] for i in axis)
             for axis in (leaf.inputs, leaf.outputs)
@@ -232,7 +232,7 @@ OPTIMIZERS = {
 COSTLY = frozenset({"muon"})  # multiply matrices: an update is better not made twice
 
 
-def _parts(name: str, table: Plan, weight_decay: float, given: dict) -> Parts:
+def _parts(name: str, table: Table, weight_decay: float, given: dict) -> Parts:
     if name not in OPTIMIZERS:
         raise UserError(f'optimizer "{name}" is unknown.{nearest(name, OPTIMIZERS)}')
     make = OPTIMIZERS[name]
@@ -250,7 +250,7 @@ def _parts(name: str, table: Plan, weight_decay: float, given: dict) -> Parts:
     return _promoting(before), _promoting(after)
 
 
-def _clip(name: str, table: Plan, limit: float | None, mode: str) -> Transform:
+def _clip(name: str, table: Table, limit: float | None, mode: str) -> Transform:
     if mode not in ("norm", "adaptive"):
         raise UserError(f'clip_mode "{mode}" is unknown: "norm" or "adaptive".')
     if limit is None:
@@ -287,15 +287,15 @@ def build(
     `weight_decay` is multiplied by the learning rate, as in torch. `grad_clip` is a
     global norm (0: none; None: the optimiser's default, 1 for LAMB and none for the
     others) or, with `clip_mode="adaptive"`, the largest ratio of gradient norm to
-    parameter norm. `layer_decay` and `rules` are explained in `param_groups.plan`. The
-    other arguments are the optimiser's own; None is its default. A frozen parameter has
-    no state, never changes and does not count in the norm.
+    parameter norm. `layer_decay` and `rules` are explained in `param_groups.factors`.
+    The other arguments are the optimiser's own; None is its default. A frozen parameter
+    has no state, never changes and does not count in the norm.
 
     Raises: UserError for an unknown name, a hyper-parameter that this optimiser does
       not take, a negative clip, or invalid rules.
     Equivalent to torch's AdamW, Adam, SGD and timm's Lamb, Lion (tested).
     """
-    table = plan(params, layer_decay=layer_decay, rules=rules)
+    table = factors(params, layer_decay=layer_decay, rules=rules)
     given = {
         "b1": b1,
         "b2": b2,

@@ -1,21 +1,18 @@
 """Per-parameter factors of the optimiser step, decided from each name.
 
-A parameter's name is its path, `blocks_3/attn/qkv/kernel`. Blocks stacked by scan
-(`blocks/attn/qkv/kernel`, layers first) count as the parameters that they hold, so that
-masks, layer-wise rates and rules do not depend on the layout.
+Names are those of `param_names`, so masks, layer-wise rates and rules do not depend on
+whether blocks are stacked by scan.
 """
 
 import dataclasses
-import itertools
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from vit_jax_tricks.errors import UserError, nearest
-from vit_jax_tricks.sharding import path_str
+from vit_jax_tricks.param_names import Parameter, parameters
 
 
 # Never decayed, whatever their rank, because Flax's attention biases are matrices.
@@ -50,22 +47,12 @@ _RULE_KEYS = ("lr_mult", "wd_mult", "freeze")
 
 
 @dataclasses.dataclass(frozen=True)
-class Parameter:
-    """One leaf, with one value of each factor per layer (a single one unless stacked).
+class Factors(Parameter):
+    """One leaf, with one value of each factor for each of its names."""
 
-    `inputs` and `outputs` are the axes of the leaf that a matrix product contracts and
-    produces; the remaining axes hold separate matrices.
-    """
-
-    path: str
-    shape: tuple[int, ...]
-    stacked: bool
-    names: tuple[str, ...]
     decay: np.ndarray
     lr: np.ndarray
     trainable: np.ndarray
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
 
     @property
     def hidden_matrix(self) -> bool:
@@ -82,36 +69,6 @@ class Row(NamedTuple):
     shape: tuple[int, ...]
     decay: float
     lr: float
-
-
-def _names(
-    path: str, shape: tuple[int, ...], paths: Collection[str]
-) -> tuple[str, ...]:
-    """The parameters in a leaf; stacked blocks are numbered from the first free one."""
-    stack = re.fullmatch(r"(.*/)?blocks/(.*)", path)
-    if stack is None:
-        return (path,)
-    before, after = stack[1] or "", stack[2]
-    first = itertools.count()
-    start = next(
-        i for i in first if not any(p.startswith(f"{before}blocks_{i}/") for p in paths)
-    )
-    numbers = range(start, start + shape[0])
-    return tuple(f"{before}blocks_{i}/{after}" for i in numbers)
-
-
-def _axes(path: str, ndim: int, first: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Contracted and produced axes; for anything but a kernel, all axes and none."""
-    parts = path.split("/")
-    axes = tuple(range(first, ndim))
-    if parts[-1] != "kernel" or len(axes) < 2:
-        return axes, ()
-    module = parts[-2] if len(parts) > 1 else ""
-    if module in ("qkv", "kv", "qk") and len(axes) == 4:  # [d, 3, g, h]
-        return axes[:1], axes[2:]
-    if len(axes) == 3 and module not in ("proj", "attn_out_proj"):  # [d, g, h]
-        return axes[:1], axes[1:]
-    return axes[:-1], axes[-1:]  # [d, d], [g, h, d] and convolutions
 
 
 def _decays(name: str, ndim: int) -> bool:
@@ -205,9 +162,9 @@ def _matched_rules(
     return found
 
 
-def plan(
+def factors(
     params: Any, *, layer_decay: float | None = None, rules: Sequence[Any] = ()
-) -> dict[str, Parameter]:
+) -> dict[str, Factors]:
     """The factors of every leaf, by path.
 
     Weight decay applies to matrices that are not in `NO_DECAY` (timm's rule, but by
@@ -219,40 +176,27 @@ def plan(
       unknown rule keys, or a layer decay outside (0, 1].
     Equivalent to timm's param_groups_weight_decay (tested on DeiT, DeiT III and ViT).
     """
-    leaves = {
-        path_str(path): tuple(leaf.shape)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-    }
-    names = {path: _names(path, shape, leaves) for path, shape in leaves.items()}
-    every = [name for group in names.values() for name in group]
+    leaves = parameters(params)
+    every = [name for leaf in leaves.values() for name in leaf.names]
     scales = dict.fromkeys(every, 1.0)
     if layer_decay not in (None, 1.0):
         scales = _layer_scales(every, layer_decay)
     special = _matched_rules(every, rules)
 
     table = {}
-    for path, shape in leaves.items():
-        stacked = names[path] != (path,)
-        decays = _decays(path, len(shape) - stacked)
-        own = [special.get(name, {}) for name in names[path]]
+    for path, leaf in leaves.items():
+        decays = _decays(path, len(leaf.shape) - leaf.stacked)
+        own = [special.get(name, {}) for name in leaf.names]
         trainable = np.array([not rule.get("freeze", False) for rule in own])
-        inputs, outputs = _axes(path, len(shape), int(stacked))
-        table[path] = Parameter(
-            path=path,
-            shape=shape,
-            stacked=stacked,
-            names=names[path],
+        rates = [
+            scales[name] * rule.get("lr_mult", 1)
+            for name, rule in zip(leaf.names, own, strict=True)
+        ]
+        table[path] = Factors(
+            **vars(leaf),
             decay=np.array([decays * float(rule.get("wd_mult", 1)) for rule in own]),
-            lr=trainable
-            * np.array(
-                [
-                    scales[name] * rule.get("lr_mult", 1)
-                    for name, rule in zip(names[path], own, strict=True)
-                ]
-            ),
+            lr=trainable * np.array(rates),
             trainable=trainable,
-            inputs=inputs,
-            outputs=outputs,
         )
     return table
 
@@ -261,7 +205,7 @@ def describe(
     params: Any, *, layer_decay: float | None = None, rules: Sequence[Any] = ()
 ) -> list[Row]:
     """One row for each parameter: name, shape, decay factor, learning-rate factor."""
-    table = plan(params, layer_decay=layer_decay, rules=rules)
+    table = factors(params, layer_decay=layer_decay, rules=rules)
     return [
         Row(name, leaf.shape[leaf.stacked :], float(leaf.decay[i]), float(leaf.lr[i]))
         for leaf in table.values()

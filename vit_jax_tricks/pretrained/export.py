@@ -1,16 +1,14 @@
 """Exports weights in the reference's own key names."""
 
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
-from flax import traverse_util
 
 from vit_jax_tricks import paths
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models.registry import lookup
-from vit_jax_tricks.models.stacking import unstack_blocks
+from vit_jax_tricks.models.stacking import flatten
 from vit_jax_tricks.pretrained.dialects import DIALECTS
 from vit_jax_tricks.pretrained.files import write_weights
 from vit_jax_tricks.pretrained.fit import checked_grid
@@ -66,10 +64,3 @@ def reference_arrays(
         key, rule = found
         arrays[key] = rule.transform.export(value)
     return arrays
-
-
-def flatten(variables: Params) -> dict[str, Any]:
-    """Variables as path -> leaf, blocks unstacked: `params/blocks_0/norm1/scale`."""
-    params = variables.get("params")
-    unstacked = {k: unstack_blocks(v, numbering=params) for k, v in variables.items()}
-    return traverse_util.flatten_dict(unstacked, sep="/")

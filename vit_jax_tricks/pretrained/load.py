@@ -13,7 +13,7 @@ from flax import traverse_util
 from vit_jax_tricks.checks import checked
 from vit_jax_tricks.console import say
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.models.stacking import stack_blocks
+from vit_jax_tricks.models.stacking import flatten, stack_blocks
 from vit_jax_tricks.pretrained.dialects import (
     CONSTANTS,
     DIALECTS,
@@ -21,7 +21,6 @@ from vit_jax_tricks.pretrained.dialects import (
     IGNORED,
     dialect_of,
 )
-from vit_jax_tricks.pretrained.export import flatten
 from vit_jax_tricks.pretrained.fit import Fit, checked_grid
 from vit_jax_tricks.pretrained.report import LoadReport
 from vit_jax_tricks.pretrained.rules import Rule, find_key, find_path

@@ -12,7 +12,7 @@ from vit_jax_tricks.config import tuples
 from vit_jax_tricks.console import say
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models.registry import create_model
-from vit_jax_tricks.pretrained.export import flatten
+from vit_jax_tricks.models.stacking import flatten
 from vit_jax_tricks.pretrained.weights import Weights
 from vit_jax_tricks.storage import checkpoint
 from vit_jax_tricks.storage.manifest import DamagedError, step_folders

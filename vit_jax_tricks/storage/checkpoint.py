@@ -30,7 +30,7 @@ import orbax.checkpoint as ocp
 from flax import traverse_util
 
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.sharding import path_str
+from vit_jax_tricks.param_names import path_str
 from vit_jax_tricks.state import TrainState
 from vit_jax_tricks.storage.manifest import (
     MANIFEST,

@@ -25,7 +25,7 @@ from vit_jax_tricks.data.label_pack.manifest import Spec, names_crc
 from vit_jax_tricks.data.prefetch import Prefetch
 from vit_jax_tricks.data.views import View
 from vit_jax_tricks.errors import UserError, nearest
-from vit_jax_tricks.pretrained.export import flatten
+from vit_jax_tricks.models.stacking import flatten
 from vit_jax_tricks.runs import evaluation, model_flags
 from vit_jax_tricks.runs.model_flags import Trained
 from vit_jax_tricks.teach.token_logits import Form, form_of, token_logits

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from vit_jax_tricks import console
 from vit_jax_tricks.compress.quant.range_store import without_ranges
 from vit_jax_tricks.console import si
-from vit_jax_tricks.inspect.flops import count_flops
+from vit_jax_tricks.flops import count_flops
 from vit_jax_tricks.train.experiment import Experiment
 
 

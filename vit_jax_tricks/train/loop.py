@@ -19,8 +19,6 @@ from vit_jax_tricks.config import Section
 from vit_jax_tricks.console import Bar, say
 from vit_jax_tricks.data.fingerprint import fingerprint
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.inspect.hardware import mfu
-from vit_jax_tricks.inspect.nonfinite import first_nonfinite
 from vit_jax_tricks.runs.resume import begun_is_over, check_run, open_workdir, record
 from vit_jax_tricks.runs.scores import evaluate
 from vit_jax_tricks.state import TrainState
@@ -30,7 +28,9 @@ from vit_jax_tricks.storage.lock import locked
 from vit_jax_tricks.train import banner, report
 from vit_jax_tricks.train.clock import Clock
 from vit_jax_tricks.train.experiment import Experiment, build
+from vit_jax_tricks.train.hardware import mfu
 from vit_jax_tricks.train.metrics import MetricsWriter, read
+from vit_jax_tricks.train.nonfinite import first_nonfinite
 
 
 PATIENCE = 3  # non-finite steps in a row end the run

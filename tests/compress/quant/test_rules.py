@@ -17,7 +17,7 @@ from vit_jax_tricks.compress import (
 from vit_jax_tricks.compress.quant import places, rules
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import create_model
-from vit_jax_tricks.optim.param_groups import plan
+from vit_jax_tricks.param_names import parameters
 
 
 def shapes(model):
@@ -40,7 +40,7 @@ def test_standard_rules_take_linear_layers_with_their_inputs_and_no_others(case)
     assert {n.removesuffix("kernel") for n in weights} == {
         n.removesuffix("input") for n in inputs
     }
-    table = plan(variables["params"])
+    table = parameters(variables["params"])
     assert all(table[name].outputs for name in weights)
     blocks = {n for n in table if n.endswith("/kernel") and "blocks" in n}
     assert len(weights) > 0.6 * len(blocks)
@@ -95,7 +95,7 @@ def test_stacked_blocks_have_the_names_of_their_layers():
     stacked, _ = shapes(scanned := tiny_vit(scan=True))
     one = quantized_places(model, flat, images, standard_rules())
     many = quantized_places(scanned, stacked, images, standard_rules())
-    table = plan(stacked["params"])
+    table = parameters(stacked["params"])
     names = {n for place in many for n in places.layer_names(place, table)}
     assert names == set(one)
     assert places.layer_names("blocks/attn/Dropout_0/input", table) == (

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from vit_jax_tricks.inspect.flops import count_flops
+from vit_jax_tricks.flops import count_flops
 from vit_jax_tricks.models.layers.functional.depthwise import grouped_conv
 
 

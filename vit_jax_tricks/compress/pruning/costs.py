@@ -10,8 +10,7 @@ from vit_jax_tricks.compress.pruning.groups import (
     resized,
     unrolled,
 )
-from vit_jax_tricks.inspect.flops import count_flops
-from vit_jax_tricks.inspect.model_table import forward_shapes
+from vit_jax_tricks.flops import count_flops, forward_shapes
 
 
 def model_macs(model: Any) -> int:

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 
 from vit_jax_tricks.checks import checked
 from vit_jax_tricks.compress.pruning.checks import check_gates, check_groups, check_plan
-from vit_jax_tricks.compress.pruning.groups import Group, Plan, by_path, unrolled
+from vit_jax_tricks.compress.pruning.groups import Group, Plan, unrolled
 from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.param_names import by_path
 from vit_jax_tricks.typing import Array, Float
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models.pruned import FIELDS
-from vit_jax_tricks.sharding import path_str
+from vit_jax_tricks.param_names import by_path
 
 
 KINDS = {"heads": "block_heads", "hidden": "block_hidden"}
@@ -150,12 +150,6 @@ def parameter_shapes(model: Any) -> dict[str, tuple[int, ...]]:
     init = functools.partial(model.init, train=False)
     params = jax.eval_shape(init, jax.random.key(0), images)["params"]
     return {path: tuple(leaf.shape) for path, leaf in by_path(params).items()}
-
-
-def by_path(params: Any) -> dict[str, Any]:
-    """The leaves of nested parameters, `blocks_0/mlp/fc1/kernel`."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {path_str(path): leaf for path, leaf in leaves}
 
 
 def _blocks(model: Any) -> list[str]:

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 
 from vit_jax_tricks.compress.pruning.checks import check_groups, check_plan
 from vit_jax_tricks.compress.pruning.costs import model_macs, unit_costs
@@ -25,7 +24,7 @@ from vit_jax_tricks.compress.pruning.select import select
 from vit_jax_tricks.compress.pruning.width import keep_channels, narrowed
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.losses.inputs import Number
-from vit_jax_tricks.pretrained.export import flatten
+from vit_jax_tricks.models.stacking import flatten, unflatten
 from vit_jax_tricks.typing import Array, Params
 
 
@@ -189,9 +188,9 @@ def shrink(variables: Params, groups: Mapping[str, Group], plan: Plan) -> Params
             )
             leaf = arrays[f"params/{path}"]
             arrays[f"params/{path}"] = jnp.take(leaf, index, axis)
-    return traverse_util.unflatten_dict(arrays, sep="/")
+    return unflatten(arrays)
 
 
 def unstacked(variables: Params) -> Params:
     """The variables with unstacked blocks."""
-    return traverse_util.unflatten_dict(flatten(variables), sep="/")
+    return unflatten(flatten(variables))

@@ -13,8 +13,9 @@ from vit_jax_tricks.checks import checked
 from vit_jax_tricks.compress.pruning import scores
 from vit_jax_tricks.compress.pruning.checks import check_groups
 from vit_jax_tricks.compress.pruning.gates import gated_apply
-from vit_jax_tricks.compress.pruning.groups import Group, by_path, unrolled
+from vit_jax_tricks.compress.pruning.groups import Group, unrolled
 from vit_jax_tricks.errors import UserError, nearest
+from vit_jax_tricks.param_names import by_path
 from vit_jax_tricks.typing import Array, Float, Integer
 
 

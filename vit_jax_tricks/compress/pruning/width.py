@@ -12,7 +12,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 
 from vit_jax_tricks.compress.pruning.checks import different, shown
 from vit_jax_tricks.compress.pruning.groups import (
@@ -24,7 +23,7 @@ from vit_jax_tricks.compress.pruning.groups import (
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.losses.inputs import Number
 from vit_jax_tricks.models.positions import parse
-from vit_jax_tricks.pretrained.export import flatten
+from vit_jax_tricks.models.stacking import flatten, unflatten
 from vit_jax_tricks.typing import Array, Float, Params
 
 
@@ -135,4 +134,4 @@ def narrowed(variables: Params, model: Any, channels: tuple[int, ...] | None) ->
                 if n != m:
                     leaf = arrays[f"params/{path}"]
                     arrays[f"params/{path}"] = jnp.take(leaf, index, axis)
-    return traverse_util.unflatten_dict(arrays, sep="/")
+    return unflatten(arrays)

@@ -14,8 +14,7 @@ from vit_jax_tricks.compress.quant.ranges import Range
 from vit_jax_tricks.compress.quant.rules import Rule, match
 from vit_jax_tricks.compress.quant.spec import Spec
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.optim.param_groups import plan
-from vit_jax_tricks.sharding import path_str
+from vit_jax_tricks.param_names import parameters, path_str
 from vit_jax_tricks.typing import Array, Bool, Float, Params
 
 
@@ -79,7 +78,7 @@ def quantized_apply(
         raise UserError(
             f'quantized_apply: {lacking} has no "{odd}", which {having} has.'
         )
-    weights = plan(variables["params"])
+    weights = parameters(variables["params"])
     names = {name: layer_names(name, weights) for name in [*weights, *ranges]}
     specs = match(names, rules)
     for name in {**specs, **ranges}:

@@ -20,7 +20,7 @@ from vit_jax_tricks.compress.quant.ranges import Range
 from vit_jax_tricks.compress.quant.rules import Rule
 from vit_jax_tricks.compress.quant.spec import Spec
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.optim.param_groups import plan
+from vit_jax_tricks.param_names import parameters
 from vit_jax_tricks.typing import Array, Float, Params
 
 
@@ -53,7 +53,7 @@ def weight_ranges(params: Params, specs: Mapping[str, Spec]) -> dict[str, Range]
 
     Raises: UserError for `per_channel` on a parameter that is not a matrix.
     """
-    table = plan(params)
+    table = parameters(params)
     leaves = jax.tree.leaves(params)
     ranges = {}
     for (name, weight), leaf in zip(table.items(), leaves, strict=True):
@@ -124,7 +124,7 @@ def calibrate(
     if first is None:
         raise UserError("calibrate got no batch of images: give at least one.")
     specs = quantized_places(model, variables, first, rules)
-    weights = plan(variables["params"])
+    weights = parameters(variables["params"])
     ranges = weight_ranges(variables["params"], specs)
     layers = {name: layer_names(name, weights) for name in specs if name not in weights}
     states = {}

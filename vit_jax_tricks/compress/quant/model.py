@@ -21,7 +21,7 @@ from vit_jax_tricks.compress.quant.ranges import Range
 from vit_jax_tricks.compress.quant.rules import Rule, match
 from vit_jax_tricks.compress.quant.spec import Spec
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.optim.param_groups import plan
+from vit_jax_tricks.param_names import parameters
 from vit_jax_tricks.typing import Array, Num, Params
 
 
@@ -81,7 +81,8 @@ class QuantizedModel:
     ) -> dict[str, Any]:
         """The variables with calibrated ranges added."""
         params = without_ranges(variables)["params"]
-        specs, inputs = self._specs(params, ranges), ranges.keys() - plan(params).keys()
+        specs = self._specs(params, ranges)
+        inputs = ranges.keys() - parameters(params).keys()
         kept = {
             name: packed(specs[name], found)
             for name, found in ranges.items()
@@ -99,7 +100,7 @@ class QuantizedModel:
         places = quantized_places(
             self.model, without_ranges(variables), images, self.rules
         )
-        weights = plan(params)
+        weights = parameters(params)
         ranges = weight_ranges(
             params, {n: s for n, s in places.items() if n in weights}
         )
@@ -111,7 +112,7 @@ class QuantizedModel:
         return self.with_ranges(variables, ranges)
 
     def _specs(self, params: Params, more: Mapping[str, Any]) -> dict[str, Spec]:
-        weights = plan(params)
+        weights = parameters(params)
         names = {name: layer_names(name, weights) for name in [*weights, *more]}
         specs = match(names, self.rules)
         if odd := sorted(more.keys() - specs.keys()):

@@ -19,7 +19,7 @@ from vit_jax_tricks.checks import checked
 from vit_jax_tricks.compress.quant.rules import Rule, check_every_rule, match
 from vit_jax_tricks.compress.quant.spec import Spec
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.optim.param_groups import Parameter, plan
+from vit_jax_tricks.param_names import Parameter, parameters
 from vit_jax_tricks.typing import Array, Float, Params
 
 
@@ -49,7 +49,7 @@ def input_places(
 
     with nn.intercept_methods(record):
         jax.eval_shape(lambda v, x: model.apply(v, x, train=False), variables, images)
-    weights = plan(variables["params"])
+    weights = parameters(variables["params"])
     modules = [name.removesuffix("input") for name in seen]
     parents = {m[: i + 1] for m in modules for i, c in enumerate(m[:-1]) if c == "/"}
     return [
@@ -79,7 +79,7 @@ def quantized_weights(params: Params, rules: Sequence[Rule]) -> dict[str, Spec]:
 
     Raises: UserError as `match` does, and for a rule that matches nothing.
     """
-    names = {name: weight.names for name, weight in plan(params).items()}
+    names = {name: weight.names for name, weight in parameters(params).items()}
     check_every_rule(itertools.chain(*names.values()), rules)
     return match(names, rules)
 
@@ -96,7 +96,7 @@ def quantized_places(
     Raises: UserError for images of another shape or dtype, as `match` does, for a rule
       that matches nothing, and for activations with `per_channel`.
     """
-    weights = plan(variables["params"])
+    weights = parameters(variables["params"])
     every = [*weights, *input_places(model, variables, images)]
     names = {name: layer_names(name, weights) for name in every}
     check_every_rule(itertools.chain(*names.values()), rules)

@@ -14,7 +14,7 @@ from vit_jax_tricks.compress.quant.places import layer_names
 from vit_jax_tricks.compress.quant.ranges import Range
 from vit_jax_tricks.compress.quant.spec import Spec
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.optim.param_groups import plan
+from vit_jax_tricks.param_names import parameters
 from vit_jax_tricks.typing import Array
 
 
@@ -77,7 +77,7 @@ def with_stored(
 
 def by_layer(variables: Mapping[str, Any]) -> dict[str, Any]:
     """Stored leaves by path, `blocks_0/attn/qkv/input/scale`, with unstacked blocks."""
-    weights = plan(without_ranges(variables)["params"])
+    weights = parameters(without_ranges(variables)["params"])
     flat = {}
     for name, leaves in stored(variables).items():
         group = layer_names(name, weights)
@@ -92,7 +92,7 @@ def from_layers(like: Mapping[str, Any], layers: Mapping[str, Any]) -> dict[str,
 
     Raises: UserError unless both have the same places and shapes.
     """
-    weights = plan(without_ranges(like)["params"])
+    weights = parameters(without_ranges(like)["params"])
     again = "calibrate with the same model and rules."
     kept: dict[str, dict[str, Any]] = {}
     used = set()

@@ -6,7 +6,7 @@ import pytest
 from goldens import load_golden
 from quick import sparse
 
-from vit_jax_tricks.inspect.flops import count_flops
+from vit_jax_tricks.flops import count_flops
 from vit_jax_tricks.models import create_model
 
 

@@ -1,6 +1,7 @@
 """Counts the operations of a function exactly, from its traced program."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -39,6 +40,13 @@ def count_flops(fn: Callable, *args: Any) -> Flops:
     closed = jax.make_jaxpr(fn)(*args)
     macs = _count(closed.jaxpr, notes)
     return Flops(macs, tuple(dict.fromkeys(notes)))
+
+
+def forward_shapes(model: Any, batch: int) -> tuple[Any, jax.ShapeDtypeStruct]:
+    """Shapes of a model's variables and of `batch` of its images."""
+    images = jax.ShapeDtypeStruct((batch, *model.image_shape), model.dtype)
+    init = functools.partial(model.init, train=False)
+    return jax.eval_shape(init, jax.random.key(0), images), images
 
 
 def _count(jaxpr: core.Jaxpr, notes: list[str]) -> int:

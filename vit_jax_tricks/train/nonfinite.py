@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vit_jax_tricks.sharding import path_str
+from vit_jax_tricks.param_names import path_str
 from vit_jax_tricks.typing import Array, Float, Params
 
 

@@ -11,11 +11,12 @@ import jax
 import numpy as np
 
 from vit_jax_tricks import compress, data
+from vit_jax_tricks.commands import export_verdict as verdict
 from vit_jax_tricks.commands.command import Arguments
 from vit_jax_tricks.compress.quant.model import QuantizedModel
 from vit_jax_tricks.compress.quant.range_store import without_ranges
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.export import NOT_INSTALLED, cpu, proof, verdict
+from vit_jax_tricks.export import NOT_INSTALLED, cpu, proof
 from vit_jax_tricks.export.files import check_writable, staged
 from vit_jax_tricks.runs import evaluation, model_flags, quantizing
 from vit_jax_tricks.runs.model_flags import Trained
