@@ -1,5 +1,7 @@
 """Paths: relative ones work in every command, remote ones are refused."""
 
+import contextlib
+import io
 import re
 import shutil
 from pathlib import Path
@@ -23,7 +25,8 @@ from vit_jax_tricks import (
     quantize,
     relabel,
 )
-from vit_jax_tricks.commands import command
+from vit_jax_tricks.commands import command, command_line
+from vit_jax_tricks.commands.options import declared
 from vit_jax_tricks.data.label_pack import LabelPack
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.export import __main__ as export
@@ -70,13 +73,22 @@ DOORS = {
     "export": export,
     "inspect": inspect,
 }
-# Flags that the usage shows with a path; the value has it after a prefix.
+# Flags that --help shows with a path; the value has it after a prefix.
 PLACES = r"--([\w.]+)=(DIR|FILE|SOURCE|SPEC|OUT\.png)"
+FIRST = {"inspect": ["augment"]}
+
+
+def usage(name):
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert DOORS[name].main([*FIRST.get(name, []), "--help"]) == 0
+    return out.getvalue()
+
+
 FLAGS = sorted(
     {
         (name, flag, "folder:" if place == "SPEC" else "")
-        for name, door in DOORS.items()
-        for flag, place in re.findall(PLACES, door.USAGE)
+        for name in DOORS
+        for flag, place in re.findall(PLACES, usage(name))
         if flag != "config"
     }
 )
@@ -84,26 +96,37 @@ FLAGS = sorted(
 
 @pytest.fixture
 def parsed(monkeypatch):
-    """What the command line of a door is split into; nothing runs."""
+    """The value of a flag, as the command line of a door is split; nothing runs."""
 
     class Split(Exception):
         pass
 
-    def run(name, arg):
-        split, arguments = command.parse, []
+    def run(name, flag, text):
+        split, old, found = command_line.parse, command.parse, []
 
-        def parse(*args, **options):
-            arguments.append(split(*args, **options))
+        def parse(kind, argv):
+            given = split(kind, argv)
+            (one,) = (one for one in declared(kind) if one.flag == flag)
+            for name in one.names:
+                given = getattr(given, name)
+            found.append(given)
+            raise Split
+
+        def parse_old(*args, **options):
+            given = old(*args, **options)
+            section, _, key = flag.rpartition(".")
+            values = dict(given.sections[section]) if section else given.values
+            found.append(values[key])
             raise Split
 
         with monkeypatch.context() as patch:
-            patch.setattr(command, "parse", parse)
-            first = ["augment"] if name == "inspect" else []
+            patch.setattr(command_line, "parse", parse)
+            patch.setattr(command, "parse", parse_old)
             try:
-                status = DOORS[name].main([*first, arg])
+                argv = [*FIRST.get(name, []), f"--{flag}={text}"]
+                return DOORS[name].main(argv)
             except Split:
-                return arguments[0]
-        return status
+                return str(found[0])
 
     return run
 
@@ -122,16 +145,13 @@ def test_every_flag_with_a_path_is_absolute(
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/me")
-    section, _, key = flag.rpartition(".")
     for typed, expected in {
         "a b/[c].png": f"{tmp_path}/a b/[c].png",
-        "../x=1,y:2/": f"{tmp_path}/../x=1,y:2",
-        "~/ü": "/home/me/ü",
-        "/there": "/there",
+        "../x=1,y:2/.png": f"{tmp_path}/../x=1,y:2/.png",
+        "~/ü.png": "/home/me/ü.png",
+        "/there.png": "/there.png",
     }.items():
-        given = parsed(name, f"--{flag}={kind}{typed}")
-        values = dict(given.sections[section]) if section else given.values
-        assert values[key] == kind + expected
+        assert parsed(name, flag, f"{kind}{typed}") == kind + expected
 
 
 @pytest.mark.parametrize(("name", "flag", "kind"), FLAGS)
@@ -140,7 +160,7 @@ def test_every_flag_refuses_remote_paths(
     name, flag, kind, remote, parsed, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    status = parsed(name, f"--{flag}={kind}{remote}")
+    status = parsed(name, flag, f"{kind}{remote}")
     where = f"--{flag}={kind}{remote}: remote paths are neither read nor written"
     runs.refused((status, *capsys.readouterr()), where)
     assert list(tmp_path.iterdir()) == []

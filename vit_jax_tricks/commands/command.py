@@ -9,12 +9,15 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from vit_jax_tricks.commands import command_line
 
 
 if TYPE_CHECKING:
     from vit_jax_tricks.stop import Stop
 
+T = TypeVar("T")
 
 # Flags of the commands that take a trained model; `model_flags` reads them.
 MODEL_VALUES = ("workdir", "model", "weights", "num_classes", "ema", "resize")
@@ -146,8 +149,31 @@ def parse(
     return parsed
 
 
+def main(
+    kind: type[T],
+    body: Callable[[T, "Stop"], object],
+    argv: list[str] | None,
+    description: str | None,
+) -> int:
+    """Runs a command and returns its exit status; errors are one line.
+
+    Args:
+      kind: its options, a dataclass whose fields the functions of `options` made.
+      body: what it does.
+      argv: the arguments; None means those of the process.
+      description: what --help shows above the options.
+    """
+    return run(
+        lambda argv, stop: body(command_line.parse(kind, argv), stop),
+        argv,
+        lambda: command_line.usage(kind, description or ""),
+    )
+
+
 def run(
-    body: Callable[[list[str], "Stop"], None], argv: list[str] | None, usage: str
+    body: Callable[[list[str], "Stop"], object],
+    argv: list[str] | None,
+    usage: str | Callable[[], str],
 ) -> int:
     """Runs a command and returns its exit status; a UserError prints one line."""
     from vit_jax_tricks.stop import Stop, Stopped
@@ -157,7 +183,7 @@ def run(
     with stop.installed(), _printing():
         try:
             if {"--help", "-h"} & set(argv):
-                print(usage.strip())
+                print((usage if isinstance(usage, str) else usage()).strip())
             else:
                 body(argv, stop)
             if sys.stdout is not None:
