@@ -79,7 +79,7 @@ def stack(name: str) -> Callable[..., Any]:
     made = augment.from_config(mean=MEAN, **dict(defaults) | STACKS[name])
 
     def run(key: Any, images: Any, labels: Any, index: Any) -> Any:
-        images = made.augment(fold_in_str(key, "augment"), images, index)
+        images, _ = made.augment(fold_in_str(key, "augment"), images, index)
         images = normalize(images, MEAN, STD)
         images = made.erase(fold_in_str(key, "erase"), images, index)
         return made.mix(

@@ -31,7 +31,7 @@ SMOOTH = {"classification": {"name": "softmax", "weight": 1.0, "smoothing": 0.1}
 
 
 def nothing(key, images, index):
-    return images
+    return images, None
 
 
 def no_mix(key, images, labels):
@@ -133,7 +133,7 @@ def golden_run(dtype):
             num_classes=10,
             mean=(0.0,) * 3,
             std=(1.0,) * 3,
-            augment=lambda key, _, index: x,
+            augment=lambda key, _, index: (x, None),
             mix=lambda key, x, y: (
                 augment.mixup_with(x, y.astype(x.dtype), lam)[0],
                 targets,

@@ -139,7 +139,9 @@ def test_a_pack_gives_what_the_teacher_said(teacher, pack):
     assert not x.teaching.teachers
     with x.train_batches() as batches:
         batch = next(batches)
-    stored = x.train_step.keywords["stored"](jax.random.key(0), batch)
+    augment = x.train_step.keywords["augment"]
+    _, geometry = augment(jax.random.key(0), batch["image"], batch["index"])
+    stored = x.train_step.keywords["stored"](geometry, batch)
     got = as_targets(stored)["teacher_logits"]
     mean, std = x.spec.mean[0], x.spec.std[0]
     images = jnp.asarray((batch["image"] / 255 - mean) / std, jnp.float32)

@@ -192,7 +192,8 @@ def poisoned(*steps: int):
             for step in steps:
                 other = step_key(root, "augment", jnp.asarray(step, jnp.int32))
                 bad |= jnp.all(jax.random.key_data(key) == jax.random.key_data(other))
-            return jnp.where(bad, jnp.nan, stack.augment(key, images, index))
+            images, geometry = stack.augment(key, images, index)
+            return jnp.where(bad, jnp.nan, images), geometry
 
         return stack._replace(augment=poison)
 

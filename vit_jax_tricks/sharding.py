@@ -76,11 +76,12 @@ def constrain(x: Array, *axes: str | None) -> Array:
 def each_shard(fn: Callable[..., Any]) -> Callable[..., Any]:
     """fn(key, *arrays), run by each device on its own part of the batch.
 
-    For functions that treat examples independently but whose program looks at all of
+    The arrays may be trees of them; the key is whole on each device, or None. For
+    functions that treat examples independently but whose program looks at all of
     them (sorting, loops). Identity when no mesh is set (`jax.set_mesh`).
     """
 
-    def on_shards(key: PRNGKeyArray, *arrays: Array) -> Any:
+    def on_shards(key: PRNGKeyArray | None, *arrays: Any) -> Any:
         if jax.sharding.get_abstract_mesh().empty:
             return fn(key, *arrays)
         batch = PartitionSpec(BATCH)

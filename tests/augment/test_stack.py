@@ -47,7 +47,7 @@ def make(**changes):
 
 def test_off_changes_nothing():
     stack = make()
-    out = stack.augment(KEY, IMAGES, INDEX)
+    out, _ = stack.augment(KEY, IMAGES, INDEX)
     np.testing.assert_allclose(out, np.asarray(IMAGES, np.float32) / 255, atol=1e-7)
     labels = jnp.eye(N)
     assert stack.erase(KEY, out, INDEX) is out
@@ -57,7 +57,7 @@ def test_off_changes_nothing():
 
 def test_it_is_the_functions_in_order():
     stack = make(**DEIT)
-    got = jit_once(stack.augment)(KEY, IMAGES, INDEX)
+    got, _ = jit_once(stack.augment)(KEY, IMAGES, INDEX)
 
     def by_hand(key, images, index):
         images = augment.random_flip(fold_in_str(key, "flip"), images, index)
@@ -79,8 +79,8 @@ def test_it_is_the_functions_in_order():
 def test_each_stream_is_its_own():
     """With jitter, the crop and the flip are the same as without."""
     geometry = dict(crop="random_resized", flip=True, interpolation="nearest")
-    one = jit_once(make(**geometry).augment)(KEY, IMAGES, INDEX)
-    grey = jit_once(make(**geometry, color_jitter=0.4).augment)(KEY, IMAGES, INDEX)
+    one, _ = jit_once(make(**geometry).augment)(KEY, IMAGES, INDEX)
+    grey, _ = jit_once(make(**geometry, color_jitter=0.4).augment)(KEY, IMAGES, INDEX)
     bright = np.asarray(grey).mean(-1)
     for a, b in zip(np.asarray(one).mean(-1), bright, strict=True):
         assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.8
@@ -98,7 +98,7 @@ def test_each_stream_is_its_own():
     ids=str,
 )
 def test_every_kind_gives_images(changes):
-    out = jit_once(make(**changes).augment)(KEY, IMAGES, INDEX)
+    out, _ = jit_once(make(**changes).augment)(KEY, IMAGES, INDEX)
     assert out.shape == IMAGES.shape
     assert out.dtype == jnp.float32
     assert float(out.min()) >= 0
@@ -110,7 +110,7 @@ def pipeline(stack):
     """Augment, normalise and erase, as the training step does."""
 
     def run(key, images, index):
-        images = stack.augment(fold_in_str(key, "augment"), images, index)
+        images, _ = stack.augment(fold_in_str(key, "augment"), images, index)
         images = (images - 0.5) / 0.25
         return stack.erase(fold_in_str(key, "erase"), images, index)
 

@@ -14,7 +14,7 @@ from vit_jax_tricks.augment.auto_augment import (
 )
 from vit_jax_tricks.augment.blur import gaussian_blur
 from vit_jax_tricks.augment.color_jitter import color_jitter
-from vit_jax_tricks.augment.crop import random_pad_crop
+from vit_jax_tricks.augment.crop import random_flip, random_flips, random_pad_crop
 from vit_jax_tricks.augment.enhance import (
     adjust_brightness,
     adjust_contrast,
@@ -27,7 +27,6 @@ from vit_jax_tricks.augment.erase import (
     random_erasing,
     random_erasing_boxes,
 )
-from vit_jax_tricks.augment.flip import random_flip, random_flips
 from vit_jax_tricks.augment.geometry import (
     Geometry,
     apply_to_boxes,
@@ -63,7 +62,8 @@ from vit_jax_tricks.augment.resized_crop import (
     resize_center_crop,
     simple_random_crop,
 )
-from vit_jax_tricks.augment.stack import Stack, from_config, stages
+from vit_jax_tricks.augment.stack import Stack, from_config
+from vit_jax_tricks.augment.stages import stages
 from vit_jax_tricks.augment.tone import (
     auto_contrast,
     equalize,

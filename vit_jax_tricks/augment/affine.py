@@ -34,7 +34,7 @@ def _fading_sample(
     return sample(padded, y + 1, x + 1, fill=0.0, interpolation="bilinear")
 
 
-def _about_centre(
+def draw_about_centre(
     key: PRNGKeyArray,
     index: Integer[Array, "b"],
     size: tuple[int, int],
@@ -77,7 +77,14 @@ def random_affine_matrix(
 
     The linear part is R(-a) / s, sheared; it maps output positions to input positions.
     """
-    matrix = _about_centre(key, index, size, degrees, translate, scale, shear)
+    limits = degrees, translate, scale, shear
+    return from_corner(draw_about_centre(key, index, size, *limits), size)
+
+
+def from_corner(
+    matrix: Float[Array, "b 6"], size: tuple[int, int]
+) -> Float[Array, "b 6"]:
+    """Matrices about the centre of images (h, w), as in `affine_warp`."""
     (a, b, c), (d, e, f) = matrix.reshape(-1, 2, 3).transpose(1, 2, 0)
     y, x = size[0] / 2, size[1] / 2
     return jnp.stack([a, b, c + x - a * x - b * y, d, e, f + y - d * x - e * y], axis=1)
@@ -105,7 +112,15 @@ def random_affine(
 
     Equal in distribution to torchvision's RandomAffine with bilinear interpolation.
     """
+    size = images.shape[1], images.shape[2]
+    limits = degrees, translate, scale, shear
+    return warp_about_centre(images, draw_about_centre(key, index, size, *limits))
+
+
+def warp_about_centre(
+    images: Num[Array, "b h w c"], matrix: Float[Array, "b 6"]
+) -> Num[Array, "b h w c"]:
+    """The images of `random_affine` for given matrices about the centre."""
     h, w = images.shape[1:3]
-    matrix = _about_centre(key, index, (h, w), degrees, translate, scale, shear)
     y, x = affine_positions(matrix, (h, w), origin=(h / 2, w / 2))
     return _fading_sample(images, y, x)

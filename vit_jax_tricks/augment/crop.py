@@ -1,4 +1,4 @@
-"""Random crop of a padded image, back to the image's own size."""
+"""Random left-right flip, and random crop of a padded image to its own size."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,36 @@ import jax.numpy as jnp
 from vit_jax_tricks.checks import checked
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.random import example_keys
-from vit_jax_tricks.typing import Array, Int, Integer, Num, PRNGKeyArray
+from vit_jax_tricks.typing import Array, Bool, Int, Integer, Num, PRNGKeyArray
+
+
+@checked
+def random_flips(
+    key: PRNGKeyArray, index: Integer[Array, "b"], *, prob: float = 0.5
+) -> Bool[Array, "b"]:
+    """Draws which images `random_flip` flips."""
+    keys = example_keys(key, index)
+    return jax.vmap(lambda k: jax.random.bernoulli(k, prob))(keys)
+
+
+@checked
+def random_flip(
+    key: PRNGKeyArray,
+    images: Num[Array, "b h w c"],
+    index: Integer[Array, "b"],
+    *,
+    prob: float = 0.5,
+) -> Num[Array, "b h w c"]:
+    """Flips each image left-right with probability `prob`.
+
+    Each image's draw depends only on (key, its index).
+    """
+    return flip(images, random_flips(key, index, prob=prob))
+
+
+def flip(images: Num[Array, "b h w c"], flips: Bool[Array, "b"]) -> jax.Array:
+    """Flips the images in `flips` left-right."""
+    return jnp.where(flips[:, None, None, None], images[:, :, ::-1], images)
 
 
 @checked
@@ -27,6 +56,17 @@ def random_pad_crop(
       the image allows.
     Equal in distribution to torchvision's RandomCrop(size, padding=pad).
     """
+    return shift(images, random_shifts(key, index, pad=pad), pad=pad, mode=mode)
+
+
+def shift(
+    images: Num[Array, "b h w c"],
+    shifts: Int[Array, "b 2"],
+    *,
+    pad: int,
+    mode: str = "constant",
+) -> Num[Array, "b h w c"]:
+    """The images of `random_pad_crop` for given shifts of at most `pad` pixels."""
     if mode not in ("constant", "reflect"):
         raise UserError(f'crop mode "{mode}" is unknown: "constant" or "reflect".')
     limit = min(images.shape[1:3])
@@ -37,7 +77,7 @@ def random_pad_crop(
     def crop(place: Array, image: jax.Array) -> jax.Array:
         return jax.lax.dynamic_slice(image, (*place, 0), images.shape[1:])
 
-    return jax.vmap(crop)(pad + random_shifts(key, index, pad=pad), padded)
+    return jax.vmap(crop)(pad + shifts, padded)
 
 
 def random_shifts(

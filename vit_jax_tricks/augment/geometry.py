@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 
 from vit_jax_tricks.augment.warp import Fill, Interpolation, check_whole, sample
 from vit_jax_tricks.checks import checked
+from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.typing import Array, Bool, Float, Int, Num
 
 
@@ -31,6 +32,8 @@ class Geometry:
       cut: int32 [b, 4], the CutMix box (y0, y1, x0, x1) that shows image b-1-i.
       source: (height, width) of the images before augmentation.
       size: (height, width) of the images after augmentation.
+      overlaid: whether an image overlays differently moved copies of its source, as
+        AugMix does; labels cannot follow then.
     """
 
     array_fields: ClassVar[dict[str, Any]] = {
@@ -49,10 +52,52 @@ class Geometry:
     cut: Any
     source: tuple[int, int] = dataclasses.field(metadata={"static": True})
     size: tuple[int, int] = dataclasses.field(metadata={"static": True})
+    overlaid: bool = dataclasses.field(default=False, metadata={"static": True})
 
     def replace(self, **changes: Any) -> "Geometry":
         """A copy with other draws, such as `replace(flip=random_flips(...))`."""
         return dataclasses.replace(self, **changes)
+
+    def flipped(self, flips: Bool[Array, "b"]) -> "Geometry":
+        """These moves, and then a left-right flip of the images in `flips`."""
+        a, b, c, d, e, f = (self.affine[:, i] for i in range(6))
+        width = self.size[1]
+        mirrored = jnp.stack([a, -b, width - a * width - c, -d, e, f + d * width], 1)
+        affine = jnp.where(flips[:, None], mirrored, self.affine)
+        return self.replace(flip=self.flip ^ flips, affine=affine)
+
+    def warped(self, matrix: Float[Array, "b 6"]) -> "Geometry":
+        """These moves, and then a warp, as in `affine_warp`.
+
+        Warps are composed into one. A position that the first brings in from outside
+        the image is then not marked as unknown.
+        """
+
+        def square(matrix: Array) -> Array:
+            rows = matrix.reshape(-1, 2, 3)
+            last = jnp.array([0, 0, 1], matrix.dtype)
+            last = jnp.broadcast_to(last, (len(rows), 1, 3))
+            return jnp.concatenate([rows, last], axis=1)
+
+        first, second = square(self.affine), square(matrix.astype(self.affine.dtype))
+        product = jnp.matmul(first, second, precision="highest")
+        return self.replace(affine=product[:, :2].reshape(-1, 6))
+
+    def uncropped(self) -> "Geometry":
+        """The moves after the crop, of which the source is the cropped image."""
+        whole = identity_geometry(len(self.flip), self.size)
+        return whole.replace(
+            flip=self.flip, affine=self.affine, cut=self.cut, overlaid=self.overlaid
+        )
+
+    def check(self) -> None:
+        """Raises UserError if labels cannot follow these moves."""
+        if self.overlaid:
+            raise UserError(
+                "token labels cannot follow AugMix, which overlays differently warped "
+                "copies of an image; use another config.augment.auto_augment, such as "
+                "rand-m9-mstd0.5-inc1."
+            )
 
 
 def identity_geometry(
@@ -84,6 +129,7 @@ def source_positions(
     Cells that a warp brought in from outside have no source position. CutMix is
     ignored.
     """
+    geometry.check()
     a, b, c, d, e, f = (geometry.affine[:, i, None, None] for i in range(6))
     height, width = geometry.size
     x = (jnp.arange(size[1], dtype=a.dtype) + 0.5)[None, None] * (width / size[1])
@@ -136,7 +182,7 @@ def apply_to_dense(
       fill: value of cells that show nothing of the source.
 
     Raises:
-      UserError: class ids without `interpolation="nearest"`.
+      UserError: class ids without `interpolation="nearest"`, or the moves of AugMix.
     """
     check_whole("apply_to_dense: maps", maps, interpolation)
     size = geometry.size if size is None else size
@@ -166,7 +212,10 @@ def apply_to_boxes(
     Each becomes the upright bounding box of its four moved corners, clipped to the
     image; its area is 0 if nothing of it is left. Mirrored borders and CutMix add no
     boxes.
+
+    Raises: UserError for the moves of AugMix.
     """
+    geometry.check()
     y, x = boxes[..., jnp.array([0, 0, 2, 2])], boxes[..., jnp.array([1, 3, 1, 3])]
 
     def moved(place: Array, axis: int) -> jax.Array:

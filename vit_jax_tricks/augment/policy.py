@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -172,17 +172,44 @@ def apply_policy(
       interpolation: for warps: nearest, bilinear, bicubic, or random, which picks
         bilinear or bicubic for each operation.
     """
+    size = images.shape[1], images.shape[2]
+    drawn = draw_each(policy, key, index, size, interpolation=interpolation)
+    return apply_drawn(drawn, images, policy, fill=fill)
+
+
+class Drawn(NamedTuple):
+    """The operations, amounts and interpolations of n slots."""
+
+    op: Int[Array, "b n"]
+    amount: Float[Array, "b n"]
+    interpolation: str | Int[Array, "b n"]
+
+
+def draw_each(
+    policy: Policy,
+    key: PRNGKeyArray,
+    index: Integer[Array, "b"],
+    size: tuple[int, int],
+    *,
+    interpolation: str,
+) -> Drawn:
+    """The draws of `apply_policy` for images of `size` (h, w)."""
     keys = example_keys(key, index)
-    _, h, w, c = images.shape
-    op, amount = draw(policy, keys, (h, w))
-    how = pick_interpolation(interpolation, keys, policy.slots)
+    op, amount = draw(policy, keys, size)
+    return Drawn(op, amount, pick_interpolation(interpolation, keys, policy.slots))
+
+
+def apply_drawn(
+    drawn: Drawn, images: Num[Array, "b h w c"], policy: Policy, *, fill: Fill
+) -> Num[Array, "b h w c"]:
+    """The images of `apply_policy` for given draws."""
     levels = apply_operations(
         to_uint8(images),
-        op,
-        amount,
+        drawn.op,
+        drawn.amount,
         among=policy.operations,
-        fill=fill_for(c, fill),
-        interpolation=how,
+        fill=fill_for(images.shape[-1], fill),
+        interpolation=drawn.interpolation,
     )
     return from_uint8(levels, images)
 

@@ -84,34 +84,36 @@ def random_resized_crop(
     Raises: UserError for a scale or ratio that is not a range of positive numbers.
     Source: Szegedy et al., 2014, arXiv:1409.4842; as in torchvision and timm.
     """
-    geometry = _random_resized(key, images, index, size, scale, ratio)
-    kind = _interpolation(key, index, interpolation)
-    return crop_and_resize(
-        images, geometry.box, size=size, interpolation=kind
-    ), geometry
+    geometry = draw_random_resized(
+        key, index, _sides(images), size=size, scale=scale, ratio=ratio
+    )
+    kind = draw_interpolation(key, index, interpolation)
+    return cut_whole(images, geometry, kind), geometry
 
 
-def _random_resized(
+def draw_random_resized(
     key: PRNGKeyArray,
-    images: Num[Array, "b h w c"],
     index: Integer[Array, "b"],
+    source: tuple[int, int],
+    *,
     size: tuple[int, int],
     scale: tuple[float, float],
     ratio: tuple[float, float],
 ) -> Geometry:
+    """The geometry of `random_resized_crop`, for images of `source` (h, w)."""
     for name, (low, high) in (("scale", scale), ("ratio", ratio)):
         if not 0 < low <= high:
             raise UserError(f"{name}=({low}, {high}): expected 0 < low <= high.")
-    source = images.shape[1], images.shape[2]
     geometry = identity_geometry(len(index), source, size)
     keys = example_keys(fold_in_str(key, "box"), index)
     box = jax.vmap(lambda k: random_resized_box(k, source, scale=scale, ratio=ratio))
     return geometry.replace(box=box(keys))
 
 
-def _interpolation(
+def draw_interpolation(
     key: PRNGKeyArray, index: Integer[Array, "b"], interpolation: Interpolation
 ) -> Interpolation:
+    """The interpolation itself or, for "random", bilinear or bicubic for each image."""
     if not (isinstance(interpolation, str) and interpolation == "random"):
         return interpolation
     keys = example_keys(fold_in_str(key, "interpolation"), index)
@@ -119,36 +121,51 @@ def _interpolation(
     return jax.vmap(lambda k: jax.random.choice(k, jnp.array(options)))(keys)
 
 
-def _resized_whole(images: Num[Array, "b h w c"], short: int) -> tuple[int, int]:
+def _sides(images: Num[Array, "b h w c"]) -> tuple[int, int]:
+    return images.shape[1], images.shape[2]
+
+
+def _resized_whole(source: tuple[int, int], short: int) -> tuple[int, int]:
     """Scales the short side to `short` and truncates the long side to an integer."""
-    h, w = images.shape[1], images.shape[2]
+    h, w = source
     return (short, int(short * w / h)) if h <= w else (int(short * h / w), short)
 
 
-def _central(images: Num[Array, "b h w c"], size: int, crop_pct: float) -> Geometry:
+def _central(
+    batch: int, source: tuple[int, int], size: int, crop_pct: float
+) -> Geometry:
     if not 0 < crop_pct <= 1:
         raise UserError(f"crop_pct={crop_pct}: expected 0 < crop_pct <= 1.")
-    resized = _resized_whole(images, int(size / crop_pct))
+    resized = _resized_whole(source, int(size / crop_pct))
     start = [round((side - size) / 2) for side in resized]
-    return _part(images, resized, size, jnp.array([start] * len(images), jnp.int32))
+    return _part(source, resized, size, jnp.array([start] * batch, jnp.int32))
 
 
 def _part(
-    images: Num[Array, "b h w c"],
+    source: tuple[int, int],
     resized: tuple[int, int],
     size: int,
     offset: Int[Array, "b 2"],
 ) -> Geometry:
     """A square part of the whole, resized image."""
-    source = images.shape[1], images.shape[2]
-    geometry = identity_geometry(len(images), source, resized)
+    geometry = identity_geometry(len(offset), source, resized)
     return geometry.replace(offset=offset, size=(size, size))
 
 
-def _crop(
+def cut_whole(
     images: Num[Array, "b h w c"], geometry: Geometry, interpolation: Interpolation
-) -> Cropped:
-    cropped = crop_and_resize(
+) -> Num[Array, "b h2 w2 c"]:
+    """The images of a geometry whose boxes fill the new image."""
+    return crop_and_resize(
+        images, geometry.box, size=geometry.size, interpolation=interpolation
+    )
+
+
+def cut_part(
+    images: Num[Array, "b h w c"], geometry: Geometry, interpolation: Interpolation
+) -> Num[Array, "b h2 w2 c"]:
+    """The images of a geometry whose resized boxes may be larger than the new image."""
+    return crop_and_resize(
         images,
         geometry.box,
         size=geometry.size,
@@ -157,7 +174,6 @@ def _crop(
         least=geometry.size,
         interpolation=interpolation,
     )
-    return cropped, geometry
 
 
 @checked
@@ -173,7 +189,8 @@ def resize_center_crop(
     Raises: UserError for a `crop_pct` outside 0..1.
     Equivalent to torchvision's Resize and CenterCrop on Pillow images (tested).
     """
-    return _crop(images, _central(images, size, crop_pct), interpolation)
+    geometry = _central(len(images), _sides(images), size, crop_pct)
+    return cut_part(images, geometry, interpolation), geometry
 
 
 @checked
@@ -196,16 +213,42 @@ def random_or_center_crop(
 
     Raises: as those two functions.
     """
-    shape = (size, size)
-    drawn = _random_resized(key, images, index, shape, scale, ratio)
+    geometry = draw_random_or_center(
+        key,
+        index,
+        _sides(images),
+        size=size,
+        prob=prob,
+        scale=scale,
+        ratio=ratio,
+        crop_pct=crop_pct,
+    )
+    kind = draw_interpolation(key, index, interpolation)
+    return cut_part(images, geometry, kind), geometry
+
+
+def draw_random_or_center(
+    key: PRNGKeyArray,
+    index: Integer[Array, "b"],
+    source: tuple[int, int],
+    *,
+    size: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    prob: float = 0.5,
+    crop_pct: float = 0.875,
+) -> Geometry:
+    """The geometry of `random_or_center_crop`, for images of `source` (h, w)."""
+    drawn = draw_random_resized(
+        key, index, source, size=(size, size), scale=scale, ratio=ratio
+    )
     keys = example_keys(fold_in_str(key, "choice"), index)
     chosen = jax.vmap(lambda k: jax.random.bernoulli(k, prob))(keys)
 
     def choose(one: jax.Array, other: jax.Array) -> jax.Array:
         return jnp.where(chosen.reshape(-1, *[1] * (one.ndim - 1)), one, other)
 
-    geometry = jax.tree.map(choose, drawn, _central(images, size, crop_pct))
-    return _crop(images, geometry, _interpolation(key, index, interpolation))
+    return jax.tree.map(choose, drawn, _central(len(index), source, size, crop_pct))
 
 
 @checked
@@ -226,14 +269,27 @@ def simple_random_crop(
     Source: Touvron et al., 2022 (DeiT III), arXiv:2204.07118, section 4, "simple random
     crop": Resize and RandomCrop(size, padding=4, padding_mode="reflect").
     """
+    geometry = draw_simple(key, index, _sides(images), size=size, pad=pad)
+    kind = draw_interpolation(key, index, interpolation)
+    return cut_part(images, geometry, kind), geometry
+
+
+def draw_simple(
+    key: PRNGKeyArray,
+    index: Integer[Array, "b"],
+    source: tuple[int, int],
+    *,
+    size: int,
+    pad: int = 4,
+) -> Geometry:
+    """The geometry of `simple_random_crop`, for images of `source` (h, w)."""
     if not 0 <= pad < size:
         raise UserError(f"pad={pad}: expected 0 to {size - 1}, below the size.")
-    resized = _resized_whole(images, size)
+    resized = _resized_whole(source, size)
     free = jnp.array(resized, jnp.int32) + 2 * pad - size
 
     def place(k: PRNGKeyArray) -> jax.Array:
         return uniform_below(jax.random.uniform(k, (2,)), free + 1) - pad
 
     keys = example_keys(fold_in_str(key, "place"), index)
-    geometry = _part(images, resized, size, jax.vmap(place)(keys))
-    return _crop(images, geometry, _interpolation(key, index, interpolation))
+    return _part(source, resized, size, jax.vmap(place)(keys))

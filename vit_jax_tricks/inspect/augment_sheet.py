@@ -50,9 +50,10 @@ def write_sheet(
 
     x = jnp.asarray(_pictures(source, sample, step))
     rows: list[tuple[Any, list[str]]] = [(x, names)]
+    geometry = augment.identity_geometry(len(index), (x.shape[1], x.shape[2]))
     for name, stage in augment.stages(mean=mean, **options):
         stage_key = fold_in_str(key("augment"), name)
-        x = jax.jit(stage)(stage_key, x, index)
+        x, geometry = jax.jit(stage)(stage_key, x, index, geometry)
         captions = [name] * len(sample)
         if name == "policy":
             captions = _operations(options["auto_augment"], stage_key, index, x.shape)

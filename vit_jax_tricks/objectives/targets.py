@@ -5,11 +5,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from vit_jax_tricks.augment.geometry import (
-    Geometry,
-    apply_to_dense,
-    identity_geometry,
-)
+from vit_jax_tricks.augment.geometry import Geometry, apply_to_dense
 from vit_jax_tricks.losses import dense_scores, token_label_targets
 from vit_jax_tricks.losses.inputs import Number
 from vit_jax_tricks.typing import Array, Float
@@ -54,10 +50,9 @@ def stored_labels(
         as_released=as_released,
     )
     off = smoothing / num_classes
-    moves = identity_geometry(len(tokens), geometry.size).replace(
-        flip=geometry.flip, affine=geometry.affine
+    tokens = apply_to_dense(
+        geometry.uncropped(), tokens, size=grid, fill=(1 + off) / num_classes
     )
-    tokens = apply_to_dense(moves, tokens, size=grid, fill=(1 + off) / num_classes)
     rows = [batch[name][:, None, None] for name in ("class_scores", "class_classes")]
     whole = dense_scores(*rows, num_classes=num_classes)[:, 0, 0]
     return {
@@ -77,7 +72,11 @@ def crop_boxes(outer: Float[Array, "b 4"], geometry: Geometry) -> Float[Array, "
 
     Returns:
       (top, left, height, width), as fractions of the source image's sides.
+
+    Raises:
+      UserError: the moves of AugMix.
     """
+    geometry.check()
     outer = jnp.asarray(outer)
     box, resized, offset = (
         part.astype(outer.dtype)

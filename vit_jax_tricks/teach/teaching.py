@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax_tricks.augment.trace import Trace
+from vit_jax_tricks.augment.geometry import Geometry
 from vit_jax_tricks.config import Section
 from vit_jax_tricks.data import Data
 from vit_jax_tricks.data.label_pack import LabelPack
@@ -19,7 +19,7 @@ from vit_jax_tricks.sharding import each_shard
 from vit_jax_tricks.teach import teachers
 from vit_jax_tricks.teach.token_logits import form_of
 from vit_jax_tricks.train.step import Stored, Teach
-from vit_jax_tricks.typing import Array, PRNGKeyArray
+from vit_jax_tricks.typing import Array
 
 
 BOTH = ("token_labels", "teacher_logits")  # targets that models and packs can provide
@@ -71,7 +71,6 @@ def build(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     dtype: Any,
-    trace: Trace,
 ) -> Teaching:
     """Loads what `config.teacher` names and checks it against data and student.
 
@@ -82,7 +81,6 @@ def build(
       model: the student.
       mean, std: the student's normalisation.
       dtype: compute dtype of the teachers.
-      trace: the trace of the augmentation.
 
     Raises:
       UserError: a term without a teacher, a teacher without a term, or one that does
@@ -121,7 +119,6 @@ def build(
             raise UserError(f"config.teacher.pack: {error}") from error
         stored = functools.partial(
             _stored,
-            trace=trace,
             needs=needs & from_pack,
             num_classes=source.num_classes,
             grid=grid or (1, 1),
@@ -177,25 +174,22 @@ def _grid(model: Any) -> tuple[int, int]:
 
 
 def _stored(
-    key: PRNGKeyArray,
+    geometry: Geometry,
     batch: dict[str, Array],
     *,
-    trace: Trace,
     needs: frozenset[str],
     **options: Any,
 ) -> dict[str, Array]:
     """`stored_labels` of a batch; each device computes those of its own images."""
-    _, h, w, _ = batch["image"].shape
     names = [name for name in batch if name not in ("image", "label")]
     keep = {
         "token_labels": ("class_labels", "token_labels"),
         "teacher_logits": ("teacher_labels",),
     }
 
-    def labels(key: PRNGKeyArray, *arrays: Array) -> dict[str, Array]:
+    def labels(_: None, moves: Geometry, *arrays: Array) -> dict[str, Array]:
         part = dict(zip(names, arrays, strict=True))
-        moves = trace(key, part["index"], (h, w))
         made = stored_labels(part | decode(part), moves, **options)
         return {name: made[name] for need in sorted(needs) for name in keep[need]}
 
-    return each_shard(labels)(key, *[batch[name] for name in names])
+    return each_shard(labels)(None, geometry, *[batch[name] for name in names])

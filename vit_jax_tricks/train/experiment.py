@@ -283,7 +283,6 @@ def build(config: Section, *, devices: Sequence[Any] | None = None) -> Experimen
         mean=mean,
         std=std,
         dtype=dtype,
-        trace=stack.trace,
     )
     train_step = functools.partial(
         step.train_step,

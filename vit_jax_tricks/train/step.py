@@ -25,9 +25,10 @@ from vit_jax_tricks.typing import Array, Params, PRNGKeyArray
 
 Batch = dict[str, Array]
 Metrics = dict[str, Array]
-Augment = Callable[[PRNGKeyArray, Array, Array], Array]
+Augment = Callable[[PRNGKeyArray, Array, Array], tuple[Array, Any]]
+Erase = Callable[[PRNGKeyArray, Array, Array], Array]
 Mix = Callable[[PRNGKeyArray, Array, Array], tuple[Array, Any]]
-Stored = Callable[[PRNGKeyArray, Batch], Batch]
+Stored = Callable[[Any, Batch], Batch]
 Teach = Callable[[Any, Array], Batch]
 Average = Callable[[Params, Params, Array], Params]
 
@@ -44,7 +45,7 @@ def train_step(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     augment: Augment,
-    erase: Augment | None = None,
+    erase: Erase | None = None,
     mix: Mix,
     mix_first: bool = False,
     stored: Stored | None = None,
@@ -70,14 +71,14 @@ def train_step(
       objective: the loss.
       num_classes: k.
       mean, std: for each channel, for images in [0, 1].
-      augment: (key, uint8 images [b, h, w, c], index [b]) -> images, uint8 or float in
-        [0, 1]; draws for each image.
+      augment: (key, uint8 images [b, h, w, c], index [b]) -> (images, geometry), the
+        images uint8 or float in [0, 1]; draws for each image.
       erase: (key, normalised images, index) -> images, or None.
       mix: (key, images, labels [b, k]) -> (images, labels); with `stored`, the labels
         are a dict of "label" and the results of `stored`.
       mix_first: mixes before normalising and erasing, so that erased boxes stay whole.
-      stored: (key of `augment`, batch) -> labels that come with the data, such as those
-        of a label pack, for the augmented images; they are mixed with the images.
+      stored: (geometry, batch) -> labels that come with the data, such as those of a
+        label pack, for the augmented images; they are mixed with the images.
       teach: (frozen, images) -> the teachers' outputs for the images as the model gets
         them.
       average: (ema, current, step) -> ema, or None.
@@ -93,10 +94,11 @@ def train_step(
     def key(name: str) -> PRNGKeyArray:
         return step_key(state.key, name, state.step)
 
-    images = to_float(augment(key("augment"), batch["image"], batch["index"]))
+    images, geometry = augment(key("augment"), batch["image"], batch["index"])
+    images = to_float(images)
     labels: Any = jax.nn.one_hot(batch["label"], num_classes, dtype=jnp.float32)
     if stored is not None:
-        labels = {"label": labels, **stored(key("augment"), batch)}
+        labels = {"label": labels, **stored(geometry, batch)}
     if mix_first:
         images, labels = mix(key("mix"), images, labels)
     images = normalize(images, mean, std)
