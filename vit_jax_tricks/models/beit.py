@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import jax.numpy as jnp
-
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import regularisers
 from vit_jax_tricks.models.registry import (
@@ -27,32 +25,13 @@ class Beit(VitFront):
     arXiv:2208.06366.
     """
 
-    img_size: int | tuple[int, int] = 224
-    patch_size: int = 16
-    in_chans: int = 3
-    num_classes: int = 1000
-    global_pool: str = "avg"
-    embed_dim: int = 768
-    depth: int = 12
-    num_heads: int = 12
-    qkv_bias: bool = True
-    mlp_ratio: float = 4.0
     swiglu_mlp: bool = False
     scale_mlp: bool = False
-    drop_rate: float = 0.0
     pos_drop_rate: float = 0.0
-    proj_drop_rate: float = 0.0
-    attn_drop_rate: float = 0.0
-    drop_path_rate: float = 0.0
     init_values: float | None = None
     use_abs_pos_emb: bool = True
     use_rel_pos_bias: bool = False
     use_shared_rel_pos_bias: bool = False
-    norm_eps: float = 1e-6
-    scan: bool = False
-    remat: bool = False
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
 
     refuses = regularisers.PAIRS
 

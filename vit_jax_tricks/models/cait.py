@@ -96,8 +96,7 @@ class CaiT(LateClassToken):
             init_values=self.init_values,
             act_layer=self.act_layer,
             norm_eps=self.norm_eps,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
+            **self.dtypes,
         )
         patches = dict(
             **shared,

@@ -45,6 +45,13 @@ def check_heads(model: Any) -> None:
         )
 
 
+def check_hidden(model: Any, width: int) -> None:
+    """Raises UserError if a field named `mlp_ratio...` leaves an MLP without units."""
+    for field in (f for f in model.__dataclass_fields__ if f.startswith("mlp_ratio")):
+        if width * getattr(model, field) < 1:
+            raise UserError(f"{field}={getattr(model, field)} leaves no hidden units.")
+
+
 def check_patches(model: Any) -> None:
     """Raises UserError unless patch_size divides both sides of an image."""
     h, w, _ = model.image_shape

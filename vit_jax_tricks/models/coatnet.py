@@ -6,9 +6,9 @@ from itertools import accumulate
 from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
 
 from vit_jax_tricks.models import regularisers
+from vit_jax_tricks.models.base import ImageModel
 from vit_jax_tricks.models.checks import check_images
 from vit_jax_tricks.models.coatnet_block import TransformerBlock2d
 from vit_jax_tricks.models.coatnet_checks import check_coatnet
@@ -47,7 +47,7 @@ _OTHER_NAMES = regularisers.MAPS | {
 }
 
 
-class CoAtNet(nn.Module):
+class CoAtNet(ImageModel):
     """Convolutional stem -> stages that halve the map -> mean over the map -> linear.
 
     Returns `(logits, aux)`; `aux` holds `tokens` [b, n, d], the last map (after the
@@ -67,9 +67,6 @@ class CoAtNet(nn.Module):
     `MaxxVit`.
     """
 
-    img_size: int | tuple[int, int] = 224
-    in_chans: int = 3
-    num_classes: int = 1000
     global_pool: str = "avg"
     embed_dim: tuple[int, ...] = (96, 192, 384, 768)
     depths: tuple[int, ...] = (2, 3, 5, 2)
@@ -112,12 +109,6 @@ class CoAtNet(nn.Module):
     transformer_act_layer: str = "gelu"
     transformer_norm_layer: str = "layernorm2d"
     transformer_norm_eps: float = 1e-6
-    drop_rate: float = 0.0
-    drop_path_rate: float = 0.0
-    scan: bool = False
-    remat: bool = False
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
 
     # `scan` stacks the blocks of each stage from the second on.
     scan_from = 1
@@ -132,13 +123,6 @@ class CoAtNet(nn.Module):
             options = nested.get(f"{part}_cfg", {})
             flat |= {f"{part}_{k}": v for k, v in options.items()}
         return {k: v for k, v in flat.items() if k not in _MAXVIT_ONLY}
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of an input image."""
-        size = self.img_size
-        h, w = (size, size) if isinstance(size, int) else size
-        return h, w, self.in_chans
 
     @property
     def maps(self) -> list[tuple[int, int]]:
@@ -170,7 +154,6 @@ class CoAtNet(nn.Module):
         self, images: Num[Array, "b h w c"], train: bool = False
     ) -> tuple[Float[Array, "b k"], dict[str, Array]]:
         check_images(self, images)
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         widths = self.stem_width
         widths = (widths, widths) if isinstance(widths, int) else widths
         x = Stem(
@@ -181,7 +164,7 @@ class CoAtNet(nn.Module):
             *self.conv_norm,
             self.weight_init,
             name="stem",
-            **dtypes,
+            **self.dtypes,
         )(images.astype(self.dtype), train)
         rates = functional.drop_path_rates(self.drop_path_rate, sum(self.depths))
         ends = accumulate(self.depths)
@@ -192,7 +175,7 @@ class CoAtNet(nn.Module):
             x = stage(x, tuple(rates[end - depth : end]), train)
         norm = (self.transformer_norm_layer, self.transformer_norm_eps)
         if not self.head_hidden_size:
-            x = norm2d(*norm, name="norm", **dtypes)(x, train)
+            x = norm2d(*norm, name="norm", **self.dtypes)(x, train)
         logits, features = PooledHead(
             self.num_classes,
             self.global_pool,
@@ -200,7 +183,7 @@ class CoAtNet(nn.Module):
             self.drop_rate,
             *norm,
             name="head",
-            **dtypes,
+            **self.dtypes,
         )(x, train)
         tokens = x.reshape(x.shape[0], -1, x.shape[-1])
         return logits, {"tokens": tokens, "features": features}
@@ -241,8 +224,7 @@ class CoAtNet(nn.Module):
             block,
             features,
             halve,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
+            **self.dtypes,
             **fields,
         )
 

@@ -76,8 +76,7 @@ class ConViT(LateClassToken):
             attn_drop_rate=self.attn_drop_rate,
             act_layer=self.act_layer,
             norm_eps=self.norm_eps,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
+            **self.dtypes,
         )
         gated = partial(
             GatedPositionalAttention,

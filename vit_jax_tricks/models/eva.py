@@ -3,8 +3,6 @@
 import math
 from typing import Any
 
-import jax.numpy as jnp
-
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import checks
 from vit_jax_tricks.models.registry import (
@@ -56,28 +54,14 @@ class Eva(VitFront):
     arXiv:2403.13298; Simeoni et al., 2025 (DINOv3), arXiv:2508.10104.
     """
 
-    img_size: int | tuple[int, int] = 224
-    patch_size: int = 16
-    in_chans: int = 3
-    num_classes: int = 1000
-    global_pool: str = "avg"
-    embed_dim: int = 768
-    depth: int = 12
-    num_heads: int = 12
-    qkv_bias: bool = True
     qkv_fused: bool = True
-    mlp_ratio: float = 4.0
     swiglu_mlp: bool = False
     swiglu_align_to: int = 0
     scale_mlp: bool = False
     scale_attn_inner: bool = False
     attn_type: str = "eva"
-    drop_rate: float = 0.0
     pos_drop_rate: float = 0.0
     patch_drop_rate: float = 0.0
-    proj_drop_rate: float = 0.0
-    attn_drop_rate: float = 0.0
-    drop_path_rate: float = 0.0
     init_values: float | None = None
     class_token: bool = True
     num_reg_tokens: int = 0
@@ -94,11 +78,6 @@ class Eva(VitFront):
     use_post_transformer_norm: bool | None = None
     use_fc_norm: bool | None = None
     ref_feat_shape: int | tuple[int, int] | None = None
-    norm_eps: float = 1e-6
-    scan: bool = False
-    remat: bool = False
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
 
     def vit(self, **more: Any) -> VisionTransformer:
         """The equivalent `VisionTransformer`; `more` holds its parent."""

@@ -1,12 +1,10 @@
 """Base of ConViT and CaiT, whose class token joins after blocks on patches only."""
 
-from typing import Any
-
 import flax.linen as nn
 import jax.numpy as jnp
 
-from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import checks
+from vit_jax_tricks.models.base import PatchModel
 from vit_jax_tricks.models.layers import functional
 from vit_jax_tricks.models.layers.head import Classifier
 from vit_jax_tricks.models.layers.norm import LayerNorm
@@ -15,7 +13,7 @@ from vit_jax_tricks.sharding import constrain
 from vit_jax_tricks.typing import Array, Float, Num
 
 
-class LateClassToken(nn.Module):
+class LateClassToken(PatchModel):
     """Patches + positions -> blocks that add the class token -> norm -> linear.
 
     Returns `(logits, aux)`; `aux` holds `tokens` [b, 1 + n, d] after the last norm,
@@ -29,26 +27,16 @@ class LateClassToken(nn.Module):
     (recomputes each block in the backward pass).
     """
 
-    img_size: int | tuple[int, int] = 224
-    patch_size: int = 16
-    in_chans: int = 3
-    num_classes: int = 1000
     global_pool: str = "token"
     depth: int = 12
     num_heads: int = 12
     mlp_ratio: float = 4.0
-    drop_rate: float = 0.0
     pos_drop_rate: float = 0.0
     proj_drop_rate: float = 0.0
     attn_drop_rate: float = 0.0
-    drop_path_rate: float = 0.0
     use_pos_embed: bool = True
     act_layer: str = "gelu"
     norm_eps: float = 1e-6
-    scan: bool = False
-    remat: bool = False
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
 
     position_prefix = 0  # rows of the position table that belong to prefix tokens
 
@@ -56,19 +44,6 @@ class LateClassToken(nn.Module):
     def width(self) -> int:
         """Channels of each token."""
         raise NotImplementedError
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of an input image."""
-        size = self.img_size
-        h, w = (size, size) if isinstance(size, int) else size
-        return h, w, self.in_chans
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches."""
-        h, w, _ = self.image_shape
-        return h // self.patch_size, w // self.patch_size
 
     def check(self) -> None:
         """Raises UserError if the fields contradict one another."""
@@ -81,37 +56,27 @@ class LateClassToken(nn.Module):
             "act_layer": tuple(functional.ACTIVATIONS),
         }
         checks.check_choices(self, choices)
-        ratios = (f for f in self.__dataclass_fields__ if f.startswith("mlp_ratio"))
-        for field in ratios:
-            if self.width * getattr(self, field) < 1:
-                raise UserError(
-                    f"{field}={getattr(self, field)} leaves no hidden units."
-                )
+        checks.check_hidden(self, self.width)
 
     @nn.compact
     def __call__(
         self, images: Num[Array, "b h w c"], train: bool = False
     ) -> tuple[Float[Array, "b k"], dict[str, Array]]:
         checks.check_images(self, images)
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        embed = PatchEmbed(self.width, self.patch_size, name="patch_embed", **dtypes)
+        embed = PatchEmbed(
+            self.width, self.patch_size, name="patch_embed", **self.dtypes
+        )
         x = embed(images, train)
         b, n, d = x.shape
-
-        def param(name: str, rows: int) -> Float[Array, "1 r d"]:
-            init = nn.initializers.normal(0.02)
-            value = self.param(name, init, (1, rows, d), self.param_dtype)
-            return value.astype(self.dtype)
-
         if self.use_pos_embed:
-            x = x + param("pos_embed", n)
+            x = x + self.table("pos_embed", (1, n, d))
         x = nn.Dropout(self.pos_drop_rate, deterministic=not train)(constrain(x))
-        cls_token = jnp.broadcast_to(param("cls_token", 1), (b, 1, d))
+        cls_token = jnp.broadcast_to(self.table("cls_token", (1, 1, d)), (b, 1, d))
         tokens = self._blocks(x, cls_token, train)
-        tokens = LayerNorm(self.norm_eps, name="norm", **dtypes)(tokens)
+        tokens = LayerNorm(self.norm_eps, name="norm", **self.dtypes)(tokens)
         mean = self.global_pool == "avg"
         features = tokens[:, 1:].mean(1) if mean else tokens[:, 0]
-        head = Classifier(self.num_classes, self.drop_rate, name="head", **dtypes)
+        head = Classifier(self.num_classes, self.drop_rate, name="head", **self.dtypes)
         return head(features, train), {"tokens": tokens, "features": features}
 
     def _blocks(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from vit_jax_tricks.augment.mix_token import mix_tokens, random_box
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import checks, pruned
+from vit_jax_tricks.models.base import PatchModel
 from vit_jax_tricks.models.block import run_blocks
 from vit_jax_tricks.models.layers import functional
 from vit_jax_tricks.models.layers.conv_stem import ConvStem
@@ -24,7 +25,7 @@ EPS = 1e-5  # epsilon of every layer norm
 STEMS = {"4_2": 64, "4_2_128": 128}  # channels of the convolutions
 
 
-class LVViT(nn.Module):
+class LVViT(PatchModel):
     """Stem -> class token, positions -> blocks -> norm -> class head and dense head.
 
     Returns `(logits, aux)`; `aux` holds `tokens` [b, n, d] after the last norm, class
@@ -49,10 +50,6 @@ class LVViT(nn.Module):
     Source: Jiang et al., 2021, arXiv:2104.10858.
     """
 
-    img_size: int | tuple[int, int] = 224
-    patch_size: int = 16
-    in_chans: int = 3
-    num_classes: int = 1000
     embed_dim: int = 768
     depth: int = 12
     num_heads: int = 12
@@ -61,9 +58,7 @@ class LVViT(nn.Module):
     block_hidden: tuple[int, ...] | None = None
     qkv_bias: bool = False
     qk_scale: float | None = None
-    drop_rate: float = 0.0
     attn_drop_rate: float = 0.0
-    drop_path_rate: float = 0.0
     drop_path_decay: str = "linear"
     patch_drop_rate: float = 0.0
     init_values: float | None = None
@@ -73,25 +68,8 @@ class LVViT(nn.Module):
     order: tuple[str, ...] | None = None
     mix_token: bool = False
     return_dense: bool = False
-    scan: bool = False
-    remat: bool = False
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
 
     position_prefix = 1  # rows of the position table that belong to prefix tokens
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of an input image."""
-        size = self.img_size
-        h, w = (size, size) if isinstance(size, int) else size
-        return h, w, self.in_chans
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches."""
-        h, w, _ = self.image_shape
-        return h // self.patch_size, w // self.patch_size
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -107,8 +85,7 @@ class LVViT(nn.Module):
         checks.check_choices(self, {"drop_path_decay": ("linear", "fix")})
         if self.head_dim is None:
             checks.check_heads(self)
-        if self.embed_dim * self.mlp_ratio < 1:
-            raise UserError(f"mlp_ratio={self.mlp_ratio} leaves no hidden units.")
+        checks.check_hidden(self, self.embed_dim)
         if self.p_emb not in (*STEMS, 1):
             raise UserError(
                 f"p_emb={self.p_emb!r} is unknown; use one of {', '.join(STEMS)}, or 1 "
@@ -156,18 +133,19 @@ class LVViT(nn.Module):
             maps, lam = mix_tokens(maps, box)
             mix = {"mix_box": box, "mix_lam": lam}
         x = self._blocks(self._embed(maps, train), train)
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        x = LayerNorm(EPS, name="norm", **dtypes)(x)
+        x = LayerNorm(EPS, name="norm", **self.dtypes)(x)
         features = x[:, 0]
         aux = {"tokens": x, "features": features} | mix
-        logits = Classifier(self.num_classes, name="head", **dtypes)(features, train)
+        logits = Classifier(self.num_classes, name="head", **self.dtypes)(
+            features, train
+        )
         if not (self.return_dense and self.num_classes):
             return logits, aux
         dense = nn.Dense(
             self.num_classes,
             kernel_init=nn.initializers.normal(0.02),
             name="aux_head",
-            **dtypes,
+            **self.dtypes,
         )(x[:, 1:]).astype(logits.dtype)
         if box is not None:
             back = dense.reshape(-1, *self.grid, self.num_classes)
@@ -182,12 +160,11 @@ class LVViT(nn.Module):
     ) -> Float[Array, "b i j d"]:
         """Embeds images as a map of patch tokens."""
         sizes = (self.embed_dim, self.patch_size)
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         if self.p_emb == 1:
-            x = PatchEmbed(*sizes, name="patch_embed", **dtypes)(images, train)
+            x = PatchEmbed(*sizes, name="patch_embed", **self.dtypes)(images, train)
             return x.reshape(-1, *self.grid, self.embed_dim)
         width = STEMS[str(self.p_emb)]
-        return ConvStem(*sizes, width, name="patch_embed", **dtypes)(images, train)
+        return ConvStem(*sizes, width, name="patch_embed", **self.dtypes)(images, train)
 
     def _embed(
         self, maps: Float[Array, "b i j d"], train: bool
@@ -195,15 +172,9 @@ class LVViT(nn.Module):
         """Prepends the class token to the patch tokens and adds positions."""
         b, *_, d = maps.shape
         patches = maps.reshape(b, -1, d)
-
-        def param(name: str, rows: int) -> Float[Array, "1 r d"]:
-            init = nn.initializers.normal(0.02)
-            value = self.param(name, init, (1, rows, d), self.param_dtype)
-            return value.astype(self.dtype)
-
-        token = jnp.broadcast_to(param("cls_token", 1), (b, 1, d))
+        token = jnp.broadcast_to(self.table("cls_token", (1, 1, d)), (b, 1, d))
         x = jnp.concatenate([token, patches], axis=1)
-        x = x + param("pos_embed", 1 + patches.shape[1])
+        x = x + self.table("pos_embed", (1, 1 + patches.shape[1], d))
         x = nn.Dropout(self.drop_rate, deterministic=not train)(x)
         return constrain(PatchDropout(self.patch_drop_rate)(x, train))
 
@@ -220,8 +191,7 @@ class LVViT(nn.Module):
             norm_eps=EPS,
             qk_scale=self.qk_scale,
             skip_lam=self.skip_lam,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
+            **self.dtypes,
         )
         layers = [{**fields, "kind": kind} for kind in self.kinds]
         layers = pruned.layers(self, layers)

@@ -6,10 +6,10 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
 
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import pruned, regularisers
+from vit_jax_tricks.models.base import PatchModel
 from vit_jax_tricks.models.checks import (
     check_choices,
     check_images,
@@ -33,7 +33,7 @@ from vit_jax_tricks.sharding import constrain
 from vit_jax_tricks.typing import Array, Float, Num
 
 
-class WindowedTransformer(nn.Module):
+class WindowedTransformer(PatchModel):
     """Base of Swin and Swin V2: patches -> stages of blocks -> norm -> mean -> head.
 
     Returns `(logits, aux)`; `aux` holds `tokens` [b, n, d] after the last norm,
@@ -54,10 +54,7 @@ class WindowedTransformer(nn.Module):
     and `block_hidden` (heads and hidden units of each block by stage, after pruning).
     """
 
-    img_size: int | tuple[int, int] = 224
     patch_size: int = 4
-    in_chans: int = 3
-    num_classes: int = 1000
     global_pool: str = "avg"
     embed_dim: int = 96
     depths: tuple[int, ...] = (2, 2, 6, 2)
@@ -73,7 +70,6 @@ class WindowedTransformer(nn.Module):
     qkv_bias: bool = True
     ape: bool = False
     patch_norm: bool = True
-    drop_rate: float = 0.0
     pos_drop_rate: float = 0.0
     proj_drop_rate: float = 0.0
     attn_drop_rate: float = 0.0
@@ -81,37 +77,16 @@ class WindowedTransformer(nn.Module):
     init_values: float | None = None
     act_layer: str = "gelu"
     norm_eps: float = 1e-5
-    scan: bool = False
-    remat: bool = False
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
 
     # Whether norms end the residual branches (V2) or start them.
     post_norm = False
+    position_prefix = 0  # rows of the position table that belong to prefix tokens
     refuses = regularisers.MAPS
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of an input image."""
-        size = self.img_size
-        h, w = (size, size) if isinstance(size, int) else size
-        return h, w, self.in_chans
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches."""
-        h, w, _ = self.image_shape
-        return h // self.patch_size, w // self.patch_size
 
     @property
     def any_size(self) -> bool:
         """Whether images may differ from `img_size`."""
         return self.dynamic_img_size or not self.strict_img_size
-
-    @property
-    def position_prefix(self) -> int:
-        """Rows of the absolute position table that belong to no patch."""
-        return 0
 
     def windows(self, stage: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """Window of a stage's blocks, and the shift of its shifted blocks."""
@@ -155,24 +130,26 @@ class WindowedTransformer(nn.Module):
         self, images: Num[Array, "b h w c"], train: bool = False
     ) -> tuple[Float[Array, "b k"], dict[str, Array]]:
         self._check_images(images)
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         patch_eps = self.norm_eps if self.patch_norm else None
         x = PatchGrid(
-            self.embed_dim, self.patch_size, patch_eps, name="patch_embed", **dtypes
+            self.embed_dim,
+            self.patch_size,
+            patch_eps,
+            name="patch_embed",
+            **self.dtypes,
         )(images)
         if self.ape:
-            init = nn.initializers.normal(0.02)
             shape = (1, self.grid[0] * self.grid[1], self.embed_dim)
-            table = self.param("absolute_pos_embed", init, shape, self.param_dtype)
-            x = x + table.astype(self.dtype).reshape(1, *x.shape[1:])
+            table = self.table("absolute_pos_embed", shape)
+            x = x + table.reshape(1, *x.shape[1:])
         x = constrain(nn.Dropout(self.pos_drop_rate, deterministic=not train)(x))
         rates = functional.drop_path_rates(self.drop_path_rate, sum(self.depths))
         ends = accumulate(self.depths, initial=0)
         for stage, (start, end) in enumerate(pairwise(ends)):
             x = self._stage(stage, rates[start:end])(x, train)
-        x = LayerNorm(self.norm_eps, name="norm", **dtypes)(x)
+        x = LayerNorm(self.norm_eps, name="norm", **self.dtypes)(x)
         features = GLOBAL_POOLS[self.global_pool](x)
-        head = Classifier(self.num_classes, self.drop_rate, name="head", **dtypes)
+        head = Classifier(self.num_classes, self.drop_rate, name="head", **self.dtypes)
         tokens = x.reshape(x.shape[0], -1, x.shape[-1])
         return head(features, train), {"tokens": tokens, "features": features}
 
@@ -186,7 +163,6 @@ class WindowedTransformer(nn.Module):
         check_images(other, images)
 
     def _stage(self, stage: int, rates: list[float]) -> SwinStage:
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         width = self.embed_dim << stage
         ratio = self.mlp_ratio
         ratio = ratio[stage] if isinstance(ratio, tuple) else ratio
@@ -206,12 +182,14 @@ class WindowedTransformer(nn.Module):
             proj_drop_rate=self.proj_drop_rate,
             act_layer=self.act_layer,
             norm_eps=self.norm_eps,
-            **dtypes,
+            **self.dtypes,
         )
         attention = self.attention(stage)
         sizes = {"num_heads": self.num_heads[stage], "mlp_hidden": int(width * ratio)}
         layers = pruned.layers(self, [sizes] * self.depths[stage], stage)
-        merging = partial(PatchMerging, width, self.norm_eps, self.post_norm, **dtypes)
+        merging = partial(
+            PatchMerging, width, self.norm_eps, self.post_norm, **self.dtypes
+        )
         return SwinStage(
             tuple(
                 partial(
@@ -263,8 +241,7 @@ class SwinTransformer(WindowedTransformer):
             scale=self.qk_scale,
             attn_drop=self.attn_drop_rate,
             proj_drop=self.proj_drop_rate,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
+            **self.dtypes,
         )
 
 

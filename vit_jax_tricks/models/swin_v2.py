@@ -158,8 +158,7 @@ class SwinTransformerV2(WindowedTransformer):
             qkv_bias=self.qkv_bias,
             attn_drop=self.attn_drop_rate,
             proj_drop=self.proj_drop_rate,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
+            **self.dtypes,
         )
 
 

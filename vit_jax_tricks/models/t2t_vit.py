@@ -8,6 +8,7 @@ import numpy as np
 
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import checks, pruned
+from vit_jax_tricks.models.base import ImageModel
 from vit_jax_tricks.models.block import run_blocks
 from vit_jax_tricks.models.layers import functional
 from vit_jax_tricks.models.layers.drop import PatchDropout
@@ -24,7 +25,7 @@ from vit_jax_tricks.typing import Array, Float, Num
 STRIDE = 16  # total stride of the three soft splits
 
 
-class T2TViT(nn.Module):
+class T2TViT(ImageModel):
     """Tokens-to-token stem -> class token, sinusoids -> pre-norm blocks -> linear.
 
     Returns `(logits, aux)`; `aux` holds `tokens` [b, n, d] after the last norm, class
@@ -42,10 +43,7 @@ class T2TViT(nn.Module):
     Source: Yuan et al., 2021, arXiv:2101.11986.
     """
 
-    img_size: int | tuple[int, int] = 224
     tokens_type: str = "performer"
-    in_chans: int = 3
-    num_classes: int = 1000
     embed_dim: int = 768
     depth: int = 12
     num_heads: int = 12
@@ -54,24 +52,11 @@ class T2TViT(nn.Module):
     block_hidden: tuple[int, ...] | None = None
     qkv_bias: bool = False
     qk_scale: float | None = None
-    drop_rate: float = 0.0
     attn_drop_rate: float = 0.0
-    drop_path_rate: float = 0.0
     patch_drop_rate: float = 0.0
     init_values: float | None = None
     token_dim: int = 64
     pos_img_size: int | None = None
-    scan: bool = False
-    remat: bool = False
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of an input image."""
-        size = self.img_size
-        h, w = (size, size) if isinstance(size, int) else size
-        return h, w, self.in_chans
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -110,8 +95,7 @@ class T2TViT(nn.Module):
         checks.check_heads(self)
         choices = ("performer", "transformer", "convolution")
         checks.check_choices(self, {"tokens_type": choices})
-        if self.embed_dim * self.mlp_ratio < 1:
-            raise UserError(f"mlp_ratio={self.mlp_ratio} leaves no hidden units.")
+        checks.check_hidden(self, self.embed_dim)
         pruned.check(self, self.depth)
         sizes = {"img_size": self.image_shape[:2]}
         if self.pos_img_size is not None:
@@ -129,18 +113,15 @@ class T2TViT(nn.Module):
         self, images: Num[Array, "b h w c"], train: bool = False
     ) -> tuple[Float[Array, "b k"], dict[str, Array]]:
         checks.check_images(self, images)
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         x = TokensToToken(
             self.embed_dim,
             self.token_dim,
             self.tokens_type,
             name="tokens_to_token",
-            **dtypes,
+            **self.dtypes,
         )(images, train)
         b, _, d = x.shape
-        init = nn.initializers.normal(0.02)
-        token = self.param("cls_token", init, (1, 1, d), self.param_dtype)
-        token = jnp.broadcast_to(token.astype(self.dtype), (b, 1, d))
+        token = jnp.broadcast_to(self.table("cls_token", (1, 1, d)), (b, 1, d))
         x = jnp.concatenate([token, x], axis=1) + jnp.asarray(
             self.positions, self.dtype
         )
@@ -156,7 +137,7 @@ class T2TViT(nn.Module):
             attn_drop_rate=self.attn_drop_rate,
             norm_eps=EPS,
             qk_scale=self.qk_scale,
-            **dtypes,
+            **self.dtypes,
         )
         rates = functional.drop_path_rates(self.drop_path_rate, self.depth)
         x = run_blocks(
@@ -167,9 +148,11 @@ class T2TViT(nn.Module):
             scan=self.scan,
             remat=self.remat,
         )
-        x = LayerNorm(EPS, name="norm", **dtypes)(x)
+        x = LayerNorm(EPS, name="norm", **self.dtypes)(x)
         features = x[:, 0]
-        logits = Classifier(self.num_classes, name="head", **dtypes)(features, train)
+        logits = Classifier(self.num_classes, name="head", **self.dtypes)(
+            features, train
+        )
         return logits, {"tokens": x, "features": features}
 
 

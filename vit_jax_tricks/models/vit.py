@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from vit_jax_tricks.models import checks, pruned, vit_check
+from vit_jax_tricks.models.base import PatchModel
 from vit_jax_tricks.models.block import Block, run_blocks
 from vit_jax_tricks.models.layers import functional, initializers
 from vit_jax_tricks.models.layers.attention import Attention
@@ -31,7 +32,7 @@ from vit_jax_tricks.sharding import constrain
 from vit_jax_tricks.typing import Array, Float, Int, Num
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(PatchModel):
     """Patches + positions -> transformer blocks -> norm -> pooled tokens -> linear.
 
     Returns `(logits, aux)`; `aux` holds `tokens` [b, n, d] after the last norm, prefix
@@ -60,10 +61,6 @@ class VisionTransformer(nn.Module):
     arXiv:2012.12877; Touvron et al., 2022 (DeiT III), arXiv:2204.07118.
     """
 
-    img_size: int | tuple[int, int] = 224
-    patch_size: int = 16
-    in_chans: int = 3
-    num_classes: int = 1000
     global_pool: str = "token"
     embed_dim: int = 768
     depth: int = 12
@@ -88,12 +85,10 @@ class VisionTransformer(nn.Module):
     fc_norm: bool | None = None
     pool_include_prefix: bool = False
     head_bias: bool = True
-    drop_rate: float = 0.0
     pos_drop_rate: float = 0.0
     patch_drop_rate: float = 0.0
     proj_drop_rate: float = 0.0
     attn_drop_rate: float = 0.0
-    drop_path_rate: float = 0.0
     drop_path_decay: str = "linear"
     weight_init: str = ""
     act_layer: str = "gelu"
@@ -111,23 +106,6 @@ class VisionTransformer(nn.Module):
     ref_feat_shape: int | tuple[int, int] | None = None
     parallel: int = 1
     stem: str = "patch"
-    scan: bool = False
-    remat: bool = False
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of an input image."""
-        size = self.img_size
-        h, w = (size, size) if isinstance(size, int) else size
-        return h, w, self.in_chans
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches."""
-        h, w, _ = self.image_shape
-        return h // self.patch_size, w // self.patch_size
 
     @property
     def head_width(self) -> int:
@@ -148,11 +126,6 @@ class VisionTransformer(nn.Module):
     def positions(self) -> Positions:
         """The position encodings, by group."""
         return parse(self.pos_embed)
-
-    @property
-    def dtypes(self) -> dict[str, Any]:
-        """The fields `dtype` and `param_dtype` of a layer."""
-        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
     def check(self) -> None:
         """Raises UserError if the fields contradict one another."""
@@ -183,7 +156,7 @@ class VisionTransformer(nn.Module):
         prefix = [jnp.broadcast_to(p, (b, *p.shape[1:])) for p in self.prefix()]
         absolute = self.positions.absolute
         if absolute == "learn":
-            table = self.table("pos_embed", n + self.position_prefix, 0.02)
+            table = self.table("pos_embed", (1, n + self.position_prefix, d))
             if self.no_embed_class:
                 x = jnp.concatenate([*prefix, x + table], axis=1)
             else:
@@ -220,19 +193,14 @@ class VisionTransformer(nn.Module):
     def prefix(self) -> list[Float[Array, "1 r d"]]:
         """The class, distillation and register tokens."""
         small = 0.02 if self.weight_init == "eva" else 1e-6
-        tokens = []
+        tokens, d = [], self.embed_dim
         if self.class_token:
-            tokens.append(self.table("cls_token", 1, small))
+            tokens.append(self.table("cls_token", (1, 1, d), small))
         if self.distilled:
-            tokens.append(self.table("dist_token", 1, 0.02))
+            tokens.append(self.table("dist_token", (1, 1, d)))
         if self.reg_tokens:
-            tokens.append(self.table("reg_token", self.reg_tokens, small))
+            tokens.append(self.table("reg_token", (1, self.reg_tokens, d), small))
         return tokens
-
-    def table(self, name: str, rows: int, std: float) -> Float[Array, "1 r d"]:
-        """A learned table of `rows` tokens, normally distributed at first."""
-        init, shape = nn.initializers.normal(std), (1, rows, self.embed_dim)
-        return self.param(name, init, shape, self.param_dtype).astype(self.dtype)
 
     def rotary(self, kept: Int[Array, "b n"] | None) -> Float[Array, "..."] | None:
         """The `rope` of `run_blocks`: [#b, n, 1, e], or [l, #b, n, g, e] by block."""

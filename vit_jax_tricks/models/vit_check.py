@@ -22,8 +22,7 @@ def check(model: Any) -> None:
     sizes = ("patch_size", "in_chans", "embed_dim", "num_heads", "parallel")
     checks.check_least(model, {**dict.fromkeys(sizes, 1), "depth": 0, "reg_tokens": 0})
     checks.check_rates(model)
-    if model.embed_dim * model.mlp_ratio < 1:
-        raise UserError(f"mlp_ratio={model.mlp_ratio} leaves no hidden units.")
+    checks.check_hidden(model, model.embed_dim)
     if model.head_dim is None or model.global_pool in ("map", "prr"):
         checks.check_heads(model)
     if model.head_dim is not None and model.head_dim < 1:

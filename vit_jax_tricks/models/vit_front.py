@@ -4,29 +4,31 @@ from typing import Any
 
 import flax.linen as nn
 
+from vit_jax_tricks.models.base import PatchModel
 from vit_jax_tricks.models.vit import VisionTransformer
 from vit_jax_tricks.typing import Array, Float, Num
 
 
-class VitFront(nn.Module):
+class VitFront(PatchModel):
     """Base of families whose fields only describe a `VisionTransformer`.
 
-    A family adds its fields and `vit`. Parameters and outputs are those of `vit()`.
+    A family adds its own fields to those that all of them have, and `vit`. Parameters
+    and outputs are those of `vit()`.
     """
+
+    global_pool: str = "avg"
+    embed_dim: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    proj_drop_rate: float = 0.0
+    attn_drop_rate: float = 0.0
+    norm_eps: float = 1e-6
 
     def vit(self, **more: Any) -> VisionTransformer:
         """The equivalent `VisionTransformer`; `more` holds its parent."""
         raise NotImplementedError
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of an input image."""
-        return self.vit(parent=None).image_shape
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches."""
-        return self.vit(parent=None).grid
 
     @property
     def prefix_tokens(self) -> int:

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import jax.numpy as jnp
-
 from vit_jax_tricks.models import checks, regularisers
 from vit_jax_tricks.models.registry import HALF, Entry, Preprocessing, register
 from vit_jax_tricks.models.vit import VisionTransformer
@@ -26,16 +24,6 @@ class VisionTransformerRelPos(VitFront):
     arXiv:2111.09883; Bao et al., 2021 (BEiT), arXiv:2106.08254.
     """
 
-    img_size: int | tuple[int, int] = 224
-    patch_size: int = 16
-    in_chans: int = 3
-    num_classes: int = 1000
-    global_pool: str = "avg"
-    embed_dim: int = 768
-    depth: int = 12
-    num_heads: int = 12
-    mlp_ratio: float = 4.0
-    qkv_bias: bool = True
     qk_norm: bool = False
     init_values: float | None = 1e-6
     class_token: bool = False
@@ -43,18 +31,9 @@ class VisionTransformerRelPos(VitFront):
     rel_pos_type: str = "mlp"
     rel_pos_dim: int | None = None
     shared_rel_pos: bool = False
-    drop_rate: float = 0.0
-    proj_drop_rate: float = 0.0
-    attn_drop_rate: float = 0.0
-    drop_path_rate: float = 0.0
     weight_init: str = "reset"
     act_layer: str = "gelu"
-    norm_eps: float = 1e-6
     block_fn: str = "pre_norm"
-    scan: bool = False
-    remat: bool = False
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
 
     refuses = regularisers.PAIRS
 

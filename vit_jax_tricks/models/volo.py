@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from vit_jax_tricks.augment.mix_token import mix_tokens, random_box
 from vit_jax_tricks.models import regularisers
+from vit_jax_tricks.models.base import PatchModel
 from vit_jax_tricks.models.block import Block
 from vit_jax_tricks.models.checks import check_images
 from vit_jax_tricks.models.layers import functional
@@ -24,7 +25,7 @@ from vit_jax_tricks.sharding import constrain
 from vit_jax_tricks.typing import Array, Float, Int, Num
 
 
-class VOLO(nn.Module):
+class VOLO(PatchModel):
     """Stem -> stages -> class blocks -> norm -> class head and token head.
 
     Returns `(logits, aux)`; `aux` holds `tokens` [b, n, d] after the last norm, class
@@ -50,9 +51,6 @@ class VOLO(nn.Module):
     Source: Yuan et al., 2021, arXiv:2106.13112.
     """
 
-    img_size: int | tuple[int, int] = 224
-    in_chans: int = 3
-    num_classes: int = 1000
     global_pool: str = "token"
     patch_size: int = 8
     stem_hidden_dim: int = 64
@@ -63,28 +61,15 @@ class VOLO(nn.Module):
     outlook_attention: tuple[bool, ...] = (True, False, False, False)
     mlp_ratio: float | tuple[float, ...] = 3.0
     qkv_bias: bool = False
-    drop_rate: float = 0.0
     pos_drop_rate: float = 0.0
     attn_drop_rate: float = 0.0
-    drop_path_rate: float = 0.0
     init_values: float | None = None
     post_layers: tuple[str, ...] | None = ("ca", "ca")
     use_aux_head: bool = True
     use_mix_token: bool = False
     pooling_scale: int = 2
-    scan: bool = False
-    remat: bool = False
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
 
     refuses = regularisers.MAPS
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of an input image."""
-        size = self.img_size
-        h, w = (size, size) if isinstance(size, int) else size
-        return h, w, self.in_chans
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -121,13 +106,12 @@ class VOLO(nn.Module):
         box: Int[Array, "4"] | None = None,
     ) -> tuple[Float[Array, "b k"], dict[str, Array]]:
         check_images(self, images)
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         stem = ConvStem(
             self.embed_dims[0],
             self.patch_size,
             self.stem_hidden_dim,
             name="patch_embed",
-            **dtypes,
+            **self.dtypes,
         )
         x = stem(images, train)
         mix = {}
@@ -142,9 +126,9 @@ class VOLO(nn.Module):
         x = x.reshape(x.shape[0], -1, x.shape[-1])
         if self.post_layers is not None:
             x = self._class_blocks(x, train)
-        x = LayerNorm(EPS, name="norm", **dtypes)(x)
+        x = LayerNorm(EPS, name="norm", **self.dtypes)(x)
         features = x[:, 0] if self.global_pool == "token" else x.mean(1)
-        head = partial(Classifier, self.num_classes, self.drop_rate, **dtypes)
+        head = partial(Classifier, self.num_classes, self.drop_rate, **self.dtypes)
         logits = head(name="head")(features, train)
         aux = {"tokens": x, "features": features} | mix
         if not (self.use_aux_head and self.num_classes):
@@ -162,18 +146,15 @@ class VOLO(nn.Module):
         """Applies all stages and downsamplings; adds positions before the third."""
         rates = functional.drop_path_rates(self.drop_path_rate, sum(self.layers))
         ends, done = list(accumulate(self.layers)), 0
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         for part, i in enumerate(self.parts):
             if part == 2:
                 shape = (1, *self.grid, self.embed_dims[-1])
-                init = nn.initializers.normal(0.02)
-                table = self.param("pos_embed", init, shape, self.param_dtype)
-                x = x + table.astype(self.dtype)
+                x = x + self.table("pos_embed", shape)
                 x = nn.Dropout(self.pos_drop_rate, deterministic=not train)(x)
             name = f"network_{part}"
             if i is None:
                 width = self.embed_dims[done]
-                x = Downsample(width, name=name, **dtypes)(x)
+                x = Downsample(width, name=name, **self.dtypes)(x)
                 continue
             done, depth = i + 1, self.layers[i]
             stage = Stage((self._block(i),) * depth, self.scan, name=name)
@@ -199,9 +180,7 @@ class VOLO(nn.Module):
     ) -> Float[Array, "b m d"]:
         """Prepends the class token and applies the blocks that change only it."""
         b, _, d = x.shape
-        init = nn.initializers.normal(0.02)
-        token = self.param("cls_token", init, (1, 1, d), self.param_dtype)
-        token = jnp.broadcast_to(token.astype(self.dtype), (b, 1, d))
+        token = jnp.broadcast_to(self.table("cls_token", (1, 1, d)), (b, 1, d))
         x = jnp.concatenate([token, x], axis=1)
         for i in range(len(self.post_layers or ())):
             x = ClassBlock(**self._fields(-1), name=f"post_network_{i}")(x, train)
@@ -217,8 +196,7 @@ class VOLO(nn.Module):
             qkv_bias=self.qkv_bias,
             init_values=self.init_values,
             attn_drop_rate=self.attn_drop_rate,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
+            **self.dtypes,
         )
 
 
