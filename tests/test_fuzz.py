@@ -193,7 +193,10 @@ def test_a_run_that_goes_on(seed, taught, pack, tmp_path, outcome):
     args = (*TAUGHT, f"--config.teacher.pack={pack}")
     result = runs.command(*args, workdir=workdir)
     if refused(result, what):
-        assert runs.snapshot(workdir) == before, what
+        if what.startswith("swap") and (workdir / "damaged").is_dir():
+            assert kept == contents(workdir), what  # two damages: one was set aside
+        else:
+            assert runs.snapshot(workdir) == before, what
         return outcome("refused")
     later = "checkpoints/12/later.json"  # measured again if it is damaged
     lost = "later.json of checkpoint 12 is damaged" in result[1]

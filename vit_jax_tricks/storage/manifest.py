@@ -69,7 +69,11 @@ def write_durably(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        part.replace(path)
+    except OSError:  # a folder is there
+        part.unlink()
+        raise
 
 
 def _crc(path: Path) -> int:
