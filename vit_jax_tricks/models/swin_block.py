@@ -65,26 +65,30 @@ class PatchMerging(nn.Module):
         return norm(reduction(x)) if self.norm_last else reduction(norm(x))
 
 
-class WindowAttention(nn.Module):
-    """Self-attention in windows, with a table of relative position biases.
+class WindowedAttention(nn.Module):
+    """Base of self-attention in windows; a subclass adds `operands`.
 
-    softmax(scale q k^T + table[query - key] + mask) v, for each head. `qkv/kernel` is
-    [d, 3, g, h], `proj/kernel` [g, h, d], `relative_position_bias_table` [(2p - 1)(2q -
-    1), g] for a window (p, q). `scale` defaults to h ** -0.5. Equivalent to timm's
-    `WindowAttention`.
-
-    Source: Liu et al., 2021, arXiv:2103.14030.
+    softmax(scale q k^T + bias + mask) v for each head, then the projection `proj`,
+    whose kernel is [g, h, d].
     """
 
     num_heads: int
     head_dim: int
     window: tuple[int, int]
     qkv_bias: bool = True
-    scale: float | None = None
     attn_drop: float = 0.0
     proj_drop: float = 0.0
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+
+    def operands(
+        self, x: Float[Array, "b m n d"], dense: Callable[..., nn.Module]
+    ) -> tuple[Array, Array, Array, float | None, Float[Array, "g n n"]]:
+        """Returns q, k and v [b, m, n, g, h], the scale and the bias of the logits.
+
+        `dense` builds the linear layers.
+        """
+        raise NotImplementedError
 
     @nn.compact
     def __call__(
@@ -93,38 +97,55 @@ class WindowAttention(nn.Module):
         mask: Float[Array, "m n n"] | None,
         train: bool,
     ) -> Float[Array, "b m n d"]:
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         if not self.num_heads:
-            dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
             proj = NoHeads(x.shape[-1], drop=self.proj_drop, name="proj", **dtypes)
             return proj(x, train)
         init = nn.initializers.normal(0.02)
-        dense = partial(
-            nn.DenseGeneral,
-            kernel_init=init,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-        )
-        rows = (2 * self.window[0] - 1) * (2 * self.window[1] - 1)
-        table = self.param(
-            "relative_position_bias_table",
-            init,
-            (rows, self.num_heads),
-            self.param_dtype,
-        ).astype(functional.at_least_float32(self.dtype))
-        index = functional.relative_position_index(self.window)
-        bias = functional.masked_bias(functional.relative_bias(table, index), mask)
-        shape = (3, self.num_heads, self.head_dim)
-        qkv = dense(shape, use_bias=self.qkv_bias, name="qkv")(x)
+        dense = partial(nn.DenseGeneral, kernel_init=init, **dtypes)
+        q, k, v, scale, bias = self.operands(x, dense)
         y = functional.attention(
-            qkv[..., 0, :, :],
-            qkv[..., 1, :, :],
-            qkv[..., 2, :, :],
-            scale=self.scale,
-            bias=bias,
+            q,
+            k,
+            v,
+            scale=scale,
+            bias=functional.masked_bias(bias, mask),
             drop=nn.Dropout(self.attn_drop, deterministic=not train),
         )
         y = dense(x.shape[-1], axis=(-2, -1), name="proj")(y)
         return nn.Dropout(self.proj_drop, deterministic=not train)(y)
+
+
+class WindowAttention(WindowedAttention):
+    """Self-attention in windows, with a table of relative position biases.
+
+    softmax(scale q k^T + table[query - key] + mask) v, for each head. `qkv/kernel` is
+    [d, 3, g, h], `relative_position_bias_table` [(2p - 1)(2q - 1), g] for a window (p,
+    q). `scale` defaults to h ** -0.5. Equivalent to timm's
+    `WindowAttention`.
+
+    Source: Liu et al., 2021, arXiv:2103.14030.
+    """
+
+    scale: float | None = None
+
+    def operands(
+        self, x: Float[Array, "b m n d"], dense: Callable[..., nn.Module]
+    ) -> tuple[Array, Array, Array, float | None, Float[Array, "g n n"]]:
+        """Returns q, k and v of one product, the scale and the bias from the table."""
+        rows = (2 * self.window[0] - 1) * (2 * self.window[1] - 1)
+        table = self.param(
+            "relative_position_bias_table",
+            nn.initializers.normal(0.02),
+            (rows, self.num_heads),
+            self.param_dtype,
+        ).astype(functional.at_least_float32(self.dtype))
+        index = functional.relative_position_index(self.window)
+        bias = functional.relative_bias(table, index)
+        shape = (3, self.num_heads, self.head_dim)
+        qkv = dense(shape, use_bias=self.qkv_bias, name="qkv")(x)
+        q, k, v = (qkv[..., i, :, :] for i in range(3))
+        return q, k, v, self.scale, bias
 
 
 class SwinBlock(nn.Module):

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models.layers import functional
-from vit_jax_tricks.models.layers.no_heads import NoHeads
 from vit_jax_tricks.models.swin import (
     SIZES,
     WindowedTransformer,
@@ -18,6 +17,7 @@ from vit_jax_tricks.models.swin import (
     register_swin,
     window_of,
 )
+from vit_jax_tricks.models.swin_block import WindowedAttention
 from vit_jax_tricks.typing import Array, Float
 
 
@@ -47,7 +47,7 @@ class PositionNetwork(nn.Module):
         return 16 * nn.sigmoid(bias)
 
 
-class CosineWindowAttention(nn.Module):
+class CosineWindowAttention(WindowedAttention):
     """Self-attention in windows by the cosine of queries and keys.
 
     softmax(exp(min(logit_scale, ln 100)) cos(q, k) + bias(query - key) + mask) v, for
@@ -58,35 +58,14 @@ class CosineWindowAttention(nn.Module):
     Source: Liu et al., 2021 (Swin V2), arXiv:2111.09883.
     """
 
-    num_heads: int
-    head_dim: int
-    window: tuple[int, int]
     pretrained: tuple[int, int] = (0, 0)
-    qkv_bias: bool = True
-    attn_drop: float = 0.0
-    proj_drop: float = 0.0
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
 
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "b m n d"],
-        mask: Float[Array, "m n n"] | None,
-        train: bool,
-    ) -> Float[Array, "b m n d"]:
-        if not self.num_heads:
-            dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-            proj = NoHeads(x.shape[-1], drop=self.proj_drop, name="proj", **dtypes)
-            return proj(x, train)
+    def operands(
+        self, x: Float[Array, "b m n d"], dense: Callable[..., nn.Module]
+    ) -> tuple[Array, Array, Array, float | None, Float[Array, "g n n"]]:
+        """Returns q, a unit vector times its scale, k, v, 1, and the MLP's bias."""
         wide = functional.at_least_float32(self.dtype)
         heads = (self.num_heads, self.head_dim)
-        dense = partial(
-            nn.DenseGeneral,
-            kernel_init=nn.initializers.normal(0.02),
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-        )
         qkv = dense((3, *heads), use_bias=False, name="qkv")(x)
         q, k, v = (qkv[..., i, :, :] for i in range(3))
         if self.qkv_bias:
@@ -107,16 +86,8 @@ class CosineWindowAttention(nn.Module):
             self.num_heads, self.dtype, self.param_dtype, name="cpb_mlp"
         )(jnp.asarray(coords.reshape(-1, 2), wide))
         index = functional.relative_position_index(self.window)
-        y = functional.attention(
-            q.astype(self.dtype),
-            k.astype(self.dtype),
-            v,
-            scale=1.0,
-            bias=functional.masked_bias(functional.relative_bias(table, index), mask),
-            drop=nn.Dropout(self.attn_drop, deterministic=not train),
-        )
-        y = dense(x.shape[-1], axis=(-2, -1), name="proj")(y)
-        return nn.Dropout(self.proj_drop, deterministic=not train)(y)
+        bias = functional.relative_bias(table, index)
+        return q.astype(self.dtype), k.astype(self.dtype), v, 1.0, bias
 
 
 class SwinTransformerV2(WindowedTransformer):
