@@ -140,7 +140,7 @@ def _costs(
 
     try:
         return sensitivity(
-            model.model, variables, batches, ranges, model.rules, progress
+            model.model, variables, batches, ranges, model.rules, progress=progress
         )
     finally:
         for bar in bars:

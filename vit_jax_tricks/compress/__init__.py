@@ -21,6 +21,7 @@ from vit_jax_tricks.compress.quant.integer import (
 )
 from vit_jax_tricks.compress.quant.model import QuantizedModel
 from vit_jax_tricks.compress.quant.places import quantized_places, quantized_weights
+from vit_jax_tricks.compress.quant.range_store import without_ranges
 from vit_jax_tricks.compress.quant.ranges import (
     Range,
     affine_range,
@@ -28,11 +29,13 @@ from vit_jax_tricks.compress.quant.ranges import (
     symmetric_range,
 )
 from vit_jax_tricks.compress.quant.rules import SENSITIVE, Rule, standard_rules
+from vit_jax_tricks.compress.quant.sensitivity import Cost, sensitivity
 from vit_jax_tricks.compress.quant.spec import Spec
 
 
 __all__ = [
     "SENSITIVE",
+    "Cost",
     "Grid",
     "Group",
     "Pruned",
@@ -63,8 +66,10 @@ __all__ = [
     "quantized_places",
     "quantized_weights",
     "scores",
+    "sensitivity",
     "shrink",
     "standard_rules",
     "symmetric_range",
     "weight_ranges",
+    "without_ranges",
 ]

@@ -6,6 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vit_jax_tricks.compress.inputs import check_float
+
 
 def in_float32(model: nn.Module, variables: Any) -> tuple[Any, Any]:
     """The model and its variables, both in float32."""
@@ -17,3 +19,12 @@ def in_float32(model: nn.Module, variables: Any) -> tuple[Any, Any]:
         return jnp.asarray(leaf, jnp.float32) if floating else leaf
 
     return model.clone(**single), jax.tree.map(convert, variables)
+
+
+def exportable(fn: str, model: Any, variables: Any) -> tuple[Any, Any]:
+    """As `in_float32`, of arguments that are checked; `fn` is the caller's name.
+
+    Raises: UserError for a quantised model, and variables without parameters.
+    """
+    check_float(fn, model, variables)
+    return in_float32(model, variables)

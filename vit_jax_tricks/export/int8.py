@@ -17,7 +17,7 @@ from vit_jax_tricks.compress.quant.ranges import Range
 from vit_jax_tricks.compress.quant.rules import Rule, match
 from vit_jax_tricks.compress.quant.spec import Spec
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.export.float32 import in_float32
+from vit_jax_tricks.export.float32 import exportable
 from vit_jax_tricks.export.onnx_model import write
 from vit_jax_tricks.export.values import Quantized, Value, constant
 from vit_jax_tricks.param_names import parameters, path_str
@@ -32,7 +32,7 @@ def to_onnx_int8(
     variables: Mapping[str, Any],
     ranges: Mapping[str, Range],
     rules: Sequence[Rule],
-    image_shape: Sequence[int],
+    image_shape: Sequence[int] | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> onnx.ModelProto:
     """Exports `compress.quantized_apply` as ONNX, equal up to float32 rounding.
@@ -43,8 +43,21 @@ def to_onnx_int8(
     input and output are those of `to_onnx`.
 
     Raises: UserError for 8-bit floats, and as `to_onnx` and `quantized_apply` do.
+
+    >>> import jax
+    >>> from vit_jax_tricks import compress, create_model, export
+    >>> sizes = dict(img_size=32, embed_dim=48, depth=1, num_heads=3, num_classes=10)
+    >>> model = create_model("deit_tiny_patch16_224", **sizes)
+    >>> images = jax.random.normal(jax.random.key(0), (4, 32, 32, 3))
+    >>> variables = model.init(jax.random.key(1), images)
+    >>> rules = compress.standard_rules()
+    >>> ranges = compress.calibrate(model, variables, [images], rules)
+    >>> graph = export.to_onnx_int8(model, variables, ranges, rules)
+    >>> export.tensorrt_problems(graph)
+    []
     """
-    model, variables = in_float32(model, variables)
+    model, variables = exportable("to_onnx_int8", model, variables)
+    shape = model.image_shape if image_shape is None else image_shape
     ranges = {name: _fixed(found) for name, found in ranges.items()}
     rules = [
         (pattern, spec and replace(spec, learned=False)) for pattern, spec in rules
@@ -77,7 +90,7 @@ def to_onnx_int8(
         for path, leaf in jax.tree_util.tree_leaves_with_path(variables)
     ]
     leaves = [*stored, *map(constant, jax.tree.leaves(inputs))]
-    return write(logits, tree, leaves, image_shape, type(model).__name__, metadata)
+    return write(logits, tree, leaves, shape, type(model).__name__, metadata)
 
 
 def _fixed(found: Range) -> Range:

@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.export import elementwise, indexing, products, reductions, shapes
-from vit_jax_tricks.export.float32 import in_float32
+from vit_jax_tricks.export.float32 import exportable
 from vit_jax_tricks.export.fuse import fuse
 from vit_jax_tricks.export.graph import Graph, Node
 from vit_jax_tricks.export.translate import Translator, trace
@@ -29,24 +29,38 @@ _MODULES = (elementwise, indexing, products, reductions, shapes)  # they fill RU
 def to_onnx(
     model: nn.Module,
     variables: Mapping[str, Any],
-    image_shape: Sequence[int],
+    image_shape: Sequence[int] | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> onnx.ModelProto:
     """Exports the logits of `model.apply(variables, images, train=False)` in float32.
 
-    The graph takes normalised `images` [batch, h, w, c] of `image_shape` (h, w, c) and
-    returns `logits` [batch, k], for any batch size.
+    The graph takes normalised `images` [batch, h, w, c] of `image_shape` (h, w, c), by
+    default the model's, and returns `logits` [batch, k], for any batch size. `metadata`
+    is stored in the file.
 
-    Raises: UserError, naming the operation, if one cannot be translated.
+    Raises: UserError for a quantised model (see `to_onnx_int8`), images that the model
+      does not take and, naming it, an operation that cannot be translated.
+
+    >>> import jax
+    >>> from vit_jax_tricks import create_model, export
+    >>> sizes = dict(img_size=32, embed_dim=48, depth=1, num_heads=3, num_classes=10)
+    >>> model = create_model("deit_tiny_patch16_224", **sizes)
+    >>> images = jax.random.normal(jax.random.key(0), (4, 32, 32, 3))
+    >>> variables = model.init(jax.random.key(1), images)
+    >>> graph = export.to_onnx(model, variables)
+    >>> [node.name for node in graph.graph.output]
+    ['logits']
+    >>> content = graph.SerializeToString()  # the bytes of an .onnx file
     """
-    model, variables = in_float32(model, variables)
+    model, variables = exportable("to_onnx", model, variables)
+    shape = model.image_shape if image_shape is None else image_shape
 
     def logits(variables: Any, images: Any) -> Any:
         return model.apply(variables, images, train=False)[0]
 
     leaves = [constant(leaf) for leaf in jax.tree.leaves(variables)]
     subject = type(model).__name__
-    return write(logits, variables, leaves, image_shape, subject, metadata)
+    return write(logits, variables, leaves, shape, subject, metadata)
 
 
 def write(

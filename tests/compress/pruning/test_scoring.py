@@ -194,3 +194,19 @@ def test_what_does_not_fit(vit):
     for family in ("swin", "convit"):
         with pytest.raises(UserError, match="needs a class token in every block"):
             score(pruned_models.create(family), {}, [], {}, "class_attention")
+
+
+def test_gates_in_training():
+    """With open gates, `train`, `rngs` and the rest reach the model."""
+    model = pruned_models.create("vit").clone(drop_path_rate=0.5, drop_rate=0.1)
+    x = jnp.asarray(np.random.default_rng(3).normal(size=(4, *model.image_shape)))
+    x, groups = x.astype(jnp.float32), find_groups(model)
+    variables, rngs = fill(model, x), {"dropout": jax.random.key(0)}
+    run = functools.partial(model.apply, train=True, rngs=rngs)
+    want = jit_once(run)(variables, x)[0]
+    run = functools.partial(gated_apply, groups=groups, train=True, rngs=rngs)
+    gated = functools.partial(run, model, gates={})
+    np.testing.assert_array_equal(jit_once(gated)(variables, x)[0][0], want)
+    half = {"blocks_0/heads": jnp.full((1, groups["blocks_0/heads"].size), 0.5)}
+    gated = functools.partial(run, model, gates=half)
+    assert jnp.abs(jit_once(gated)(variables, x)[0][0] - want).max() > 1e-4

@@ -13,6 +13,7 @@ from small_models import fill
 from vit_jax_tricks.compress import Spec, calibrate, quantized_apply, standard_rules
 from vit_jax_tricks.compress.quant.sensitivity import EVERYTHING, sensitivity
 from vit_jax_tricks.models import create_model
+from vit_jax_tricks.models.stacking import stack_blocks
 
 
 def test_a_cost_is_that_of_its_place_alone():
@@ -44,3 +45,23 @@ def test_a_cost_is_that_of_its_place_alone():
         assert cost.loss == pytest.approx(entropy(logits) - entropy(plain), abs=1e-5)
         assert cost.agreement == np.mean(logits.argmax(-1) == plain.argmax(-1))
         assert abs(cost.loss) > 1e-4
+
+
+def test_stacked_blocks_are_one_place():
+    fields = dict(img_size=8, patch_size=4, embed_dim=8, depth=2, num_heads=2)
+    model = create_model("vit_tiny_patch16_224", 3, **fields)
+    images = jax.random.normal(jax.random.key(0), (4, 8, 8, 3))
+    apart = fill(model, images)
+    stacked = {"params": stack_blocks(apart["params"])}
+    rules = standard_rules(Spec("int4_narrow"), None)
+    found = []
+    for one, variables in ((model, apart), (model.clone(scan=True), stacked)):
+        ranges = calibrate(one, variables, [images], rules)
+        pairs = ((images, jnp.arange(4) % 3) for _ in range(1))
+        found.append(sensitivity(one, variables, pairs, ranges, rules))
+    assert [cost.place for cost in found[1][:2]] == [
+        "blocks/attn/proj/kernel",
+        "blocks/attn/qkv/kernel",
+    ]
+    assert len(found[0]) == 2 * len(found[1]) - 1
+    assert found[1][-1].sqnr == pytest.approx(found[0][-1].sqnr, abs=1e-3)

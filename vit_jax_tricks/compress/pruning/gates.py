@@ -21,11 +21,15 @@ def gated_apply(
     images: Float[Array, "b h w c"],
     groups: Mapping[str, Group],
     gates: Mapping[str, Float[Array, "#b s"]],
-) -> tuple[tuple[Float[Array, "b k"], dict[str, Array]], dict[str, Array]]:
+    *,
+    train: bool = False,
+    **options: Any,
+) -> tuple[Any, dict[str, Array]]:
     """`model.apply` with the outputs of heads and hidden units multiplied by gates.
 
     `gates` are given by group, for all images or for each; groups without gates pass
-    unchanged. Blocks are not stacked: `model` and `variables` are unrolled.
+    unchanged. Blocks are not stacked: `model` and `variables` are unrolled. `options`
+    are those of `model.apply` (rngs, mutable).
 
     Returns:
       The model's result, and its intermediates by path: the outputs before their gates
@@ -64,7 +68,7 @@ def gated_apply(
         return next_fun(*args, **kwargs)
 
     with nn.intercept_methods(gate):
-        return model.apply(variables, images, train=False), seen
+        return model.apply(variables, images, train=train, **options), seen
 
 
 @checked

@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from vit_jax_tricks.compress.inputs import check_float
 from vit_jax_tricks.compress.pruning.checks import check_groups, check_plan
 from vit_jax_tricks.compress.pruning.costs import model_macs, unit_costs
 from vit_jax_tricks.compress.pruning.groups import (
@@ -88,9 +89,25 @@ def prune(
       multiple: hidden units are kept in multiples of this, to fit the tiles of matrix
         products.
 
-    Raises: UserError for invalid values, and a budget that cannot be reached.
+    Raises: UserError for a quantised model, batches that are not pairs, invalid values,
+      and a budget that cannot be reached.
+
+    >>> import jax
+    >>> from vit_jax_tricks import compress, create_model
+    >>> sizes = dict(img_size=32, embed_dim=48, depth=2, num_heads=4, num_classes=10)
+    >>> model = create_model("deit_tiny_patch16_224", **sizes)
+    >>> images = jax.random.normal(jax.random.key(0), (8, 32, 32, 3))
+    >>> variables = model.init(jax.random.key(1), images)
+    >>> batches = [(images, jax.numpy.arange(8))]
+    >>> small = compress.prune(model, variables, batches, flops=0.6)
+    >>> small.macs <= 0.6 * small.full_macs
+    True
+    >>> logits, aux = small.model.apply(small.variables, images)
+    >>> logits.shape
+    (8, 10)
     """
-    check_options(flops=flops, criterion=criterion, normalize=normalize)
+    check_float("prune", model, variables)
+    check_options(flops=flops, criterion=criterion, normalize=normalize, kinds=kinds)
     check_criterion(model, criterion)
     groups = find_groups(model, kinds)
     model, variables = unrolled(model), unstacked(variables)
@@ -125,11 +142,18 @@ def prune(
     )
 
 
-def check_options(*, flops: Number, criterion: str, normalize: str) -> None:
+def check_options(
+    *, flops: Number, criterion: str, normalize: str, kinds: Sequence[str]
+) -> None:
     """Raises UserError for invalid values."""
     if not 0 < flops <= 1:
         raise UserError(
             f"flops={flops}: the fraction to keep must be over 0 and at most 1."
+        )
+    if isinstance(kinds, str) or not kinds:
+        raise UserError(
+            f"kinds={kinds!r}: expected one or more of {tuple(KINDS)}, such as "
+            '("heads",).'
         )
     if normalize not in ("layer", "none"):
         raise UserError(f'normalize="{normalize}" is unknown: "layer" or "none".')

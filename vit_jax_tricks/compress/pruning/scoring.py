@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from vit_jax_tricks.checks import checked
+from vit_jax_tricks.compress.inputs import pairs
 from vit_jax_tricks.compress.pruning import scores
 from vit_jax_tricks.compress.pruning.checks import check_groups
 from vit_jax_tricks.compress.pruning.gates import gated_apply
@@ -110,14 +111,12 @@ def score(
     )
     total: dict[str, np.ndarray] = {}
     count = 0
-    for images, labels in batches:
+    for images, labels in pairs("prune", batches, model):
         one = jax.device_get(step(variables, images, labels))
         for name, values in one.items():
             wide = np.asarray(values, np.float64) * len(images)
             total[name] = total.get(name, 0.0) + wide
         count += len(images)
-    if not count:
-        raise UserError("pruning got no batch of images: give at least one.")
     for name, values in total.items():
         if not np.isfinite(values).all():
             raise UserError(

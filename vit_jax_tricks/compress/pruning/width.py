@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vit_jax_tricks.compress.inputs import pairs
 from vit_jax_tricks.compress.pruning.checks import different, shown
 from vit_jax_tricks.compress.pruning.groups import (
     block_sizes,
@@ -81,11 +82,9 @@ def channel_scores(
         return jnp.stack(seen).mean(0)
 
     total, count = 0.0, 0
-    for images, _ in batches:
+    for images, _ in pairs("prune", batches, model):
         total = total + np.asarray(step(variables, images), np.float64) * len(images)
         count += len(images)
-    if not count:
-        raise UserError("pruning got no batch of images: give at least one.")
     return np.asarray(total / count)
 
 

@@ -66,8 +66,8 @@ def quantized_apply(
     steps; this is the forward pass of quantisation-aware training. The function is
     pure: compile it with everything but the model and the rules as arguments. `gates`
     say for each place whether it is quantised now, so that one program serves any
-    choice; they need unstacked blocks. `options` are those of `model.apply` (rngs,
-    mutable).
+    choice; blocks stacked by scan share one. `options` are those of `model.apply`
+    (rngs, mutable).
 
     Raises: UserError for images, ranges or gates of another shape or dtype, gates of
       other places, a range without a rule, and a quantised weight without a range.

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax_tricks.checks import checked
+from vit_jax_tricks.compress.inputs import check_float, only_images
 from vit_jax_tricks.compress.quant import spec as specs_of
 from vit_jax_tricks.compress.quant.places import (
     input_name,
@@ -116,13 +117,26 @@ def calibrate(
     Weights are read once; activations are observed while the model evaluates the
     `batches` of images. 500 or more training images are typical.
 
-    Raises: UserError if there is no batch or activations are not finite, and as
-      `quantized_places` does.
+    Raises: UserError for a quantised model, no batch, batches that are not images
+      alone, activations that are not finite, and as `quantized_places` does.
+
+    >>> import jax
+    >>> from vit_jax_tricks import compress, create_model
+    >>> sizes = dict(img_size=32, embed_dim=48, depth=1, num_heads=3, num_classes=10)
+    >>> model = create_model("deit_tiny_patch16_224", **sizes)
+    >>> images = jax.random.normal(jax.random.key(0), (4, 32, 32, 3))
+    >>> variables = model.init(jax.random.key(1), images)
+    >>> rules = compress.standard_rules()
+    >>> ranges = compress.calibrate(model, variables, [images], rules)
+    >>> len(ranges)  # the kernels and inputs of qkv, proj, fc1 and fc2
+    8
+    >>> logits, _ = compress.quantized_apply(model, variables, images, ranges, rules)
+    >>> logits.shape
+    (4, 10)
     """
-    rest = iter(batches)
-    first = next(rest, None)
-    if first is None:
-        raise UserError("calibrate got no batch of images: give at least one.")
+    check_float("calibrate", model, variables)
+    rest = only_images("calibrate", batches)
+    first = next(rest)
     specs = quantized_places(model, variables, first, rules)
     weights = parameters(variables["params"])
     ranges = weight_ranges(variables["params"], specs)

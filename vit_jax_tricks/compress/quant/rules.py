@@ -52,9 +52,10 @@ def match(
     by scan, whose rules must agree. A rule matches whole names; None leaves a place in
     float.
 
-    Raises: UserError for an invalid regex, a place without a rule, and stacked layers
-      whose rules do not agree.
+    Raises: UserError for a rule that is not a pair, an invalid regex, a place without a
+      rule, and stacked layers whose rules do not agree.
     """
+    check_rules(rules)
     found = {}
     for path, group in names.items():
         specs = [_first(rules, name) for name in group]
@@ -71,12 +72,24 @@ def match(
 
 def check_every_rule(names: Iterable[str], rules: Sequence[Rule]) -> None:
     """Raises UserError for the first rule that matches none of the names."""
+    check_rules(rules)
     names = list(names)
     for pattern, _ in rules:
         if not any(_compiled(pattern).fullmatch(name) for name in names):
             raise UserError(
                 f'quantisation rule "{pattern}" matches no place (it must match a whole'
                 f" name).{nearest(pattern, names)}"
+            )
+
+
+def check_rules(rules: Sequence[Rule]) -> None:
+    """Raises UserError for anything but pairs (regex, Spec or None)."""
+    for rule in rules:
+        pair = isinstance(rule, (tuple, list)) and len(rule) == 2
+        if not (pair and isinstance(rule[0], str) and isinstance(rule[1], Spec | None)):
+            raise UserError(
+                f"{rule!r} is not a quantisation rule: expected a pair (regex, Spec or "
+                "None); give a sequence of them, such as standard_rules()."
             )
 
 
