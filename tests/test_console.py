@@ -26,6 +26,48 @@ def test_duration():
     assert console.duration(3725) == "1:02:05"
 
 
+def test_a_bar_without_a_terminal_is_lines(capsys, monkeypatch):
+    """One after some seconds, and one at the end; the first unit is not timed."""
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    with console.Bar("batch", images=10) as bar:
+        for total in (4, 3):
+            for done in range(total + 1):
+                bar(done, total)
+                now[0] += 3
+    assert capsys.readouterr().out.splitlines() == [
+        "batch 2/4  3 img/s  ETA 0:06",
+        "batch 4/4  3 img/s  ETA 0:00",
+        "batch 2/3  3 img/s  ETA 0:03",
+        "batch 3/3  3 img/s  ETA 0:00",
+    ]
+
+
+def test_a_bar_on_a_terminal(capsys, monkeypatch):
+    """Names that are not UTF-8 are escaped; passing work leaves nothing behind."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(console, "console", console._Console(markup=False))
+    with console.Bar() as bar:
+        bar(1, 2, "loss \udc80")
+        bar(2, 2, "loss 0.5")
+    out, err = capsys.readouterr()
+    assert "2/2" in out
+    assert "loss 0.5" in out
+    assert err == ""
+
+
+def test_a_bar_may_stop_the_work_and_may_be_silent(capsys):
+    def check():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), console.Bar(check=check) as bar:
+        bar(0, 1)
+    bar = console.Bar(lines=False)
+    for done in range(3):
+        bar(done, 2, "decoding")
+    assert capsys.readouterr() == ("", "")
+
+
 def test_errors_are_one_line(capsys):
     console.fail("first\n  second")
     assert capsys.readouterr().err == "error: first second\n"

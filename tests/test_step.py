@@ -13,6 +13,7 @@ from quick import sparse
 
 from configs import common
 from vit_jax_tricks import augment, ema
+from vit_jax_tricks.augment.pixels import normalize
 from vit_jax_tricks.models import create_model
 from vit_jax_tricks.objectives import Objective
 from vit_jax_tricks.optim import optimizer
@@ -330,14 +331,8 @@ def test_no_recompilation_after_the_first_step():
 def test_eval_counts_each_example_once_and_ignores_padding():
     state, step = make(classes=3)
     data = batch(12, classes=3)
-    count = jax.jit(
-        functools.partial(
-            eval_step,
-            model=step.keywords["model"],
-            mean=(0.5,) * 3,
-            std=(0.5,) * 3,
-        )
-    )
+    data["image"] = normalize(data["image"], (0.5,) * 3, (0.5,) * 3)
+    count = jax.jit(functools.partial(eval_step, model=step.keywords["model"]))
     whole = count(state.variables, data | {"mask": jnp.ones(12)})
     padded = {k: jnp.concatenate([v, v[:4]]) for k, v in data.items()}
     padded["mask"] = jnp.asarray([1.0] * 12 + [0.0] * 4)

@@ -5,7 +5,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -59,7 +59,7 @@ def fail(message: str) -> None:
     """Prints one line to standard error."""
     line = f"error: {' '.join(message.split())}"
     with contextlib.suppress(OSError):  # it may be closed too
-        print(line.encode("utf-8", "backslashreplace").decode(), file=sys.stderr)
+        print(printable(line), file=sys.stderr)
 
 
 @contextmanager
@@ -110,14 +110,60 @@ def duration(seconds: float | int) -> str:
 
 
 class Bar:
-    """Progress bar with ETA on a terminal; elsewhere an occasional line."""
+    """A progress bar with the remaining time on a terminal; elsewhere occasional lines.
 
-    def __init__(self, total: int, start: int, unit: str = "step"):
-        self._total, self._start, self._unit = total, start, unit
-        self._began = time.monotonic()
-        self._last = self._began
+    It is the callback that functions take as `progress`: `bar(done, total, text)`. Work
+    that begins again, or has another total, has a bar of its own.
+
+    Args:
+      unit: name of what is counted, in the lines.
+      images: images in each unit; if given, their rate is the text. It counts from the
+        second unit, as the first one compiles.
+      check: called first each time; may raise to stop.
+      lines: False shows nothing without a terminal; the bar is on standard error then
+        and vanishes at the end.
+    """
+
+    def __init__(
+        self,
+        unit: str = "step",
+        images: int = 0,
+        *,
+        check: Callable[[], None] = lambda: None,
+        lines: bool = True,
+    ):
+        self._unit, self._images, self._check, self._lines = unit, images, check, lines
+        self._console = console if lines else _Console(stderr=True)
         self._rich: Progress | None = None
-        if console.is_terminal:
+        self._done, self._total = 0, -1
+
+    def __call__(self, done: int, total: int, text: str = "") -> None:
+        self._check()
+        if total != self._total or done < self._done:
+            self._open(done, total)
+        now = time.monotonic()
+        if self._done == self._start:  # the first unit has just ended
+            self._timed = (done, now)
+        self._done = done
+        since, at = self._timed
+        if self._images and done > since:
+            text = f"{(done - since) * self._images / max(now - at, 1e-9):.0f} img/s"
+        due = now - self._last >= PLAIN_EVERY_S or done == total
+        if self._rich is not None:
+            self._rich.update(self._task, completed=done, description=printable(text))
+        elif self._lines and due and done > self._start:
+            self._last = now
+            pace = (now - self._began) / max(done - self._start, 1)
+            eta = duration(pace * (total - done))
+            say(f"{self._unit} {done}/{total}  {text}  ETA {eta}")
+        if done == total and not self._lines:
+            self.close()
+
+    def _open(self, done: int, total: int) -> None:
+        self.close()
+        self._total, self._start, self._done = total, done, done
+        self._began = self._last = time.monotonic()
+        if self._console.is_terminal:
             self._rich = Progress(
                 BarColumn(bar_width=24),
                 MofNCompleteColumn(),
@@ -125,25 +171,28 @@ class Bar:
                 TextColumn("ETA"),
                 TimeRemainingColumn(),
                 TextColumn("{task.description}", markup=False),
-                console=console,
+                console=self._console,
+                transient=not self._lines,
             )
             self._rich.start()
-            self._task = self._rich.add_task("", total=total, completed=start)
-
-    def update(self, step: int, text: str) -> None:
-        if self._rich is not None:
-            self._rich.update(self._task, completed=step, description=text)
-            return
-        now = time.monotonic()
-        if now - self._last >= PLAIN_EVERY_S or step == self._total:
-            self._last = now
-            pace = (now - self._began) / max(step - self._start, 1)
-            eta = duration(pace * (self._total - step))
-            say(f"{self._unit} {step}/{self._total}  {text}  ETA {eta}")
+            self._task = self._rich.add_task("", total=total, completed=done)
 
     def close(self) -> None:
+        """Ends the display; a later call begins another one."""
         if self._rich is not None:
             self._rich.stop()
+        self._rich, self._total = None, -1
+
+    def __enter__(self) -> "Bar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def printable(text: str) -> str:
+    """Escapes names that are not valid UTF-8, so that a terminal can show them."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def explain(error: Exception) -> str | None:

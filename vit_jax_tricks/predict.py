@@ -80,6 +80,7 @@ def predictions(
     import jax
 
     from vit_jax_tricks.augment.pixels import normalize
+    from vit_jax_tricks.data.dataset import padded
 
     spec, model = trained.spec, trained.model
     variables = trained.variables[""]
@@ -93,8 +94,8 @@ def predictions(
     for start in range(0, len(files), size):
         part = files[start : start + size]
         pixels = np.stack([_view(trained, file) for file in part])
-        padding = [(0, size - len(part)), (0, 0), (0, 0), (0, 0)]
-        found = np.asarray(classify(variables, np.pad(pixels, padding)), np.float32)
+        batch = padded({"image": pixels}, size)
+        found = np.asarray(classify(variables, batch["image"]), np.float32)
         yield from zip(part, pixels, found[: len(part)], strict=True)
 
 

@@ -7,7 +7,6 @@ are positions in the picture. Run the same command again to resume a killed one.
 """
 
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,13 +125,10 @@ def _write(out: Path, labeller: Any, stop: "Stop") -> bool:
     start = finished(out, spec).examples
     if 0 < start < spec.count:
         say(f"{start} of {spec.count} examples are there already")
-    bar, began = Bar(spec.count, start, "example"), time.monotonic()
-    right = 0
+    bar, right = Bar("example", 1, check=stop.check), 0
 
     def check(done: int) -> None:
-        stop.check()
-        rate = (done - start) / max(time.monotonic() - began, 1e-9)
-        bar.update(done, f"{rate:.0f} img/s")
+        bar(done, spec.count)
 
     def records(part: range) -> "Iterator[np.ndarray]":
         nonlocal right

@@ -127,7 +127,7 @@ class TestResumed:
         args = [*teacher, f"--data=folder:{folder}", "--examples_per_file=7"]
         succeeded(command(*args, f"--out={tmp_path / 'one'}"))
         with monkeypatch.context() as patch:
-            patch.setattr(labeller.Labeller, "_record", self.stopping)
+            patch.setattr(labeller, "encode", self.stopping)
             status, out, err = command(*args, f"--out={tmp_path / 'two'}")
         assert (status, err) == (143, "")
         assert "stopped; run the same command again" in out
@@ -144,10 +144,10 @@ class TestResumed:
         )
 
     @staticmethod
-    def stopping(labeller, labels, found, before=labeller.Labeller._record):
+    def stopping(*, labels, before=labeller.encode, **found):
         if len(labels) < 7 or labels[0] != 0:  # in the second file
             os.kill(os.getpid(), signal.SIGTERM)
-        return before(labeller, labels, found)
+        return before(labels=labels, **found)
 
 
 def test_the_picture(teacher, folder, command, tmp_path):

@@ -143,11 +143,12 @@ def _shown(given: Arguments, trained: Trained, opened: data.Data | None) -> Imag
         text = f"{count} random images"
         return Images(images, None, "random images", {"images": count}, text)
     sample = opened.sample(count)
-    batches = model_inputs(opened, sample, BATCH, mean=spec.mean, std=spec.std)
-    images, labels = zip(*batches, strict=True)
+    batches = list(
+        model_inputs(opened, sample, batch_size=BATCH, mean=spec.mean, std=spec.std)
+    )
     return Images(
-        np.concatenate(images),
-        np.concatenate(labels),
+        np.concatenate([batch["image"] for batch in batches]),
+        np.concatenate([batch["label"] for batch in batches]),
         opened.name,
         sample.facts(),
         f"{opened.name}: {sample}",

@@ -1,7 +1,6 @@
 """Body of the command `prune`: writes a smaller model to a new workdir."""
 
 import dataclasses
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from shlex import quote
@@ -99,27 +98,16 @@ class _Batches:
 
     def __iter__(self) -> Iterator[tuple[Array, Array]]:
         spec, size = self.trained.spec, self.batch_size
-        total = -(-len(self.sample) // size)
-        bar = Bar(total, 0, "batch")
-        began = time.monotonic()
-        batches = model_inputs(
-            self.source,
-            self.sample,
-            size,
-            mean=spec.mean,
-            std=spec.std,
-            check=self.stop.check,
-        )
-        try:
-            for done, batch in enumerate(batches, 1):
-                yield batch
-                if done == 1:  # the first batch compiles
-                    began = time.monotonic()
-                seconds = max(time.monotonic() - began, 1e-9)
-                rate = (done - 1) * size / seconds
-                bar.update(done, f"{rate:.0f} img/s" if done > 1 else "")
-        finally:
-            bar.close()
+        with Bar("batch", size, check=self.stop.check) as bar:
+            for batch in model_inputs(
+                self.source,
+                self.sample,
+                batch_size=size,
+                mean=spec.mean,
+                std=spec.std,
+                progress=bar,
+            ):
+                yield batch["image"], batch["label"]
 
 
 def _write(

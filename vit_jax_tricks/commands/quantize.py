@@ -130,21 +130,10 @@ def _costs(
         )
     )
     say(f"quantising each of {len(ranges)} places alone, on {sample}")
-    bars: list[Bar] = []
-
-    def progress(done: int) -> None:
-        stop.check()
-        if not bars:  # the first place compiles
-            bars.append(Bar(len(ranges) + 1, done, "place"))
-        bars[0].update(done, "")
-
-    try:
+    with Bar("place", check=stop.check) as bar:  # from the first place, which compiles
         return sensitivity(
-            model.model, variables, batches, ranges, model.rules, progress=progress
+            model.model, variables, batches, ranges, model.rules, progress=bar
         )
-    finally:
-        for bar in bars:
-            bar.close()
 
 
 def _write(

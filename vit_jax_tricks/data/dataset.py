@@ -10,6 +10,7 @@ from vit_jax_tricks.data import views
 from vit_jax_tricks.data.prefetch import Batch, Prefetch
 from vit_jax_tricks.data.sample import Sample, draw
 from vit_jax_tricks.data.source import Records, Subset
+from vit_jax_tricks.data.stream import Streamed
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.typing import Int
 
@@ -67,6 +68,22 @@ class Data:
         place = index % self.num_train
         return self.train.rows[place] if isinstance(self.train, Subset) else place
 
+    def through(self, view: views.View, rows: range) -> "Data":
+        """Some examples of `whole_train` as the training split, seen through a view.
+
+        Nothing is kept in memory.
+        """
+        train = Subset(self.whole_train, np.arange(rows.start, rows.stop))
+        return dataclasses.replace(
+            self,
+            image_shape=(*view.size, view.channels),
+            num_train=len(train),
+            in_memory=False,
+            view=view,
+            train=train,
+            _reader=Streamed({"train": train, "test": self.test}, view),
+        )
+
     def train_batches(
         self,
         batch_size: int,
@@ -114,7 +131,7 @@ class Data:
         _check_batch(batch_size)
         count = self.num_train if split == "train" else self.num_test
         batches = self._reader.row_batches(split, np.arange(count), batch_size)
-        return Prefetch(_padded(batch, batch_size) for batch in batches)
+        return Prefetch(padded(batch, batch_size) for batch in batches)
 
     def sample(self, count: int, split: str = "test", seed: int = 0) -> Sample:
         """Draws `count` examples of a split over all classes, the same for a seed.
@@ -149,9 +166,9 @@ def _check_seed(seed: int) -> None:
         raise UserError(f"seed={seed}; expected 0 to {2**32 - 1}.")
 
 
-def _padded(batch: Batch, batch_size: int) -> Batch:
+def padded(batch: Batch, batch_size: int) -> Batch:
     """Pads to `batch_size` with zeros; `mask` marks the real rows."""
-    count = len(batch["label"])
+    count = len(batch["image"])
     fill = batch_size - count
     padded = {
         key: np.pad(value, [(0, fill)] + [(0, 0)] * (value.ndim - 1)) if fill else value

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vit_jax_tricks.console import printable, say
 from vit_jax_tricks.data.broken import find_broken
 from vit_jax_tricks.data.folder_layout import find_parts
 from vit_jax_tricks.data.folder_scan import Files, Scan, is_picture, subfolders
-from vit_jax_tricks.data.progress import printable
 from vit_jax_tricks.data.source import Source
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.paths import absolute
@@ -98,8 +98,6 @@ def open_folder(
 
 def _say(path: str, source: Source, notes: list[str], left_out: str) -> None:
     """Reports in one or two lines how the folder was read."""
-    from vit_jax_tricks.console import say
-
     counts = f"{len(source.train)} + {len(source.test)} pictures (train + test)"
     classes = f"{len(source.class_names)} classes"
     say(printable(f"folder:{path}: {classes}, {counts}; {'; '.join(notes)}."))

@@ -109,8 +109,8 @@ class Streamed:
 
     splits: Mapping[str, Records]
     view: View
-    workers: int
-    repeats: int
+    workers: int = 0
+    repeats: int = 1
 
     def train_batches(
         self, batch_size: int, seed: int, start_step: int, *, boxes: bool
@@ -138,22 +138,16 @@ class Streamed:
     def row_batches(
         self, split: str, rows: Int[np.ndarray, "n"], batch_size: int
     ) -> Iterator[Batch]:
-        """As the function `row_batches`."""
-        yield from row_batches(self.splits[split], self.view, rows, batch_size)
+        """Yields the examples of `rows` in order; the last batch may be smaller."""
+        import grain
+
+        chosen = Chosen(self.splits[split], rows)
+        data = grain.MapDataset.source(chosen).map(TestRow(self.view, chosen.records))
+        yield from _read(data.batch(batch_size, drop_remainder=False), workers=0)
 
     def labels(self, split: str) -> Sequence[int] | Int[np.ndarray, "n"]:
         """The labels of a split, read one by one unless they are known."""
         return labels_of(self.splits[split])
-
-
-def row_batches(
-    records: Records, view: View, rows: Int[np.ndarray, "n"], batch_size: int
-) -> Iterator[Batch]:
-    """Yields the examples of `rows` in order; the last batch may be smaller."""
-    import grain
-
-    data = grain.MapDataset.source(Chosen(records, rows)).map(TestRow(view, records))
-    yield from _read(data.batch(batch_size, drop_remainder=False), workers=0)
 
 
 def _read(data, workers: int) -> Iterator[Batch]:

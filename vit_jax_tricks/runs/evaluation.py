@@ -1,7 +1,7 @@
 """Body of the command `evaluate`: any trained model on any data."""
 
 import functools
-import time
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from vit_jax_tricks.commands.command import Arguments
 from vit_jax_tricks.console import Bar
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.runs.model_flags import Trained, load
+from vit_jax_tricks.runs.model_inputs import model_inputs
 from vit_jax_tricks.runs.scores import eval_step, means, tally
 
 
@@ -29,14 +30,6 @@ class Evaluation:
     data: data.Data
     mesh: Mesh
     eval_batch_size: int
-
-    def put(self, batch: dict[str, Any]) -> dict[str, jax.Array]:
-        """Places a host batch on the mesh."""
-        return jax.device_put(batch, sharding.batch_sharding(self.mesh))
-
-    def batches(self, split: str) -> int:
-        count = self.data.num_train if split == "train" else self.data.num_test
-        return -(-count // self.eval_batch_size)
 
 
 def measure(given: Arguments) -> dict[str, Any]:
@@ -148,24 +141,18 @@ def sums(
     whole = NamedSharding(evaluation.mesh, PartitionSpec())
     variables = jax.device_put(trained.variables, whole)
     spec = trained.spec
-    function = functools.partial(
-        eval_step, model=trained.model, mean=spec.mean, std=spec.std
-    )
-    total = sum(map(evaluation.batches, splits))
-    bar = Bar(total, 0, "batch")
-    began = [0.0]
-
-    def progress(done: int) -> None:
-        if done <= 1:  # the first batch compiles
-            began.append(time.monotonic())
-        images = max(done - 1, 0) * evaluation.eval_batch_size
-        rate = images / max(time.monotonic() - began[-1], 1e-9)
-        bar.update(done, f"{rate:.0f} img/s" if images else "")
-
-    try:
-        with jax.set_mesh(evaluation.mesh):
-            totals = tally(evaluation, jax.jit(function), variables, splits, progress)
-        progress(total)
-        return totals
-    finally:
-        bar.close()
+    function = jax.jit(functools.partial(eval_step, model=trained.model))
+    with jax.set_mesh(evaluation.mesh), Bar("batch", evaluation.eval_batch_size) as bar:
+        batches = (
+            model_inputs(
+                evaluation.data,
+                split,
+                batch_size=evaluation.eval_batch_size,
+                mean=spec.mean,
+                std=spec.std,
+                sharding=sharding.batch_sharding(evaluation.mesh),
+                progress=bar,
+            )
+            for split in splits
+        )
+        return tally(itertools.chain.from_iterable(batches), function, variables)

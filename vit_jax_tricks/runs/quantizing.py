@@ -158,7 +158,15 @@ def calibration_batches(
     """
     drawn = isinstance(images, Sample)
     sample = images if drawn else source.sample(images, "train", seed)
-    yield from model_inputs(source, sample, BATCH, mean=mean, std=std, check=check)
+    for batch in model_inputs(
+        source,
+        sample,
+        batch_size=BATCH,
+        mean=mean,
+        std=std,
+        progress=lambda done, total: check(),
+    ):
+        yield batch["image"], batch["label"]
 
 
 def calibrated(

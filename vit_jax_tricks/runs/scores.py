@@ -1,13 +1,16 @@
 """Accuracy and loss over whole splits: one evaluation step, and sums over batches."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
-from vit_jax_tricks.augment.pixels import normalize
+from vit_jax_tricks.runs.model_inputs import model_inputs
+from vit_jax_tricks.runs.model_spec import ModelSpec
+from vit_jax_tricks.sharding import batch_sharding
 from vit_jax_tricks.typing import Array, Params
 
 
@@ -31,7 +34,11 @@ class Evaluated(Protocol):
     @property
     def eval_batch_size(self) -> int: ...
 
-    def put(self, batch: dict[str, Any]) -> dict[str, jax.Array]: ...
+    @property
+    def spec(self) -> ModelSpec: ...
+
+    @property
+    def mesh(self) -> Mesh: ...
 
 
 def eval_step(
@@ -39,17 +46,19 @@ def eval_step(
     batch: dict[str, Array],
     *,
     model: Model,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
 ) -> dict[str, Array]:
     """Sums over the real examples of a batch; padding (mask 0) does not count.
+
+    Args:
+      model_variables: as the model takes them.
+      batch: normalised images with labels and mask, as `model_inputs` yields them.
+      model: `model.apply(variables, images, train=False)` returns `(logits, aux)`.
 
     Returns:
       correct and correct5 (top-1 and top-5 hits; top-k for k < 5 classes), loss (the
         plain cross-entropy) and count, float32 [].
     """
-    images = normalize(batch["image"], mean, std)
-    logits, _ = model.apply(model_variables, images, train=False)
+    logits, _ = model.apply(model_variables, batch["image"], train=False)
     labels, mask = batch["label"], batch["mask"].astype(jnp.float32)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     _, top = jax.lax.top_k(logits, min(5, logits.shape[-1]))
@@ -81,31 +90,31 @@ def evaluate(
       accuracy, accuracy_top5 (for more than 5 classes) and loss, each with its suffix,
         in 0..1 and nats.
     """
-    totals = tally(experiment, eval_step, variables, ("test",), lambda done: check())
+    batches = model_inputs(
+        experiment.data,
+        "test",
+        batch_size=experiment.eval_batch_size,
+        mean=experiment.spec.mean,
+        std=experiment.spec.std,
+        sharding=batch_sharding(experiment.mesh),
+        progress=lambda done, total: check(),
+    )
+    totals = tally(batches, eval_step, variables)
     return means(totals, experiment.data.num_classes)
 
 
 def tally(
-    experiment: Evaluated,
+    batches: Iterable[dict[str, Array]],
     eval_step: Callable,
     variables: dict[str, Params],
-    splits: Sequence[str],
-    progress: Callable[[int], None],
 ) -> dict[str, dict[str, float]]:
-    """Sums of `eval_step` over whole splits, by suffix.
-
-    `progress` is called with the number of batches done, before each batch.
-    """
+    """Sums of `eval_step` over batches, by the suffix of the variables."""
     totals: dict[str, dict[str, float]] = {}
     sums = []
-    for split in splits:
-        batches = experiment.data.test_batches(experiment.eval_batch_size, split)
-        for batch in batches:
-            progress(len(sums))
-            placed = experiment.put(batch)
-            sums.append({s: eval_step(v, placed) for s, v in variables.items()})
-            if len(sums) > LAG:
-                jax.block_until_ready(sums[-LAG])
+    for batch in batches:
+        sums.append({s: eval_step(v, batch) for s, v in variables.items()})
+        if len(sums) > LAG:
+            jax.block_until_ready(sums[-LAG])
     for batch_sums in jax.device_get(sums):
         for suffix, values in batch_sums.items():
             total = totals.setdefault(suffix, dict.fromkeys(values, 0.0))

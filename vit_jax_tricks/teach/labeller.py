@@ -17,17 +17,15 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vit_jax_tricks import config, data, sharding
-from vit_jax_tricks.augment.pixels import normalize
 from vit_jax_tricks.commands.command import MODEL_VALUES, Arguments
-from vit_jax_tricks.data import stream
 from vit_jax_tricks.data.label_pack.code import encode
 from vit_jax_tricks.data.label_pack.manifest import Spec, names_crc
-from vit_jax_tricks.data.prefetch import Prefetch
 from vit_jax_tricks.data.views import View
 from vit_jax_tricks.errors import UserError, nearest
 from vit_jax_tricks.models.stacking import flatten
 from vit_jax_tricks.runs import evaluation, model_flags
 from vit_jax_tricks.runs.model_flags import Trained
+from vit_jax_tricks.runs.model_inputs import model_inputs
 from vit_jax_tricks.teach.token_logits import Form, form_of, token_logits
 from vit_jax_tricks.typing import Array, Float, Int, Params, Shaped
 
@@ -61,34 +59,31 @@ class Labeller:
         `check` is called with the number of examples done before each batch; it may
         raise.
         """
-        rows = np.arange(examples.start, examples.stop)
-        pending = collections.deque()
-        done = examples.start
-        batches = stream.row_batches(
-            self.source.whole_train, self.view, rows, self.batch_size
+        spec, size = self.trained.spec, self.batch_size
+
+        def before_batch(done: int, total: int) -> None:
+            if done < total:
+                check(examples.start + done * size)
+
+        batches = model_inputs(
+            self.source.through(self.view, examples),
+            "train",
+            batch_size=size,
+            mean=spec.mean,
+            std=spec.std,
+            sharding=sharding.batch_sharding(self.mesh),
+            progress=before_batch,
         )
-        with Prefetch(batches) as ready:
-            for batch in ready:
-                check(done)
-                pending.append((batch["label"], self._labels(batch["image"])))
-                done += len(batch["label"])
-                if len(pending) > LAG:
-                    yield self._record(*pending.popleft())
-            while pending:
-                yield self._record(*pending.popleft())
-        check(done)
-
-    def _record(self, labels: np.ndarray, found: Any) -> Shaped[np.ndarray, "b"]:
-        count = len(labels)
-        found = {k: v[:count] for k, v in jax.device_get(found).items()}
-        return encode(labels=labels, **found)
-
-    def _labels(self, images: np.ndarray) -> dict[str, jax.Array]:
-        padding = [(0, self.batch_size - len(images)), (0, 0), (0, 0), (0, 0)]
-        at = sharding.batch_sharding(self.mesh)
-        placed = jax.device_put(np.pad(images, padding), at)
-        with jax.set_mesh(self.mesh):
-            return self._step(self._variables, placed)
+        pending = collections.deque()
+        for batch in batches:
+            with jax.set_mesh(self.mesh):
+                found = self._step(self._variables, batch["image"])
+            pending.append(found | {"labels": batch["label"], "mask": batch["mask"]})
+            if len(pending) > LAG:
+                yield _record(pending.popleft())
+        while pending:
+            yield _record(pending.popleft())
+        check(examples.stop)
 
     @functools.cached_property
     def _variables(self) -> Params:
@@ -97,18 +92,22 @@ class Labeller:
 
     @functools.cached_property
     def _step(self) -> Callable:
-        spec = self.trained.spec
         step = functools.partial(
             label_images,
             model=self.trained.model,
             form=self.form,
-            mean=spec.mean,
-            std=spec.std,
             grid=self.spec.grid,
             top=self.spec.top,
             shifted=self.spec.rest == "mean",
         )
         return jax.jit(step)
+
+
+def _record(found: dict[str, jax.Array]) -> Shaped[np.ndarray, "b"]:
+    """The records of a batch, without its padding."""
+    values = jax.device_get(found)
+    count = int(values.pop("mask").sum())
+    return encode(**{name: value[:count] for name, value in values.items()})
 
 
 def labeller(given: Arguments) -> Labeller:
@@ -159,22 +158,19 @@ def labeller(given: Arguments) -> Labeller:
 
 def label_images(
     variables: Params,
-    pixels: Any,
+    images: Float[Array, "b h w c"],
     *,
     model: Any,
     form: Form,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
     grid: tuple[int, int],
     top: int,
     shifted: bool,
 ) -> dict[str, jax.Array]:
-    """The best classes of uint8 images and of their cells, with scores; one program.
+    """The best classes of normalised images and of their cells, with their scores.
 
     For a grid other than the model's, its logits are interpolated linearly, with
     antialiasing.
     """
-    images = normalize(pixels, mean, std)
     logits, dense = token_logits(model, variables, images, form)
     if grid != form.grid:
         shape = (len(dense), *grid, dense.shape[-1])

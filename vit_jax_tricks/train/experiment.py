@@ -106,7 +106,7 @@ class Experiment:
         b = self.batch_size if train else self.eval_batch_size
         at = sharding.batch_sharding(self.mesh)
         shapes: dict[str, tuple] = {
-            "image": ((b, *self.data.image_shape), jnp.uint8),
+            "image": ((b, *self.data.image_shape), jnp.uint8 if train else jnp.float32),
             "label": ((b,), jnp.int32),
             "index": ((b,), jnp.int32),
         }
@@ -302,7 +302,7 @@ def build(config: Section, *, devices: Sequence[Any] | None = None) -> Experimen
         accumulate=accumulate,
         costly_update=config.optimizer.name in optimizer.COSTLY,
     )
-    eval_step = functools.partial(scores.eval_step, model=applied, mean=mean, std=std)
+    eval_step = functools.partial(scores.eval_step, model=applied)
     pieces = sharding.batch_divisor(mesh)
     eval_batch = _positive("eval.batch_size", config.eval.batch_size)
     eval_epochs = _positive("eval.epochs", config.eval.epochs)

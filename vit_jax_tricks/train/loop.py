@@ -175,15 +175,16 @@ class Loop:
         x, total, step = self.experiment, self.experiment.total_steps, self.start
         result: dict[str, float] = {}
         with contextlib.ExitStack() as stack:
-            bar = stack.enter_context(_closing(Bar(total, step)))
+            bar = stack.enter_context(_closing(Bar()))
             batches = stack.enter_context(_closing(x.train_batches(step)))
             frozen = x.place_frozen()
             stack.enter_context(self._saving_first())
             self.window = (time.monotonic(), step)
+            bar(step, total)
             while True:
                 if self._log_due(step):
                     self._drain(0)
-                    bar.update(step, self._log(step))
+                    bar(step, total, self._log(step))
                 evaluate_now = self._evaluation_due(step)
                 if evaluate_now or self._save_due(step):
                     self._drain(0)

@@ -42,7 +42,7 @@ def sensitivity(
     ranges: Mapping[str, Range],
     rules: Sequence[Rule],
     *,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Cost]:
     """The cost of each place in `ranges`, in order, and finally of all places together.
 
@@ -54,7 +54,8 @@ def sensitivity(
       variables: the model's variables.
       batches: pairs of normalised images [b, h, w, c] and labels [b].
       ranges, rules: as `quantized_apply` takes them.
-      progress: called with the number of places done; may raise to stop.
+      progress: called with the number of places done and of all places, after each;
+        may raise to stop.
 
     Raises: UserError for a quantised model, batches that are not pairs, no batch,
       images or labels of another shape or dtype, and as `quantized_apply` does.
@@ -91,7 +92,7 @@ def sensitivity(
                 total["loss"] / total["count"],
             )
         )
-        progress(done + 1)
+        progress(done + 1, len(places))
     return found
 
 
