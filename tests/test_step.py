@@ -26,7 +26,8 @@ from vit_jax_tricks.state import create
 from vit_jax_tricks.train.step import train_step
 
 
-TINY = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
+TINY = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
+DROP_PATH = {"drop_path_rate": 0.3, "depth": 2}  # the first block drops nothing
 PLAIN = {"classification": {"name": "softmax", "weight": 1.0, "smoothing": 0.0}}
 SMOOTH = {"classification": {"name": "softmax", "weight": 1.0, "smoothing": 0.1}}
 
@@ -188,20 +189,20 @@ def test_golden_run_float32():
 @pytest.mark.slow
 def test_jit_equals_eager():
     """The whole state, and the metrics. Adam would divide rounding noise by itself."""
-    state, step = make(algorithm="sgd", model={"drop_path_rate": 0.3})
+    state, step = make(algorithm="sgd", model=DROP_PATH)
     eager, jitted = step(state, batch()), jax.jit(step)(state, batch())
     close(eager, jitted, atol=2e-6)
 
 
 @pytest.mark.slow
 def test_jit_equals_eager_in_adam_s_moments():
-    state, step = make(model={"drop_path_rate": 0.3})
+    state, step = make(model=DROP_PATH)
     eager, jitted = step(state, batch()), jax.jit(step)(state, batch())
     close(eager[0].opt_state, jitted[0].opt_state, atol=1e-6)
 
 
 def test_same_state_same_batch_same_step():
-    state, step = make(model={"drop_path_rate": 0.3, "drop_rate": 0.2})
+    state, step = make(model=DROP_PATH | {"drop_rate": 0.2})
     jitted = jax.jit(step)
     close(jitted(state, batch()), jitted(state, batch()))
 
@@ -209,7 +210,7 @@ def test_same_state_same_batch_same_step():
 @pytest.mark.slow
 @pytest.mark.parametrize("scan", [False, True])
 def test_accumulation_gives_the_same_step(scan):
-    options = {"algorithm": "sgd", "model": {"scan": scan}}
+    options = {"algorithm": "sgd", "model": {"scan": scan, "depth": 2}}
     state, step = make(**options)
     _, accumulated = make(**options, accumulate=4)
     once, many = jax.jit(step)(state, batch()), jax.jit(accumulated)(state, batch())
@@ -226,7 +227,7 @@ def test_accumulation_needs_no_more_than_one_micro_batch_of_dropout_keys():
 def both(sizes, **changes):
     """A step's state and metrics on one device, and those on a mesh of eight."""
     state, step = make(
-        model={"drop_path_rate": 0.3},
+        model=DROP_PATH,
         augment=augment.from_config(
             mean=(0.5,) * 3, **dict(common.get_config().augment) | changes
         ).augment,
