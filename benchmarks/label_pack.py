@@ -24,7 +24,7 @@ from vit_jax_tricks import data
 from vit_jax_tricks.data.dataset import Data
 from vit_jax_tricks.data.label_pack import LabelPack
 from vit_jax_tricks.data.label_pack.code import encode
-from vit_jax_tricks.data.label_pack.manifest import Spec, names_crc
+from vit_jax_tricks.data.label_pack.manifest import PackSpec, names_crc
 from vit_jax_tricks.data.label_pack.writer import write_pack
 
 
@@ -51,7 +51,7 @@ def random_pack(source: Data, path: pathlib.Path) -> pathlib.Path:
                 token_classes=classes,
             )
 
-    spec = Spec(
+    spec = PackSpec(
         teacher=TEACHER,
         preprocessing={},
         data={"name": source.name},

@@ -3,7 +3,7 @@
 import numpy as np
 
 from vit_jax_tricks.data.label_pack.code import encode
-from vit_jax_tricks.data.label_pack.manifest import Spec, names_crc
+from vit_jax_tricks.data.label_pack.manifest import PackSpec, names_crc
 
 
 TEACHER = {"name": "x", "weights": "y", "checksum": "z", "form": "dense head"}
@@ -28,7 +28,7 @@ def all_labels(source):
 
 
 def spec_of(source, **changes):
-    return Spec(
+    return PackSpec(
         **{
             "teacher": TEACHER,
             "preprocessing": {"size": (8, 8), "crop": "whole"},

@@ -41,14 +41,14 @@ class Form(NamedTuple):
     dims: tuple[str, ...]
 
 
-class Spec(NamedTuple):
+class Accepted(NamedTuple):
     """Accepted values of an argument: an array of one of the forms, or another type."""
 
     forms: tuple[Form, ...]
     others: tuple[type, ...]
-    parts: "Spec | None"  # the values of a dict or sequence
+    parts: "Accepted | None"  # the values of a dict or sequence
     holder: type | None = None  # a tuple or class with arrays in `fields`
-    fields: "Mapping[str, Spec]" = types.MappingProxyType({})
+    fields: "Mapping[str, Accepted]" = types.MappingProxyType({})
 
 
 def checked(fn: Callable[P, R]) -> Callable[P, R]:
@@ -91,7 +91,7 @@ def checked(fn: Callable[P, R]) -> Callable[P, R]:
     return run
 
 
-def bind(fn: str, name: str, value: Any, spec: Spec, sizes: Sizes) -> Sizes:
+def bind(fn: str, name: str, value: Any, spec: Accepted, sizes: Sizes) -> Sizes:
     """Binds the letters of `value`; returns the sizes of all letters so far.
 
     Raises: UserError if it does not fit.
@@ -158,8 +158,8 @@ def given(value: Any) -> str:
     return f"a {type(value).__name__}"
 
 
-def _spec(annotation: Any) -> Spec | None:
-    """Spec of an annotation, or None if it names no arrays."""
+def _spec(annotation: Any) -> Accepted | None:
+    """What an annotation accepts, or None if it names no arrays."""
     forms: dict[tuple, Form] = {}
     others: list[type] = []
     parts, holder, fields = None, None, {}
@@ -191,7 +191,7 @@ def _spec(annotation: Any) -> Spec | None:
         forms = {k: form for k, form in forms.items() if form.kind == "Key"}
     if not (forms or parts or holder):
         return None
-    return Spec(tuple(forms.values()), tuple(others), parts, holder, fields)
+    return Accepted(tuple(forms.values()), tuple(others), parts, holder, fields)
 
 
 def _members(annotation: Any) -> tuple:
@@ -235,7 +235,7 @@ def _channels_first(shape: Sequence[Any]) -> bool:
     return len(shape) == 4 and shape[1] in (1, 3) and min(shape[2:]) > 4
 
 
-def _expected(spec: Spec, sizes: Sizes) -> str:
+def _expected(spec: Accepted, sizes: Sizes) -> str:
     texts: list[str] = []
     whose: dict[str, None] = {}
     for form in spec.forms:
@@ -259,7 +259,7 @@ def _sizes(form: Form, sizes: Sizes) -> list[Any]:
     return [n for size in known for n in (size if type(size) is tuple else (size,))]
 
 
-def _hint(name: str, value: Any, spec: Spec, sizes: Sizes) -> str:
+def _hint(name: str, value: Any, spec: Accepted, sizes: Sizes) -> str:
     """': ' and what to type instead, or '' if unknown."""
     if any(form.kind == "Key" for form in spec.forms):
         return ": type jax.random.key(0)"
@@ -299,7 +299,7 @@ def _has_keys(value: Any) -> bool:
     return jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
 
 
-def _is_key(spec: Spec) -> bool:
+def _is_key(spec: Accepted) -> bool:
     return any(form.kind == "Key" for form in spec.forms)
 
 

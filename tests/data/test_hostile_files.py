@@ -13,7 +13,7 @@ from vit_jax_tricks.data.label_pack import LabelPack
 from vit_jax_tricks.data.label_pack.manifest import (
     FINISHED,
     Manifest,
-    Spec,
+    PackSpec,
     _checksum,
 )
 from vit_jax_tricks.data.label_pack.maps import read_map
@@ -137,7 +137,7 @@ def header(path, **changes):
         "shard_size": 4,
     } | changes
     sound = Manifest(
-        Spec(
+        PackSpec(
             **spec | {k: 1 for k in ("count", "top", "shard_size")} | {"grid": (1, 1)}
         ),
         0,

@@ -9,7 +9,7 @@ import numpy as np
 from vit_jax_tricks.export.values import (
     Batch,
     Constant,
-    Quantized,
+    QuantizedConstant,
     Shape,
     Tensor,
     Value,
@@ -72,7 +72,7 @@ class Graph:
         """Name of a value in its `dims`, for operators that broadcast."""
         if isinstance(value, Tensor):
             return value.name
-        if isinstance(value, Quantized):
+        if isinstance(value, QuantizedConstant):
             value = value.dequantized()
         return self.constant(value.array)
 

@@ -19,7 +19,7 @@ from vit_jax_tricks.compress.quant.spec import Spec
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.export.float32 import exportable
 from vit_jax_tricks.export.onnx_model import write
-from vit_jax_tricks.export.values import Quantized, Value, constant
+from vit_jax_tricks.export.values import QuantizedConstant, Value, constant
 from vit_jax_tricks.param_names import parameters, path_str
 
 
@@ -101,10 +101,10 @@ def _fixed(found: Range) -> Range:
     return Range(scale, jnp.round(found.zero_point).astype(jnp.int32))
 
 
-def _stored(leaf: Any, found: Range, spec: Spec) -> Quantized:
+def _stored(leaf: Any, found: Range, spec: Spec) -> QuantizedConstant:
     levels = quantize(leaf, found.scale, found.zero_point, grid=spec.values)
     zero_point = 0 if found.zero_point is None else found.zero_point
     scale = np.asarray(found.scale).reshape(np.shape(found.scale) or (1,) * leaf.ndim)
-    return Quantized(
+    return QuantizedConstant(
         np.asarray(levels), scale, np.broadcast_to(zero_point, scale.shape)
     )

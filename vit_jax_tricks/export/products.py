@@ -8,7 +8,7 @@ import numpy as np
 from vit_jax_tricks.export.translate import Translator, floats, rule
 from vit_jax_tricks.export.values import (
     Constant,
-    Quantized,
+    QuantizedConstant,
     Shape,
     Size,
     Tensor,
@@ -21,7 +21,7 @@ from vit_jax_tricks.export.values import (
 def _dot_general(t: Translator, eqn: Any, values: list[Value]) -> Value:
     (lc, rc), (lb, rb) = eqn.params["dimension_numbers"]
     sides = [(values[0], lc, lb), (values[1], rc, rb)]
-    constants = [isinstance(value, Constant | Quantized) for value in values]
+    constants = [isinstance(value, Constant | QuantizedConstant) for value in values]
     out = t.shape(eqn.outvars[0])
     if all(constants):
         arrays = [floats(value).array for value in values]
@@ -48,7 +48,7 @@ def _product(t: Translator, left: tuple, right: tuple) -> Tensor:
     ]
     out = (*sizes[0], *sizes[1], *sizes[2])
     inner, columns = product([a.shape[axis] for axis in a_sum]), product(sizes[2])
-    if isinstance(b, Constant | Quantized) and not batch:
+    if isinstance(b, Constant | QuantizedConstant) and not batch:
         lead = sizes[1] or (1,)
         x = _merged(t, a, [*a_free, *a_sum], (*lead, inner))
         w = _matrix(t, b, [*b_sum, *b_free], (inner, columns))
@@ -77,10 +77,13 @@ def _merged(t: Translator, value: Value, axes: list[int], shape: Shape) -> str:
 
 
 def _matrix(
-    t: Translator, value: Constant | Quantized, axes: list[int], shape: tuple[Size, ...]
+    t: Translator,
+    value: Constant | QuantizedConstant,
+    axes: list[int],
+    shape: tuple[Size, ...],
 ) -> str:
     """A constant factor; int8 levels with one step per column are dequantised there."""
-    if isinstance(value, Quantized):
+    if isinstance(value, QuantizedConstant):
         matrix = value.rearranged(lambda part: part.transpose(axes).reshape(shape))
         name = dequantized(t, matrix, 1)
         if name is not None:
@@ -88,7 +91,7 @@ def _matrix(
     return _merged(t, value, axes, shape)
 
 
-def dequantized(t: Translator, weight: Quantized, axis: int) -> str | None:
+def dequantized(t: Translator, weight: QuantizedConstant, axis: int) -> str | None:
     """A weight stored as levels; None if a step does not belong to a single channel."""
     others = tuple(i for i in range(weight.levels.ndim) if i != axis)
     steps = []
@@ -133,7 +136,7 @@ def _conv(t: Translator, eqn: Any, values: list[Value]) -> Value:
 
 
 def _kernel(t: Translator, kernel: Value, axes: Sequence[int]) -> str:
-    if isinstance(kernel, Quantized):
+    if isinstance(kernel, QuantizedConstant):
         weight = kernel.rearranged(lambda part: part.transpose(axes))
         name = dequantized(t, weight, 0)
         if name is not None:

@@ -7,7 +7,7 @@ from vit_jax_tricks.export.translate import Translator, floats, rule
 from vit_jax_tricks.export.values import (
     Batch,
     Constant,
-    Quantized,
+    QuantizedConstant,
     Shape,
     Tensor,
     Value,
@@ -17,7 +17,7 @@ from vit_jax_tricks.export.values import (
 
 def reshaped(t: Translator, value: Any, shape: Shape) -> Value:
     """A value in another shape with the same number of elements."""
-    if isinstance(value, Quantized):
+    if isinstance(value, QuantizedConstant):
         return value.rearranged(lambda part: part.reshape(shape))
     if isinstance(value, Constant) and static(value.shape):
         return Constant(value.full().reshape(shape), shape)
@@ -61,7 +61,7 @@ def _broadcast(t: Translator, eqn: Any, values: list[Any]) -> Value:
 def _transpose(t: Translator, eqn: Any, values: list[Any]) -> Value:
     value, axes = values[0], eqn.params["permutation"]
     shape = t.shape(eqn.outvars[0])
-    if isinstance(value, Quantized):
+    if isinstance(value, QuantizedConstant):
         return value.rearranged(lambda part: part.transpose(axes))
     if isinstance(value, Constant):
         return Constant(value.array.transpose(axes), shape)

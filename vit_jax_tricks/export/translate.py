@@ -11,7 +11,7 @@ from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.export.graph import Graph
 from vit_jax_tricks.export.values import (
     Constant,
-    Quantized,
+    QuantizedConstant,
     Value,
     constant,
     sizes,
@@ -20,15 +20,15 @@ from vit_jax_tricks.export.values import (
 
 
 # Maps an equation and its operands to its outputs.
-Rule = Callable[["Translator", Any, list[Value]], Any]
-RULES: dict[str, Rule] = {}
+Translation = Callable[["Translator", Any, list[Value]], Any]
+RULES: dict[str, Translation] = {}
 _INNER = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 
 
-def rule(*names: str) -> Callable[[Rule], Rule]:
+def rule(*names: str) -> Callable[[Translation], Translation]:
     """Registers the translation of the named primitives."""
 
-    def register(function: Rule) -> Rule:
+    def register(function: Translation) -> Translation:
         RULES.update(dict.fromkeys(names, function))
         return function
 
@@ -92,7 +92,7 @@ class Translator:
             return self.run(getattr(inner, "jaxpr", inner), _constants(inner), values)
         if not all(static(self.shape(v)) for v in [*eqn.invars, *eqn.outvars]):
             raise self.unsupported(eqn)
-        if not all(isinstance(value, Constant | Quantized) for value in values):
+        if not all(isinstance(value, Constant | QuantizedConstant) for value in values):
             raise self.unsupported(eqn)
         return self.fold(eqn, values)
 
@@ -108,7 +108,7 @@ class Translator:
 
 def floats(value: Any) -> Any:
     """Dequantises a stored weight; other values are returned unchanged."""
-    return value.dequantized() if isinstance(value, Quantized) else value
+    return value.dequantized() if isinstance(value, QuantizedConstant) else value
 
 
 def _constants(inner: Any) -> Sequence[Any]:
@@ -158,7 +158,7 @@ def _scan(translator: Translator, eqn: Any, values: list[Value]) -> Sequence[Val
 
 
 def _step(translator: Translator, eqn: Any, value: Any, step: int) -> Value:
-    if isinstance(value, Quantized):
+    if isinstance(value, QuantizedConstant):
         return value.rearranged(lambda part: part[step])
     if isinstance(value, Constant):
         return constant(value.full()[step])

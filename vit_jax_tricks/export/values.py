@@ -80,7 +80,7 @@ class Constant:
 
 
 @dataclasses.dataclass(frozen=True)
-class Quantized:
+class QuantizedConstant:
     """A weight as it is stored: (levels - zero_point) * scale.
 
     `scale` and `zero_point` have as many axes as `levels`, each of the same size or 1.
@@ -103,16 +103,16 @@ class Quantized:
         wide = self.levels.astype(np.float32) - self.zero_point.astype(np.float32)
         return Constant(wide * self.scale, self.levels.shape)
 
-    def rearranged(self, change: Any) -> "Quantized":
+    def rearranged(self, change: Any) -> "QuantizedConstant":
         """Applies `change`, such as a transposition, to levels and steps alike."""
         scale, zero_point = (
             change(np.broadcast_to(part, self.levels.shape))
             for part in (self.scale, self.zero_point)
         )
-        return Quantized(change(self.levels), scale, zero_point)
+        return QuantizedConstant(change(self.levels), scale, zero_point)
 
 
-Value: TypeAlias = Tensor | Constant | Quantized
+Value: TypeAlias = Tensor | Constant | QuantizedConstant
 
 
 def constant(array: Any) -> Constant:

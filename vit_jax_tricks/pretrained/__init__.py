@@ -2,7 +2,7 @@
 
 from vit_jax_tricks.pretrained.export import export_weights
 from vit_jax_tricks.pretrained.load import load_pretrained
-from vit_jax_tricks.pretrained.report import LoadReport
+from vit_jax_tricks.pretrained.load_report import LoadReport
 
 
 __all__ = ["LoadReport", "export_weights", "load_pretrained"]

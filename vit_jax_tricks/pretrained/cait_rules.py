@@ -5,7 +5,7 @@ from vit_jax_tricks.pretrained.rules import (
     PROJ,
     QKV,
     QKV_BIAS,
-    Rule,
+    KeyRule,
     linear,
     mlp,
     norm,
@@ -20,19 +20,19 @@ TALKING_HEADS = [
 _KEY, _PATH = "blocks_token_only.{i}", "blocks_token_only_{i}"
 _QKV = [(f"{_KEY}.attn.{name}", f"params/{_PATH}/attn/{name}") for name in "qkv"]
 CLASS_ATTENTION = [
-    Rule(f"{_KEY}.gamma_1", f"params/{_PATH}/ls1/gamma"),
-    Rule(f"{_KEY}.gamma_2", f"params/{_PATH}/ls2/gamma"),
+    KeyRule(f"{_KEY}.gamma_1", f"params/{_PATH}/ls1/gamma"),
+    KeyRule(f"{_KEY}.gamma_2", f"params/{_PATH}/ls2/gamma"),
     *norm(f"{_KEY}.norm1", f"{_PATH}/norm1"),
     *(
         rule
         for key, path in _QKV
         for rule in (
-            Rule(f"{key}.weight", f"{path}/kernel", QKV),
-            Rule(f"{key}.bias", f"{path}/bias", QKV_BIAS),
+            KeyRule(f"{key}.weight", f"{path}/kernel", QKV),
+            KeyRule(f"{key}.bias", f"{path}/bias", QKV_BIAS),
         )
     ),
-    Rule(f"{_KEY}.attn.proj.weight", f"params/{_PATH}/attn/proj/kernel", PROJ),
-    Rule(f"{_KEY}.attn.proj.bias", f"params/{_PATH}/attn/proj/bias"),
+    KeyRule(f"{_KEY}.attn.proj.weight", f"params/{_PATH}/attn/proj/kernel", PROJ),
+    KeyRule(f"{_KEY}.attn.proj.bias", f"params/{_PATH}/attn/proj/bias"),
     *norm(f"{_KEY}.norm2", f"{_PATH}/norm2"),
     *mlp(f"{_KEY}.mlp", f"{_PATH}/mlp"),
 ]

@@ -11,7 +11,7 @@ from vit_jax_tricks.pretrained.rules import (
     PROJ,
     QKV,
     QKV_BIAS,
-    Rule,
+    KeyRule,
     Transform,
     linear,
     norm,
@@ -45,29 +45,31 @@ def _table(
 
 _KEY, _PATH = "visual.transformer.resblocks.{i}", "blocks_{i}"
 OPENAI = [
-    Rule("visual.class_embedding", "params/cls_token", ROW),
-    Rule("visual.positional_embedding", "params/pos_embed", TABLE, resize=_table),
-    Rule(
+    KeyRule("visual.class_embedding", "params/cls_token", ROW),
+    KeyRule("visual.positional_embedding", "params/pos_embed", TABLE, resize=_table),
+    KeyRule(
         "visual.conv1.weight", "params/patch_embed/proj/kernel", CONV, patch_embedding
     ),
     *norm("visual.ln_pre", "norm_pre"),
     *norm(f"{_KEY}.ln_1", f"{_PATH}/norm1"),
-    Rule(f"{_KEY}.attn.in_proj_weight", f"params/{_PATH}/attn/qkv/kernel", QKV),
-    Rule(f"{_KEY}.attn.in_proj_bias", f"params/{_PATH}/attn/qkv/bias", QKV_BIAS),
-    Rule(f"{_KEY}.attn.out_proj.weight", f"params/{_PATH}/attn/proj/kernel", PROJ),
-    Rule(f"{_KEY}.attn.out_proj.bias", f"params/{_PATH}/attn/proj/bias"),
+    KeyRule(f"{_KEY}.attn.in_proj_weight", f"params/{_PATH}/attn/qkv/kernel", QKV),
+    KeyRule(f"{_KEY}.attn.in_proj_bias", f"params/{_PATH}/attn/qkv/bias", QKV_BIAS),
+    KeyRule(f"{_KEY}.attn.out_proj.weight", f"params/{_PATH}/attn/proj/kernel", PROJ),
+    KeyRule(f"{_KEY}.attn.out_proj.bias", f"params/{_PATH}/attn/proj/bias"),
     *norm(f"{_KEY}.ln_2", f"{_PATH}/norm2"),
     *linear(f"{_KEY}.mlp.c_fc", f"{_PATH}/mlp/fc1"),
     *linear(f"{_KEY}.mlp.c_proj", f"{_PATH}/mlp/fc2"),
     *norm("visual.ln_post", "norm"),
     # The projection is used as x @ proj; timm has a classifier with a bias instead.
-    Rule("visual.proj", "params/head/kernel", head=True, zeros=("params/head/bias",)),
+    KeyRule(
+        "visual.proj", "params/head/kernel", head=True, zeros=("params/head/bias",)
+    ),
 ]
 DIALECTS = {
     "openai": OPENAI,
     "open_clip": [
         *OPENAI,
-        Rule(f"{_KEY}.ls_1.gamma", f"params/{_PATH}/ls1/gamma"),
-        Rule(f"{_KEY}.ls_2.gamma", f"params/{_PATH}/ls2/gamma"),
+        KeyRule(f"{_KEY}.ls_1.gamma", f"params/{_PATH}/ls1/gamma"),
+        KeyRule(f"{_KEY}.ls_2.gamma", f"params/{_PATH}/ls2/gamma"),
     ],
 }

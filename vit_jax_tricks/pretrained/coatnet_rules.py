@@ -13,7 +13,7 @@ from vit_jax_tricks.pretrained.resize_relative import (
 )
 from vit_jax_tricks.pretrained.rules import (
     CONV,
-    Rule,
+    KeyRule,
     Transform,
     batch_norm,
     conv,
@@ -59,7 +59,7 @@ def bias_tables(
     *,
     old_model: Any = None,
 ) -> np.ndarray:
-    """`Rule.resize` of bias tables: resizes to the map of the path's stage.
+    """`KeyRule.resize` of bias tables: resizes to the map of the path's stage.
 
     Without `old_model`, whose maps may differ even with as many rows, a table of the
     model's shape is assumed to have its map.
@@ -78,11 +78,11 @@ def bias_tables(
     raise UserError("it has another number of heads.")
 
 
-def _pointwise(key: str, path: str | None = None) -> list[Rule]:
+def _pointwise(key: str, path: str | None = None) -> list[KeyRule]:
     path = key.replace(".", "/") if path is None else path
     return [
-        Rule(f"{KEY}.{key}.weight", f"params/{PATH}/{path}/kernel", POINTWISE),
-        Rule(f"{KEY}.{key}.bias", f"params/{PATH}/{path}/bias"),
+        KeyRule(f"{KEY}.{key}.weight", f"params/{PATH}/{path}/kernel", POINTWISE),
+        KeyRule(f"{KEY}.{key}.bias", f"params/{PATH}/{path}/bias"),
     ]
 
 
@@ -94,7 +94,7 @@ STEM = [
 MBCONV = [
     *batch_norm(f"{KEY}.pre_norm", f"{PATH}/pre_norm"),
     *_pointwise("conv1_1x1"),
-    Rule(f"{KEY}.conv2_kxk.weight", f"params/{PATH}/conv2_kxk/kernel", CONV),
+    KeyRule(f"{KEY}.conv2_kxk.weight", f"params/{PATH}/conv2_kxk/kernel", CONV),
     *_pointwise("conv3_1x1"),
     *(
         rule
@@ -106,14 +106,14 @@ MBCONV = [
 CONVNEXT = [
     *conv(f"{KEY}.conv_dw", f"{PATH}/conv_dw"),
     *batch_norm(f"{KEY}.norm", f"{PATH}/norm"),
-    Rule(f"{KEY}.ls.gamma", f"params/{PATH}/ls/gamma"),
+    KeyRule(f"{KEY}.ls.gamma", f"params/{PATH}/ls/gamma"),
 ]
 ATTENTION = [
-    Rule(f"{KEY}.attn.qkv.weight", f"params/{PATH}/attn/qkv/kernel", QKV),
-    Rule(f"{KEY}.attn.qkv.bias", f"params/{PATH}/attn/qkv/bias", QKV_BIAS),
-    Rule(f"{KEY}.attn.proj.weight", f"params/{PATH}/attn/proj/kernel", PROJ),
-    Rule(f"{KEY}.attn.proj.bias", f"params/{PATH}/attn/proj/bias"),
-    Rule(
+    KeyRule(f"{KEY}.attn.qkv.weight", f"params/{PATH}/attn/qkv/kernel", QKV),
+    KeyRule(f"{KEY}.attn.qkv.bias", f"params/{PATH}/attn/qkv/bias", QKV_BIAS),
+    KeyRule(f"{KEY}.attn.proj.weight", f"params/{PATH}/attn/proj/kernel", PROJ),
+    KeyRule(f"{KEY}.attn.proj.bias", f"params/{PATH}/attn/proj/bias"),
+    KeyRule(
         f"{KEY}.{TABLE}",
         f"params/{PATH}/{TABLE.replace('.', '/')}",
         resize=bias_tables,
@@ -135,8 +135,8 @@ BLOCK = [
     *_pointwise("shortcut.expand"),
     *_pointwise("mlp.fc1"),
     *_pointwise("mlp.fc2"),
-    Rule(f"{KEY}.ls1.gamma", f"params/{PATH}/ls1/gamma"),
-    Rule(f"{KEY}.ls2.gamma", f"params/{PATH}/ls2/gamma"),
+    KeyRule(f"{KEY}.ls1.gamma", f"params/{PATH}/ls1/gamma"),
+    KeyRule(f"{KEY}.ls2.gamma", f"params/{PATH}/ls2/gamma"),
 ]
 TOP = [
     *batch_norm("norm", "norm"),

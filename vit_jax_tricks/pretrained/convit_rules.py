@@ -1,19 +1,19 @@
 """Key names of ConViT: those of facebookresearch/convit, which timm kept."""
 
 from vit_jax_tricks.pretrained import vit_rules
-from vit_jax_tricks.pretrained.rules import QKV, QKV_BIAS, Rule, linear
+from vit_jax_tricks.pretrained.rules import QKV, QKV_BIAS, KeyRule, linear
 
 
 _ATTN, _PATH = "blocks.{i}.attn", "blocks_{i}/attn"
 GATED = [
-    Rule(f"{_ATTN}.gating_param", f"params/{_PATH}/gating_param"),
+    KeyRule(f"{_ATTN}.gating_param", f"params/{_PATH}/gating_param"),
     *linear(f"{_ATTN}.pos_proj", f"{_PATH}/pos_proj"),
     *(
         rule
         for name in ("qk", "v")
         for rule in (
-            Rule(f"{_ATTN}.{name}.weight", f"params/{_PATH}/{name}/kernel", QKV),
-            Rule(f"{_ATTN}.{name}.bias", f"params/{_PATH}/{name}/bias", QKV_BIAS),
+            KeyRule(f"{_ATTN}.{name}.weight", f"params/{_PATH}/{name}/kernel", QKV),
+            KeyRule(f"{_ATTN}.{name}.bias", f"params/{_PATH}/{name}/bias", QKV_BIAS),
         )
     ),
 ]

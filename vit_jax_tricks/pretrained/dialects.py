@@ -17,10 +17,10 @@ from vit_jax_tricks.pretrained import (
     t2t_vit_rules,
     volo_rules,
 )
-from vit_jax_tricks.pretrained.rules import Rule, find_path
+from vit_jax_tricks.pretrained.rules import KeyRule, find_path
 
 
-DIALECTS: dict[str, dict[str, list[Rule]]] = {
+DIALECTS: dict[str, dict[str, list[KeyRule]]] = {
     "CaiT": cait_rules.DIALECTS,
     "CoAtNet": coatnet_rules.DIALECTS,
     "ConViT": convit_rules.DIALECTS,
@@ -47,14 +47,14 @@ ELSEWHERE = {"VisionTransformer": clip_rules.TEXT_TOWER}
 
 def dialect_of(
     family: str, keys: Collection[str], paths: Collection[str]
-) -> list[Rule]:
+) -> list[KeyRule]:
     """The rules that recognise most of a file's keys as parameters of a model.
 
     The same key may have two meanings in two dialects, so a file is read in only one.
     `paths` are the model's parameter paths.
     """
 
-    def known(rules: list[Rule]) -> int:
+    def known(rules: list[KeyRule]) -> int:
         found = (find_path(key, rules) for key in keys)
         return sum(match is not None and match[0] in paths for match in found)
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.pretrained.rules import Rule
+from vit_jax_tricks.pretrained.rules import KeyRule
 
 
 class Fit:
@@ -28,7 +28,7 @@ class Fit:
         array: np.ndarray,
         expected: tuple[int, ...],
         path: str,
-        rule: Rule,
+        rule: KeyRule,
     ) -> np.ndarray:
         """Returns the fitted array, or the array itself if it already fits."""
         takes = _parameters(rule.resize)

@@ -22,8 +22,8 @@ from vit_jax_tricks.pretrained.dialects import (
     dialect_of,
 )
 from vit_jax_tricks.pretrained.fit import Fit, checked_grid
-from vit_jax_tricks.pretrained.report import LoadReport
-from vit_jax_tricks.pretrained.rules import Rule, find_key, find_path
+from vit_jax_tricks.pretrained.load_report import LoadReport
+from vit_jax_tricks.pretrained.rules import KeyRule, find_key, find_path
 from vit_jax_tricks.pretrained.sources import read_source
 from vit_jax_tricks.pretrained.weights import FLOATS, Weights, refuse_type
 from vit_jax_tricks.typing import Params, PRNGKeyArray
@@ -164,7 +164,7 @@ def load_weights(
 
 def _matches(
     weights: Weights, family: str, wanted: Mapping[str, Any]
-) -> Iterator[tuple[str, np.ndarray, tuple[str, Rule] | None]]:
+) -> Iterator[tuple[str, np.ndarray, tuple[str, KeyRule] | None]]:
     """Yields each key with its array in the reference's layout, our path and rule."""
     if not weights.native:
         rules = dialect_of(family, weights.arrays.keys(), wanted.keys())
@@ -174,11 +174,11 @@ def _matches(
     rules = [rule for dialect in DIALECTS[family].values() for rule in dialect]
     for path, array in weights.arrays.items():
         match = find_key(path, rules)
-        rule = Rule(path, path) if match is None else match[1]
+        rule = KeyRule(path, path) if match is None else match[1]
         yield path, rule.transform.export(array), (path, rule)
 
 
-def _another_head(rule: Rule, array: np.ndarray, shape: tuple[int, ...]) -> bool:
+def _another_head(rule: KeyRule, array: np.ndarray, shape: tuple[int, ...]) -> bool:
     """Whether an array is a head that differs from ours only in its class count."""
     if not rule.head or array.ndim != len(shape):
         return False
@@ -252,7 +252,7 @@ def _fresh(
     return jax.jit(values)(key)
 
 
-def _reference_shape(rule: Rule, shape: tuple[int, ...]) -> tuple[int, ...]:
+def _reference_shape(rule: KeyRule, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Shape of our parameter in the reference's layout."""
     return rule.transform.export(np.broadcast_to(np.int8(0), shape)).shape
 

@@ -2,7 +2,14 @@
 
 from vit_jax_tricks.pretrained.patches import input_channels
 from vit_jax_tricks.pretrained.resize import plain_positions
-from vit_jax_tricks.pretrained.rules import CONV, Rule, batch_norm, conv, linear, norm
+from vit_jax_tricks.pretrained.rules import (
+    CONV,
+    KeyRule,
+    batch_norm,
+    conv,
+    linear,
+    norm,
+)
 from vit_jax_tricks.pretrained.vit_rules import PLAIN_BLOCK
 
 
@@ -11,7 +18,7 @@ STEM = [
         rule
         for i in (1, 2, 3)
         for rule in (
-            Rule(
+            KeyRule(
                 f"patch_embed.conv{i}.weight",
                 f"params/patch_embed/conv{i}/kernel",
                 CONV,
@@ -24,8 +31,8 @@ STEM = [
 ]
 DIALECTS = {
     "tlt": [
-        Rule("cls_token", "params/cls_token"),
-        Rule("pos_embed", "params/pos_embed", resize=plain_positions),
+        KeyRule("cls_token", "params/cls_token"),
+        KeyRule("pos_embed", "params/pos_embed", resize=plain_positions),
         *STEM,
         *PLAIN_BLOCK,
         *norm("norm", "norm"),

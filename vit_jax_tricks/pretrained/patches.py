@@ -69,7 +69,7 @@ def patch_embedding(
     *,
     bilinear: bool = False,
 ) -> np.ndarray:
-    """`Rule.resize` of a patch embedding: adapts the patch size and the channels."""
+    """`KeyRule.resize` of a patch embedding: adapts the patch size and the channels."""
     weight = _convolution(array, expected)
     size = expected[2], expected[3]
     weight = resample_patches(weight, size, bilinear=bilinear)
@@ -79,7 +79,7 @@ def patch_embedding(
 def input_channels(
     array: np.ndarray, expected: tuple[int, ...], model: Any, path: str
 ) -> np.ndarray:
-    """`Rule.resize` of a stem's first convolution: adapts only the channels."""
+    """`KeyRule.resize` of a stem's first convolution: adapts only the channels."""
     del model, path
     weight = _convolution(array, expected)
     if weight.shape[2:] != expected[2:]:

@@ -15,7 +15,7 @@ from vit_jax_tricks.pretrained.rules import (
     PROJ,
     QKV,
     QKV_BIAS,
-    Rule,
+    KeyRule,
     linear,
     mlp,
     norm,
@@ -30,7 +30,7 @@ def bias_tables(
     *,
     old_grid: tuple[int, int] | None = None,
 ) -> np.ndarray:
-    """`Rule.resize` of bias tables over the whole grid, with prefix rows at the end.
+    """`KeyRule.resize` of bias tables over the whole grid, with prefix rows at the end.
 
     A table of the model's shape is assumed to have the model's grid, unless `old_grid`
     differs.
@@ -46,28 +46,28 @@ def bias_tables(
     return np.concatenate([table, array[split:]])
 
 
-def _projection(key: str, path: str) -> list[Rule]:
+def _projection(key: str, path: str) -> list[KeyRule]:
     """Rules of a separate projection for queries, keys or values."""
     return [
-        Rule(f"{key}.weight", f"params/{path}/kernel", QKV),
-        Rule(f"{key}.bias", f"params/{path}/bias", QKV_BIAS),
+        KeyRule(f"{key}.weight", f"params/{path}/kernel", QKV),
+        KeyRule(f"{key}.bias", f"params/{path}/bias", QKV_BIAS),
     ]
 
 
-def _relative(key: str, path: str) -> list[Rule]:
+def _relative(key: str, path: str) -> list[KeyRule]:
     """Rules of timm's relative position bias."""
     name = "relative_position_bias_table"
     return [
-        Rule(f"{key}.{name}", f"params/{path}/{name}", resize=bias_tables),
+        KeyRule(f"{key}.{name}", f"params/{path}/{name}", resize=bias_tables),
         *mlp(f"{key}.mlp", f"{path}/mlp"),
     ]
 
 
-def _irpe(key: str, path: str) -> list[Rule]:
+def _irpe(key: str, path: str) -> list[KeyRule]:
     """Rules of iRPE's tables; the cross method has two of each."""
     places = {"q": "rel_pos", "k": "rel_pos", "v": "rel_values"}
     return [
-        Rule(
+        KeyRule(
             f"{key}.rpe_{on}{of}.{table}", f"params/{path}/{place}/rpe_{on}{at}/{table}"
         )
         for on, place in places.items()
@@ -79,16 +79,16 @@ def _irpe(key: str, path: str) -> list[Rule]:
 _ATTN, _PATH = "blocks.{i}.attn", "blocks_{i}/attn"
 ATTENTION = [
     *norm(f"{_ATTN}.norm", f"{_PATH}/norm"),
-    Rule(f"{_ATTN}.q_bias", f"params/{_PATH}/q_bias", QKV_BIAS),
-    Rule(f"{_ATTN}.v_bias", f"params/{_PATH}/v_bias", QKV_BIAS),
+    KeyRule(f"{_ATTN}.q_bias", f"params/{_PATH}/q_bias", QKV_BIAS),
+    KeyRule(f"{_ATTN}.v_bias", f"params/{_PATH}/v_bias", QKV_BIAS),
     *_projection(f"{_ATTN}.q_proj", f"{_PATH}/q_proj"),
     *_projection(f"{_ATTN}.k_proj", f"{_PATH}/k_proj"),
     *_projection(f"{_ATTN}.v_proj", f"{_PATH}/v_proj"),
     *_relative(f"{_ATTN}.rel_pos", f"{_PATH}/rel_pos"),
     *_relative("shared_rel_pos", "shared_rel_pos"),
-    Rule("rope.freqs", "params/rope/freqs"),
+    KeyRule("rope.freqs", "params/rope/freqs"),
     *_irpe(_ATTN, _PATH),
-    Rule(f"{_ATTN}.gating_param", f"params/{_PATH}/gating_param"),
+    KeyRule(f"{_ATTN}.gating_param", f"params/{_PATH}/gating_param"),
     *linear(f"{_ATTN}.pos_proj", f"{_PATH}/pos_proj"),
     *_projection(f"{_ATTN}.qk", f"{_PATH}/qk"),
     *_projection(f"{_ATTN}.v", f"{_PATH}/v"),
@@ -101,24 +101,24 @@ MLP = [
 PARALLEL = [
     *norm("blocks.{i}.in_norm", "blocks_{i}/in_norm"),
     *linear("blocks.{i}.in_proj", "blocks_{i}/in_proj"),
-    Rule("blocks.{i}.mlp_bias", "params/blocks_{i}/mlp_bias"),
+    KeyRule("blocks.{i}.mlp_bias", "params/blocks_{i}/mlp_bias"),
     *norm("blocks.{i}.q_norm", "blocks_{i}/q_norm"),
     *norm("blocks.{i}.k_norm", "blocks_{i}/k_norm"),
-    Rule(
+    KeyRule(
         "blocks.{i}.attn_out_proj.weight",
         "params/blocks_{i}/attn_out_proj/kernel",
         PROJ,
     ),
-    Rule("blocks.{i}.attn_out_proj.bias", "params/blocks_{i}/attn_out_proj/bias"),
+    KeyRule("blocks.{i}.attn_out_proj.bias", "params/blocks_{i}/attn_out_proj/bias"),
     *linear("blocks.{i}.mlp_out_proj", "blocks_{i}/mlp_out_proj"),
-    Rule("blocks.{i}.ls.gamma", "params/blocks_{i}/ls/gamma"),
+    KeyRule("blocks.{i}.ls.gamma", "params/blocks_{i}/ls/gamma"),
 ]
 POOL = [
-    Rule("attn_pool.latent", "params/attn_pool/latent"),
+    KeyRule("attn_pool.latent", "params/attn_pool/latent"),
     *_projection("attn_pool.q", "attn_pool/q"),
     *_projection("attn_pool.kv", "attn_pool/kv"),
-    Rule("attn_pool.proj.weight", "params/attn_pool/proj/kernel", PROJ),
-    Rule("attn_pool.proj.bias", "params/attn_pool/proj/bias"),
+    KeyRule("attn_pool.proj.weight", "params/attn_pool/proj/kernel", PROJ),
+    KeyRule("attn_pool.proj.bias", "params/attn_pool/proj/bias"),
     *norm("attn_pool.norm", "attn_pool/norm"),
     *mlp("attn_pool.mlp", "attn_pool/mlp"),
 ]
@@ -134,8 +134,10 @@ EVA_OFFICIAL = [
 # BEiT stores its tables in the attention itself.
 _TABLE = "relative_position_bias_table"
 BEIT_TABLES = [
-    Rule(f"{_ATTN}.{_TABLE}", f"params/{_PATH}/rel_pos/{_TABLE}", resize=bias_tables),
-    Rule(
+    KeyRule(
+        f"{_ATTN}.{_TABLE}", f"params/{_PATH}/rel_pos/{_TABLE}", resize=bias_tables
+    ),
+    KeyRule(
         f"rel_pos_bias.{_TABLE}",
         f"params/shared_rel_pos/{_TABLE}",
         resize=bias_tables,
@@ -148,7 +150,7 @@ DIALECTS_VIT = {
 _EVA = [*vit_rules.EMBEDDING, *vit_rules.PLAIN_BLOCK, *vit_rules.DEIT_SCALE]
 
 
-def _first(rules: list[Rule]) -> list[Rule]:
+def _first(rules: list[KeyRule]) -> list[KeyRule]:
     """Drops rules for a path that an earlier rule already covers."""
     return list({rule.path: rule for rule in reversed(rules)}.values())[::-1]
 

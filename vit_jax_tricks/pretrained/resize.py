@@ -64,7 +64,7 @@ def positions(
     old_grid: tuple[int, int] | None = None,
     bilinear: bool = False,
 ) -> np.ndarray:
-    """`Rule.resize` of position tables: resizes to `model.grid` after the prefix rows.
+    """`KeyRule.resize` of position tables: to `model.grid`, after the prefix rows.
 
     `old_grid` is the file's grid, if known; a table with the right number of rows but
     another grid is then resampled too. By default, a table with the right number of

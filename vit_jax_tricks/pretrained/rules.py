@@ -47,7 +47,7 @@ Resize = Callable[[np.ndarray, tuple[int, ...], Any, str], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule:
+class KeyRule:
     """One line of the translation: `key` is the reference's name, `path` ours.
 
     `resize` adapts an array of another shape. For a `head`, our last axis is the
@@ -71,52 +71,52 @@ class Rule:
         return _translate(path, self.path, self.key)
 
 
-def linear(key: str, path: str, *, head: bool = False) -> list[Rule]:
+def linear(key: str, path: str, *, head: bool = False) -> list[KeyRule]:
     """The two rules of a linear layer."""
     return [
-        Rule(f"{key}.weight", f"params/{path}/kernel", LINEAR, head=head),
-        Rule(f"{key}.bias", f"params/{path}/bias", head=head),
+        KeyRule(f"{key}.weight", f"params/{path}/kernel", LINEAR, head=head),
+        KeyRule(f"{key}.bias", f"params/{path}/bias", head=head),
     ]
 
 
-def conv(key: str, path: str, *, resize: Resize | None = None) -> list[Rule]:
+def conv(key: str, path: str, *, resize: Resize | None = None) -> list[KeyRule]:
     """The two rules of a convolution; `resize` adapts its kernel."""
     return [
-        Rule(f"{key}.weight", f"params/{path}/kernel", CONV, resize),
-        Rule(f"{key}.bias", f"params/{path}/bias"),
+        KeyRule(f"{key}.weight", f"params/{path}/kernel", CONV, resize),
+        KeyRule(f"{key}.bias", f"params/{path}/bias"),
     ]
 
 
-def norm(key: str, path: str) -> list[Rule]:
+def norm(key: str, path: str) -> list[KeyRule]:
     """The two rules of a norm's parameters."""
     return [
-        Rule(f"{key}.weight", f"params/{path}/scale"),
-        Rule(f"{key}.bias", f"params/{path}/bias"),
+        KeyRule(f"{key}.weight", f"params/{path}/scale"),
+        KeyRule(f"{key}.bias", f"params/{path}/bias"),
     ]
 
 
-def batch_norm(key: str, path: str) -> list[Rule]:
+def batch_norm(key: str, path: str) -> list[KeyRule]:
     """The rules of a batch norm: parameters and running statistics."""
     return [
         *norm(key, path),
-        Rule(f"{key}.running_mean", f"batch_stats/{path}/mean"),
-        Rule(f"{key}.running_var", f"batch_stats/{path}/var"),
+        KeyRule(f"{key}.running_mean", f"batch_stats/{path}/mean"),
+        KeyRule(f"{key}.running_var", f"batch_stats/{path}/var"),
     ]
 
 
-def attention(key: str, path: str) -> list[Rule]:
+def attention(key: str, path: str) -> list[KeyRule]:
     """The rules of an attention layer with a fused q, k, v projection."""
     return [
-        Rule(f"{key}.qkv.weight", f"params/{path}/qkv/kernel", QKV),
-        Rule(f"{key}.qkv.bias", f"params/{path}/qkv/bias", QKV_BIAS),
+        KeyRule(f"{key}.qkv.weight", f"params/{path}/qkv/kernel", QKV),
+        KeyRule(f"{key}.qkv.bias", f"params/{path}/qkv/bias", QKV_BIAS),
         *norm(f"{key}.q_norm", f"{path}/q_norm"),
         *norm(f"{key}.k_norm", f"{path}/k_norm"),
-        Rule(f"{key}.proj.weight", f"params/{path}/proj/kernel", PROJ),
-        Rule(f"{key}.proj.bias", f"params/{path}/proj/bias"),
+        KeyRule(f"{key}.proj.weight", f"params/{path}/proj/kernel", PROJ),
+        KeyRule(f"{key}.proj.bias", f"params/{path}/proj/bias"),
     ]
 
 
-def mlp(key: str, path: str) -> list[Rule]:
+def mlp(key: str, path: str) -> list[KeyRule]:
     """The rules of a two-layer MLP."""
     return [
         *linear(f"{key}.fc1", f"{path}/fc1"),
@@ -124,7 +124,7 @@ def mlp(key: str, path: str) -> list[Rule]:
     ]
 
 
-def find_path(key: str, rules: Iterable[Rule]) -> tuple[str, Rule] | None:
+def find_path(key: str, rules: Iterable[KeyRule]) -> tuple[str, KeyRule] | None:
     """The first rule that matches a reference key, with our path."""
     for rule in rules:
         if _pattern(rule.key).fullmatch(key):  # few are: the others cost no call
@@ -134,7 +134,7 @@ def find_path(key: str, rules: Iterable[Rule]) -> tuple[str, Rule] | None:
     return None
 
 
-def find_key(path: str, rules: Iterable[Rule]) -> tuple[str, Rule] | None:
+def find_key(path: str, rules: Iterable[KeyRule]) -> tuple[str, KeyRule] | None:
     """The first rule that matches our path, with the reference key."""
     for rule in rules:
         if _pattern(rule.path).fullmatch(path):

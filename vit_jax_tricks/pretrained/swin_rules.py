@@ -18,7 +18,7 @@ from vit_jax_tricks.pretrained.rules import (
     PROJ,
     QKV,
     QKV_BIAS,
-    Rule,
+    KeyRule,
     Transform,
     conv,
     linear,
@@ -41,7 +41,7 @@ def bias_tables(
     *,
     old_model: Any = None,
 ) -> np.ndarray:
-    """`Rule.resize` of bias tables: resizes to the window of the path's stage.
+    """`KeyRule.resize` of bias tables: resizes to the window of the path's stage.
 
     Without `old_model`, whose windows may differ even with as many rows, a table of the
     model's shape is assumed to have its window.
@@ -61,35 +61,35 @@ BLOCK = [
     *norm(f"{KEY}.norm1", f"{PATH}/norm1"),
     *norm(f"{KEY}.norm2", f"{PATH}/norm2"),
     *mlp(f"{KEY}.mlp", f"{PATH}/mlp"),
-    Rule(f"{KEY}.attn.qkv.weight", f"params/{PATH}/attn/qkv/kernel", QKV),
-    Rule(f"{KEY}.attn.proj.weight", f"params/{PATH}/attn/proj/kernel", PROJ),
-    Rule(f"{KEY}.attn.proj.bias", f"params/{PATH}/attn/proj/bias"),
+    KeyRule(f"{KEY}.attn.qkv.weight", f"params/{PATH}/attn/qkv/kernel", QKV),
+    KeyRule(f"{KEY}.attn.proj.weight", f"params/{PATH}/attn/proj/kernel", PROJ),
+    KeyRule(f"{KEY}.attn.proj.bias", f"params/{PATH}/attn/proj/bias"),
 ]
 TABLE = [
-    Rule(f"{KEY}.attn.qkv.bias", f"params/{PATH}/attn/qkv/bias", QKV_BIAS),
-    Rule(
+    KeyRule(f"{KEY}.attn.qkv.bias", f"params/{PATH}/attn/qkv/bias", QKV_BIAS),
+    KeyRule(
         f"{KEY}.attn.relative_position_bias_table",
         f"params/{PATH}/attn/relative_position_bias_table",
         resize=bias_tables,
     ),
 ]
 COSINE = [
-    Rule(f"{KEY}.attn.q_bias", f"params/{PATH}/attn/q_bias", QKV_BIAS),
-    Rule(f"{KEY}.attn.v_bias", f"params/{PATH}/attn/v_bias", QKV_BIAS),
-    Rule(f"{KEY}.attn.logit_scale", f"params/{PATH}/attn/logit_scale", SCALE),
+    KeyRule(f"{KEY}.attn.q_bias", f"params/{PATH}/attn/q_bias", QKV_BIAS),
+    KeyRule(f"{KEY}.attn.v_bias", f"params/{PATH}/attn/v_bias", QKV_BIAS),
+    KeyRule(f"{KEY}.attn.logit_scale", f"params/{PATH}/attn/logit_scale", SCALE),
     *linear(f"{KEY}.attn.cpb_mlp.0", f"{PATH}/attn/cpb_mlp/fc1"),
     *linear(f"{KEY}.attn.cpb_mlp.2", f"{PATH}/attn/cpb_mlp/fc2"),
 ]
 EDGES = [
     *conv("patch_embed.proj", "patch_embed/proj", resize=patch_embedding),
     *norm("patch_embed.norm", "patch_embed/norm"),
-    Rule("absolute_pos_embed", "params/absolute_pos_embed", resize=plain_positions),
+    KeyRule("absolute_pos_embed", "params/absolute_pos_embed", resize=plain_positions),
     *norm("norm", "norm"),
 ]
 
 
-def _merging(key: str, path: str) -> list[Rule]:
-    reduction = Rule(
+def _merging(key: str, path: str) -> list[KeyRule]:
+    reduction = KeyRule(
         f"{key}.reduction.weight", f"params/{path}/reduction/kernel", LINEAR
     )
     return [*norm(f"{key}.norm", f"{path}/norm"), reduction]

@@ -12,7 +12,7 @@ from vit_jax_tricks.pretrained.rules import (
     LINEAR,
     QKV,
     QKV_BIAS,
-    Rule,
+    KeyRule,
     Transform,
     attention,
     conv,
@@ -31,16 +31,16 @@ PROJECT = Transform(
 )
 
 
-def _token_layer(name: str) -> list[Rule]:
+def _token_layer(name: str) -> list[KeyRule]:
     """The rules of a performer layer and of a transformer layer."""
     key, path = f"{STEM}.{name}", f"{STEM}/{name}"
     return [
         *norm(f"{key}.norm1", f"{path}/norm1"),
         *norm(f"{key}.norm2", f"{path}/norm2"),
         # Performer: rows of the projection ordered (k q v, feature).
-        Rule(f"{key}.w", f"batch_stats/{path}/w"),
-        Rule(f"{key}.kqv.weight", f"params/{path}/kqv/kernel", QKV),
-        Rule(f"{key}.kqv.bias", f"params/{path}/kqv/bias", QKV_BIAS),
+        KeyRule(f"{key}.w", f"batch_stats/{path}/w"),
+        KeyRule(f"{key}.kqv.weight", f"params/{path}/kqv/kernel", QKV),
+        KeyRule(f"{key}.kqv.bias", f"params/{path}/kqv/bias", QKV_BIAS),
         *linear(f"{key}.proj", f"{path}/proj"),
         *linear(f"{key}.mlp.0", f"{path}/mlp_0"),
         *linear(f"{key}.mlp.2", f"{path}/mlp_2"),
@@ -71,13 +71,13 @@ def check_positions(source: str, array: np.ndarray, model: Any) -> None:
 CONSTANTS = {"pos_embed": check_positions}
 DIALECTS = {
     "t2t": [
-        Rule("cls_token", "params/cls_token"),
+        KeyRule("cls_token", "params/cls_token"),
         *_token_layer("attention1"),
         *_token_layer("attention2"),
         *conv(f"{STEM}.soft_split0", f"{STEM}/soft_split0"),
         *conv(f"{STEM}.soft_split1", f"{STEM}/soft_split1"),
-        Rule(f"{STEM}.project.weight", f"params/{STEM}/project/kernel", PROJECT),
-        Rule(f"{STEM}.project.bias", f"params/{STEM}/project/bias"),
+        KeyRule(f"{STEM}.project.weight", f"params/{STEM}/project/kernel", PROJECT),
+        KeyRule(f"{STEM}.project.bias", f"params/{STEM}/project/bias"),
         *PLAIN_BLOCK,
         *norm("norm", "norm"),
         *linear("head", "head", head=True),

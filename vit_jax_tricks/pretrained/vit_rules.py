@@ -7,7 +7,7 @@ timm: `ls1.gamma`; its parallel blocks: `attns.0.norm`; facebookresearch/deit:
 from vit_jax_tricks.pretrained.patches import input_channels, patch_embedding
 from vit_jax_tricks.pretrained.resize import positions
 from vit_jax_tricks.pretrained.rules import (
-    Rule,
+    KeyRule,
     attention,
     batch_norm,
     conv,
@@ -18,10 +18,10 @@ from vit_jax_tricks.pretrained.rules import (
 
 
 EMBEDDING = [
-    Rule("cls_token", "params/cls_token"),
-    Rule("dist_token", "params/dist_token"),
-    Rule("reg_token", "params/reg_token"),
-    Rule("pos_embed", "params/pos_embed", resize=positions),
+    KeyRule("cls_token", "params/cls_token"),
+    KeyRule("dist_token", "params/dist_token"),
+    KeyRule("reg_token", "params/reg_token"),
+    KeyRule("pos_embed", "params/pos_embed", resize=positions),
     *conv("patch_embed.proj", "patch_embed/proj", resize=patch_embedding),
 ]
 TOP = [
@@ -38,20 +38,20 @@ PLAIN_BLOCK = [
     *mlp("blocks.{i}.mlp", "blocks_{i}/mlp"),
 ]
 TIMM_SCALE = [
-    Rule("blocks.{i}.ls1.gamma", "params/blocks_{i}/ls1/gamma"),
-    Rule("blocks.{i}.ls2.gamma", "params/blocks_{i}/ls2/gamma"),
+    KeyRule("blocks.{i}.ls1.gamma", "params/blocks_{i}/ls1/gamma"),
+    KeyRule("blocks.{i}.ls2.gamma", "params/blocks_{i}/ls2/gamma"),
 ]
 DEIT_SCALE = [
-    Rule("blocks.{i}.gamma_1", "params/blocks_{i}/ls1/gamma"),
-    Rule("blocks.{i}.gamma_2", "params/blocks_{i}/ls2/gamma"),
+    KeyRule("blocks.{i}.gamma_1", "params/blocks_{i}/ls1/gamma"),
+    KeyRule("blocks.{i}.gamma_2", "params/blocks_{i}/ls2/gamma"),
 ]
 DEIT_SECOND_BRANCH = [
     *norm("blocks.{i}.norm11", "blocks_{i}/norm1_1"),
     *attention("blocks.{i}.attn1", "blocks_{i}/attn_1"),
-    Rule("blocks.{i}.gamma_1_1", "params/blocks_{i}/ls1_1/gamma"),
+    KeyRule("blocks.{i}.gamma_1_1", "params/blocks_{i}/ls1_1/gamma"),
     *norm("blocks.{i}.norm21", "blocks_{i}/norm2_1"),
     *mlp("blocks.{i}.mlp1", "blocks_{i}/mlp_1"),
-    Rule("blocks.{i}.gamma_2_1", "params/blocks_{i}/ls2_1/gamma"),
+    KeyRule("blocks.{i}.gamma_2_1", "params/blocks_{i}/ls2_1/gamma"),
 ]
 DEIT_STEM = [
     rule
@@ -67,17 +67,17 @@ DEIT_STEM = [
 ]
 
 
-def _timm_branch(j: int) -> list[Rule]:
+def _timm_branch(j: int) -> list[KeyRule]:
     end = f"_{j}" if j else ""
     attn, ffn = f"blocks.{{i}}.attns.{j}", f"blocks.{{i}}.ffns.{j}"
     block = "blocks_{i}"
     return [
         *norm(f"{attn}.norm", f"{block}/norm1{end}"),
         *attention(f"{attn}.attn", f"{block}/attn{end}"),
-        Rule(f"{attn}.ls.gamma", f"params/{block}/ls1{end}/gamma"),
+        KeyRule(f"{attn}.ls.gamma", f"params/{block}/ls1{end}/gamma"),
         *norm(f"{ffn}.norm", f"{block}/norm2{end}"),
         *mlp(f"{ffn}.mlp", f"{block}/mlp{end}"),
-        Rule(f"{ffn}.ls.gamma", f"params/{block}/ls2{end}/gamma"),
+        KeyRule(f"{ffn}.ls.gamma", f"params/{block}/ls2{end}/gamma"),
     ]
 
 

@@ -10,7 +10,7 @@ from vit_jax_tricks.pretrained.resize import resize_positions
 from vit_jax_tricks.pretrained.rules import (
     QKV,
     QKV_BIAS,
-    Rule,
+    KeyRule,
     attention,
     batch_norm,
     conv,
@@ -23,7 +23,7 @@ from vit_jax_tricks.pretrained.rules import (
 def map_positions(
     array: np.ndarray, expected: tuple[int, ...], model: Any, path: str
 ) -> np.ndarray:
-    """`Rule.resize` of a position table [1, h, w, d], bicubic as in `positions`."""
+    """`KeyRule.resize` of a position table [1, h, w, d], bicubic as in `positions`."""
     del path
     if array.shape[-1] != expected[-1]:
         raise UserError(f"its width is {array.shape[-1]}, not {expected[-1]}.")
@@ -33,15 +33,15 @@ def map_positions(
     return np.asarray(resized).reshape(expected)
 
 
-def _heads(key: str, path: str) -> list[Rule]:
+def _heads(key: str, path: str) -> list[KeyRule]:
     """Rules of a linear layer whose outputs are ordered (.., head, feature)."""
     return [
-        Rule(f"{key}.weight", f"params/{path}/kernel", QKV),
-        Rule(f"{key}.bias", f"params/{path}/bias", QKV_BIAS),
+        KeyRule(f"{key}.weight", f"params/{path}/kernel", QKV),
+        KeyRule(f"{key}.bias", f"params/{path}/bias", QKV_BIAS),
     ]
 
 
-def _block(key: str, path: str) -> list[Rule]:
+def _block(key: str, path: str) -> list[KeyRule]:
     """Rules of a transformer, outlooker or class block."""
     return [
         *norm(f"{key}.norm1", f"{path}/norm1"),
@@ -73,8 +73,8 @@ STEM = [
 ]
 DIALECTS = {
     "timm": [
-        Rule("cls_token", "params/cls_token"),
-        Rule("pos_embed", "params/pos_embed", resize=map_positions),
+        KeyRule("cls_token", "params/cls_token"),
+        KeyRule("pos_embed", "params/pos_embed", resize=map_positions),
         *STEM,
         *_block("network.{i}.{j}", "network_{i}/blocks_{j}"),
         *conv("network.{i}.proj", "network_{i}/proj"),

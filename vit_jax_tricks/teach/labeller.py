@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from vit_jax_tricks import config, data, sharding
 from vit_jax_tricks.commands.command import MODEL_VALUES, Arguments
 from vit_jax_tricks.data.label_pack.code import encode
-from vit_jax_tricks.data.label_pack.manifest import Spec, names_crc
+from vit_jax_tricks.data.label_pack.manifest import PackSpec, names_crc
 from vit_jax_tricks.data.views import View
 from vit_jax_tricks.errors import UserError, nearest
 from vit_jax_tricks.models.stacking import flatten
@@ -46,7 +46,7 @@ class Labeller:
     trained: Trained
     form: Form
     source: data.Data
-    spec: Spec
+    spec: PackSpec
     view: View
     mesh: Mesh
     batch_size: int
@@ -130,7 +130,7 @@ def labeller(given: Arguments) -> Labeller:
     batch_size = given.whole("batch_size", 64) or 64
     kept = sizes(given, source.num_classes)
     every = kept["top"] == source.num_classes
-    pack = Spec(
+    pack = PackSpec(
         teacher={
             "name": spec.name,
             "weights": trained.source,

@@ -23,7 +23,7 @@ FINISHED, BEGUN = "pack.json", "begun.json"  # file names of the header
 
 
 @dataclasses.dataclass(frozen=True)
-class Spec:
+class PackSpec:
     """Description of a pack, known before its first record.
 
     Attributes:
@@ -82,6 +82,9 @@ class Spec:
         return range(start, min(start + self.shard_size, self.count))
 
 
+Spec = PackSpec  # its name in version 0.1.0
+
+
 @dataclasses.dataclass(frozen=True)
 class Manifest:
     """A spec with the completed files: size and SHA-256 of each, in order.
@@ -89,7 +92,7 @@ class Manifest:
     `labels` is the CRC-32 of their examples' labels in order, as little-endian uint16.
     """
 
-    spec: Spec
+    spec: PackSpec
     labels: int = 0
     files: tuple[tuple[int, str], ...] = ()
 
@@ -131,7 +134,7 @@ class Manifest:
             spec = content["spec"]
             spec["grid"] = tuple(spec["grid"])
             files = tuple((size, digest) for size, digest in content["files"])
-            found = Manifest(Spec(**spec), content["labels"], files)
+            found = Manifest(PackSpec(**spec), content["labels"], files)
             if _checksum(found._content()) != checksum:
                 raise ValueError("its checksum differs")
         except UserError:

@@ -18,7 +18,7 @@ import numpy as np
 from vit_jax_tricks.data.dataset import Data
 from vit_jax_tricks.data.folder import FileRecords
 from vit_jax_tricks.data.label_pack.code import encode
-from vit_jax_tricks.data.label_pack.manifest import LARGEST, Spec, names_crc
+from vit_jax_tricks.data.label_pack.manifest import LARGEST, PackSpec, names_crc
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.pretrained import pth
 from vit_jax_tricks.typing import Float, Int, Shaped
@@ -34,7 +34,7 @@ class LabelMaps:
     files: Sequence[Path]
     labels: Int[np.ndarray, "n"]
     source: Data
-    spec: Spec
+    spec: PackSpec
 
     def records(
         self, examples: range, check: Callable[[int], None]
@@ -107,7 +107,7 @@ def open_maps(
     files = _files(root, records, source.class_names)
     scores, _ = read_map(files[0])
     top = min(top, scores.shape[2])
-    spec = Spec(
+    spec = PackSpec(
         teacher={
             "name": "label maps",
             "weights": str(root),

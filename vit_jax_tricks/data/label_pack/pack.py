@@ -17,7 +17,7 @@ from vit_jax_tricks.data.label_pack.manifest import (
     BEGUN,
     FINISHED,
     Manifest,
-    Spec,
+    PackSpec,
     labels_crc,
     names_crc,
 )
@@ -37,7 +37,7 @@ class LabelPack:
     """An opened pack; `spec` describes its content."""
 
     path: Path
-    spec: Spec
+    spec: PackSpec
     _labels: int
     _read: Read = dataclasses.field(repr=False)
 
@@ -212,7 +212,7 @@ def _reader(files: list[Path], dtype: np.dtype) -> Read:
     return read
 
 
-def _resident(read: Read, spec: Spec, dtype: np.dtype) -> Shaped[np.ndarray, "n"]:
+def _resident(read: Read, spec: PackSpec, dtype: np.dtype) -> Shaped[np.ndarray, "n"]:
     records = np.empty(spec.count, dtype)
     for shard in range(spec.shards):
         part = spec.examples(shard)

@@ -12,7 +12,7 @@ from vit_jax_tricks.data.label_pack.manifest import (
     BEGUN,
     FINISHED,
     Manifest,
-    Spec,
+    PackSpec,
     labels_crc,
 )
 from vit_jax_tricks.data.label_pack.pack import digest
@@ -26,7 +26,7 @@ OPTIONS = "group_size:1,zstd:3"
 Records = Callable[[range], Iterable[Shaped[np.ndarray, "b"]]]
 
 
-def write_pack(path: Path, spec: Spec, records: Records) -> bool:
+def write_pack(path: Path, spec: PackSpec, records: Records) -> bool:
     """Writes the missing parts of a pack; returns False if nothing was missing.
 
     Args:
@@ -61,7 +61,7 @@ def write_pack(path: Path, spec: Spec, records: Records) -> bool:
     return True
 
 
-def finished(path: Path, spec: Spec) -> Manifest:
+def finished(path: Path, spec: PackSpec) -> Manifest:
     """Manifest of the parts that already exist.
 
     Raises:
@@ -84,8 +84,8 @@ def _begun(name: str) -> bool:
     return name == LOCK or name.endswith(".part")
 
 
-def _same(path: Path, there: Spec, here: Spec) -> None:
-    for field in dataclasses.fields(Spec):
+def _same(path: Path, there: PackSpec, here: PackSpec) -> None:
+    for field in dataclasses.fields(PackSpec):
         old, new = (json.dumps(getattr(spec, field.name)) for spec in (there, here))
         if old != new:
             raise UserError(
