@@ -26,7 +26,7 @@ def test_complete_on_one_page(path):
     for field in FIELDS:
         assert f"**{field}.**" in text, f"{path} says nothing under {field}"
     assert shell_blocks.blocks(path, "python")
-    assert re.search(r"arXiv:\d{4}\.\d{5}", text)
+    assert re.search(r"arXiv:\d{4}\.\d{4,5}", text)
     assert re.search(r"^\*\*Measured effect\.\*\* \S", text, re.MULTILINE)
     lines = text.splitlines()
     assert len(lines) <= 80
