@@ -57,7 +57,7 @@ def pytest_configure(config):
         os.environ[PROGRAMS] = folder.name
 
 
-def share_contexts(programs: int = 200) -> None:
+def share_contexts(programs: int = 50) -> None:
     """Lets so many programs share a context of MLIR; JAX makes one for each, in 4 ms.
 
     A context keeps the constants of its programs, so it is not shared by all.
