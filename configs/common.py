@@ -78,6 +78,8 @@ def get_config() -> ml_collections.ConfigDict:
     c.augment.switch_prob = 0.5  # cutmix's share when both are on
     c.augment.mix_mode = "batch"  # one draw per batch; or pair, elem
     c.augment.mix_first = False  # True: before erasing, as in timm; else after, as DeiT
+    c.augment.multi_scale = ()  # image sizes of the steps, such as (160, 192, 224)
+    c.augment.multi_scale_every = 1  # steps in a row that have one size
 
     # Loss terms; each has a weight.
     c.loss = ml_collections.ConfigDict()

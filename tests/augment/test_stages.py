@@ -76,7 +76,7 @@ ON = MOVES["all"] | dict(
     hue=0.1,
     jitter_prob=0.9,
 )
-LATER = ("erasing", "mix", "cutmix", "switch_prob")
+LATER = ("erasing", "mix", "cutmix", "switch_prob", "multi_scale")
 
 
 def test_every_stage_is_on():
@@ -95,6 +95,31 @@ STAGES = {
         )
     )
 }
+
+
+def resizing(**changes):
+    """The one stage that resizes to another size."""
+    options = dict(common.get_config().augment) | changes
+    ((_, stage),) = augment.stages(mean=(0.5,) * 3, size=24, **options)
+    return stage
+
+
+SMALLER = {
+    "size": resizing(),
+    **{
+        f"size {crop}": resizing(crop=crop, crop_scale=(0.5, 1.0))
+        for crop in ("random_resized", "random_or_center", "simple")
+    },
+}
+STAGES |= SMALLER
+
+
+@pytest.mark.parametrize("name", SMALLER)
+def test_a_stack_of_another_size(name):
+    start = augment.identity_geometry(BATCH, (SIDE, SIDE))
+    out, geometry = jax.eval_shape(SMALLER[name], KEY, slopes(), INDEX, start)
+    assert out.shape == (BATCH, 24, 24, 3)
+    assert (geometry.source, geometry.size) == ((SIDE, SIDE), (24, 24))
 
 
 def likeness(stage):

@@ -17,6 +17,7 @@ PACK = "test_pack_keys.py::test_a_pack_labels_the_step"
 QUANT = "test_quant_keys.py::test_the_rules_are_those_of_the_keys"
 RATE = "test_optimizer_keys.py::test_the_rate_of_each_step"
 RUN = "test_run_keys.py::test_lines_and_evaluations_come_when_the_keys_say"
+SCALES = "test_multi_scale_keys.py"
 UPDATE = "test_update_keys.py::test_a_step_is_its_parts"
 
 # The file and test that would fail were a key ignored; `*` is the rest of a section.
@@ -48,6 +49,8 @@ CASES = {
     "data.resize": f"{DATA}::test_image_size_and_resize",
     "data.repeats": f"{DATA}::test_repeats_come_in_a_row",
     "augment.*": AUGMENT,
+    "augment.multi_scale": f"{SCALES}::test_a_step_is_its_parts",
+    "augment.multi_scale_every": f"{SCALES}::test_the_size_is_of_the_seed_and_the_step",
     "loss.classification.name": LOSS,
     "loss.classification.weight": LOSS,
     "loss.classification.smoothing": LOSS,

@@ -95,7 +95,7 @@ def finished(folder, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Experiment, "compile_train_step", compiled)
         patch.setattr(Experiment, "compile_eval_step", lambda _: watched.eval_step)
-        patch.setattr(loop.banner, "show", lambda *_: (1.0, {}))
+        patch.setattr(loop.banner, "show", lambda *_: ({None: 1.0}, {}))
         patch.setattr(loop, "time", watched)
         result = loop.run(config(folder), workdir)
     return workdir, watched, result

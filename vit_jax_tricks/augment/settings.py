@@ -37,6 +37,8 @@ class Settings:
     switch_prob: float
     mix_mode: str
     mix_first: bool
+    multi_scale: tuple[int, ...] = ()
+    multi_scale_every: int = 1
 
     @property
     def jitters(self) -> bool:
@@ -76,6 +78,9 @@ class Settings:
             "cutmix": self.cutmix >= 0,
             "mix_prob": 0 <= self.mix_prob <= 1,
             "switch_prob": 0 <= self.switch_prob <= 1,
+            "multi_scale": all(size >= 1 for size in self.multi_scale)
+            and len(set(self.multi_scale)) == len(self.multi_scale),
+            "multi_scale_every": self.multi_scale_every >= 1,
         }
         for name, fits in ranges.items():
             if not fits:

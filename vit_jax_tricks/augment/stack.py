@@ -39,27 +39,29 @@ class Stack(NamedTuple):
     mix_first: bool
 
 
-def from_config(*, mean: tuple[float, ...], **options: Any) -> Stack:
+def from_config(
+    *, mean: tuple[float, ...], size: int | None = None, **options: Any
+) -> Stack:
     """Builds the stack from the keys of `config.augment` (see configs/common.py).
 
     Images are cropped, flipped, passed through the policy, jittered, and then warped
     and shifted. Each part has its own random stream, so switching one on does not
     change the draws of the others. Parts that are off cost nothing. Under
     `jax.set_mesh`, each device works on its own images. `mean` (of the normalisation,
-    in 0..1) fills the area that a policy's warp leaves empty.
+    in 0..1) fills the area that a policy's warp leaves empty. With `size`, one of
+    `multi_scale`, the images become squares of that side: by the crop, if there is one.
 
     Raises:
       UserError: a value out of range, or an unknown name.
     """
-    parts = stages(mean=mean, **options)
+    parts = stages(mean=mean, size=size, **options)
     settings = Settings(**options)
 
     @checked
     def augment(
         key: PRNGKeyArray, images: Pixels[Array, "b h w c"], index: Integer[Array, "b"]
-    ) -> tuple[Float[Array, "b h w c"], Geometry]:
-        size = images.shape[1], images.shape[2]
-        geometry = identity_geometry(len(index), size)
+    ) -> tuple[Float[Array, "b h2 w2 c"], Geometry]:
+        geometry = identity_geometry(len(index), (images.shape[1], images.shape[2]))
         for name, part in parts:
             images, geometry = part(fold_in_str(key, name), images, index, geometry)
         return to_float(images), geometry

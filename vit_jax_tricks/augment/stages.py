@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from vit_jax_tricks.augment import affine, crop, parse, policy, resized_crop
 from vit_jax_tricks.augment.auto_augment import aug_mix
 from vit_jax_tricks.augment.color_jitter import color_jitter
-from vit_jax_tricks.augment.geometry import Geometry
+from vit_jax_tricks.augment.geometry import Geometry, identity_geometry
 from vit_jax_tricks.augment.operations import operation_matrix
 from vit_jax_tricks.augment.pixels import to_float, to_uint8
 from vit_jax_tricks.augment.settings import Settings
@@ -28,7 +28,9 @@ Stage = Callable[[PRNGKeyArray, Array, Array, Geometry], Moved]
 Still = Callable[[PRNGKeyArray, Array, Array], Array]
 
 
-def stages(*, mean: tuple[float, ...], **options: Any) -> list[tuple[str, Stage]]:
+def stages(
+    *, mean: tuple[float, ...], size: int | None = None, **options: Any
+) -> list[tuple[str, Stage]]:
     """The parts of `Stack.augment` in order, with the names of their random streams.
 
     Each is (key, images, index [b], geometry) -> (images, geometry). Parts that are off
@@ -38,7 +40,9 @@ def stages(*, mean: tuple[float, ...], **options: Any) -> list[tuple[str, Stage]
     s.check()
     parts: list[tuple[str, Stage]] = []
     if s.crop != "none":
-        parts.append(("box", functools.partial(_crop, s)))
+        parts.append(("box", functools.partial(_crop, s, size)))
+    elif size is not None:
+        parts.append(("size", functools.partial(_resize, s, size)))
     if s.flip:
         parts.append(("flip", _flip))
     fill = tuple(min(255, round(255 * m)) for m in mean)
@@ -90,23 +94,22 @@ def _overlaid(stage: Stage) -> Stage:
 
 def _crop(
     s: Settings,
+    size: int | None,
     key: PRNGKeyArray,
     images: Array,
     index: Integer[Array, "b"],
     geometry: Geometry,
 ) -> Moved:
-    """Crops and resizes to the original size; the first of all moves.
-
-    uint8 images are resampled as floats, at half the cost, and rounded only if a later
-    stage works on grey levels.
+    """Crops and resizes to `size`, or to the original size; the first of all moves.
 
     Raises: UserError for images that are not square, if the crop needs squares.
     """
     source = h, w = geometry.source
     if s.crop != "random_resized" and h != w:
         raise UserError(f"config.augment.crop={s.crop} needs squares, not {h}x{w}.")
+    side = h if size is None else size
     if s.crop == "simple":
-        geometry = resized_crop.draw_simple(key, index, source, size=h)
+        geometry = resized_crop.draw_simple(key, index, source, size=side)
     else:
         square = s.crop == "random_or_center"
         draw: Any = resized_crop.draw_random_resized
@@ -115,34 +118,52 @@ def _crop(
             key,
             index,
             source,
-            size=h if square else source,
+            size=side if square else source if size is None else (size, size),
             scale=s.crop_scale,
             ratio=s.crop_ratio,
         )
     how = resized_crop.draw_interpolation(key, index, s.interpolation)
     whole = s.crop == "random_resized"
     cut = resized_crop.cut_whole if whole else resized_crop.cut_part
-    rounds = images.dtype == jnp.uint8 and s.on_levels
+    return _cut_each(s, cut, images, geometry, how), geometry
 
-    def cropped(images: Array, geometry: Geometry, how: Any) -> Array:
-        images = cut(to_float(images), geometry, how)
-        return to_uint8(images) if rounds else images
 
-    return _cut_each(cropped, images, geometry, how), geometry
+def _resize(
+    s: Settings,
+    size: int,
+    key: PRNGKeyArray,
+    images: Array,
+    index: Integer[Array, "b"],
+    geometry: Geometry,
+) -> Moved:
+    """Resizes whole images to `size`; the first of all moves."""
+    if geometry.source == (size, size):
+        return images, geometry
+    geometry = identity_geometry(len(index), geometry.source, (size, size))
+    how = resized_crop.draw_interpolation(key, index, s.interpolation)
+    return _cut_each(s, resized_crop.cut_whole, images, geometry, how), geometry
 
 
 def _cut_each(
-    cut: Callable[..., Array], images: Array, geometry: Geometry, how: Any
+    s: Settings,
+    cut: Callable[..., Array],
+    images: Array,
+    geometry: Geometry,
+    how: Any,
 ) -> Array:
-    """cut(images, geometry, how); on a CPU, image by image.
+    """cut(images, geometry, how); on a CPU, image by image, so that it stays in cache.
 
-    An image then stays in the cache.
+    uint8 images are resampled as floats, at half the cost, and rounded only if a later
+    stage works on grey levels.
     """
+    rounds = images.dtype == jnp.uint8 and s.on_levels
     named = isinstance(how, str)
     each = (images, geometry) if named else (images, geometry, how)
 
-    def together(*each: Any) -> Array:
-        return cut(*each, how) if named else cut(*each)
+    def together(images: Array, *rest: Any) -> Array:
+        rest = (*rest, how) if named else rest
+        images = cut(to_float(images), *rest)
+        return to_uint8(images) if rounds else images
 
     def one_by_one(*each: Any) -> Array:
         def one(image: Any) -> Array:

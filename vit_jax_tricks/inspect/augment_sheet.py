@@ -51,7 +51,11 @@ def write_sheet(
     x = jnp.asarray(_pictures(source, sample, step))
     rows: list[tuple[Any, list[str]]] = [(x, names)]
     geometry = augment.identity_geometry(len(index), (x.shape[1], x.shape[2]))
-    for name, stage in augment.stages(mean=mean, **options):
+    sizes, every = options["multi_scale"], options["multi_scale_every"]
+    size = None
+    if sizes:
+        size = augment.training_size(step, sizes, every=every, seed=config.seed)
+    for name, stage in augment.stages(mean=mean, size=size, **options):
         stage_key = fold_in_str(key("augment"), name)
         x, geometry = jax.jit(stage)(stage_key, x, index, geometry)
         captions = [name] * len(sample)

@@ -1,5 +1,6 @@
 """Start banner: what will run, its size and its cost."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,21 @@ from vit_jax_tricks.compress.quant.range_store import without_ranges
 from vit_jax_tricks.console import si
 from vit_jax_tricks.flops import count_flops
 from vit_jax_tricks.train.experiment import Experiment
+from vit_jax_tricks.train.multi_scale import MultiScale, at_size
 
 
-def forward_flops(experiment: Experiment) -> float:
-    """FLOPs of one image's forward pass, counted from its jaxpr (2 for each MAC)."""
-    images = jax.ShapeDtypeStruct((1, *experiment.data.image_shape), jnp.float32)
+def forward_flops(experiment: Experiment, size: int | None = None) -> float:
+    """FLOPs of one image's forward pass, counted from its jaxpr (2 for each MAC).
+
+    `size` is the side of the image, if not that of the data.
+    """
+    model, (h, w, c) = experiment.model, experiment.data.image_shape
+    if size is not None:
+        model, h, w = at_size(model, model, size), size, size
+    images = jax.ShapeDtypeStruct((1, h, w, c), jnp.float32)
 
     def forward(variables: Any, images: Any) -> Any:
-        return experiment.model.apply(variables, images, train=False)[0]
+        return model.apply(variables, images, train=False)[0]
 
     return float(count_flops(forward, experiment.state_shape().variables, images).flops)
 
@@ -46,6 +54,7 @@ def facts(experiment: Experiment) -> dict[str, Any]:
         "compute type": jnp.dtype(x.model.dtype).name,
         "data": f"{data.name}: {data.num_train:,} train, {data.num_test:,} test, "
         f"{data.num_classes} classes, {shape}",
+        **({"image sizes": _sizes(x.scales)} if x.scales else {}),
         "devices": f"{len(devices)} × {devices[0].device_kind}"
         + (f" (mesh {mesh})" if mesh else ""),
         "effective batch": f"{x.batch_size}{micro}",
@@ -58,16 +67,18 @@ def facts(experiment: Experiment) -> dict[str, Any]:
 
 def show(
     experiment: Experiment,
-    train_step: jax.stages.Compiled,
+    train_steps: Mapping[int | None, Any],
     workdir: Path,
     compile_seconds: float,
-) -> tuple[float, dict[str, Any]]:
+) -> tuple[dict[int | None, float], dict[str, Any]]:
     """Prints the banner; returns the training FLOPs of one image, and the rows.
 
-    A training step costs three forward passes: one forward, two backward.
+    The FLOPs are those of each size of `train_steps`. A training step costs three
+    forward passes: one forward, two backward. The memory is that of the largest size.
     """
     rows = facts(experiment)
-    memory = train_step.memory_analysis()
+    largest = max(train_steps, key=lambda size: size or 0)
+    memory = train_steps[largest].memory_analysis()
     if memory is not None:
         used = memory.argument_size_in_bytes + memory.temp_size_in_bytes
         each = " on each device" if experiment.mesh.size > 1 else ""
@@ -76,7 +87,13 @@ def show(
             f"{si(memory.argument_size_in_bytes, 'B')}, "
             f"temporary {si(memory.temp_size_in_bytes, 'B')})"
         )
-    rows["compiled in"] = f"{compile_seconds:.1f} s"
+    programs = f" ({len(train_steps)} training steps)" if len(train_steps) > 1 else ""
+    rows["compiled in"] = f"{compile_seconds:.1f} s{programs}"
     rows["workdir"] = workdir
     console.banner(str(experiment.config.to_dict()["name"]), rows)
-    return 3 * forward_flops(experiment), rows
+    return {size: 3 * forward_flops(experiment, size) for size in train_steps}, rows
+
+
+def _sizes(scales: MultiScale) -> str:
+    held = f", {scales.every} steps each" if scales.every > 1 else ""
+    return f"{', '.join(map(str, sorted(scales.steps)))}{held}"

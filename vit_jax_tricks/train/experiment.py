@@ -29,7 +29,7 @@ from vit_jax_tricks.runs import quantizing, scores
 from vit_jax_tricks.runs.model_spec import ModelSpec, channel_statistics, fields_of
 from vit_jax_tricks.state import TrainState, create
 from vit_jax_tricks.teach import teaching
-from vit_jax_tricks.train import step
+from vit_jax_tricks.train import multi_scale, step
 
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -51,6 +51,7 @@ class Experiment:
         random.
       quantized: the model with its quantisation, which both steps apply; or None.
       calibration: number of images for its initial ranges.
+      scales: the steps of multi-scale training, or None.
     """
 
     config: Section
@@ -73,6 +74,7 @@ class Experiment:
     source: str | None = None
     quantized: QuantizedModel | None = None
     calibration: int = 0
+    scales: multi_scale.MultiScale | None = None
 
     def init(self) -> TrainState:
         """The initial state, from the seed alone."""
@@ -186,15 +188,26 @@ class Experiment:
             sharding.state_shardings(variables, self.mesh),
         )
 
-    def compile_train_step(self) -> jax.stages.Compiled:
+    def size_at(self, step: int) -> int | None:
+        """The image size of a step of multi-scale training, of (seed, step) alone."""
+        return None if self.scales is None else self.scales.size(step)
+
+    def compile_train_steps(self) -> dict[int | None, Any]:
+        """The program of each `size_at`: one, or one for each size."""
+        if self.scales is None:
+            return {None: self.compile_train_step()}
+        return {size: self.compile_train_step(size) for size in self.scales.steps}
+
+    def compile_train_step(self, size: int | None = None) -> jax.stages.Compiled:
         """`(state, batch, frozen) -> (state, metrics)`; donates the state's buffers."""
+        train_step = self.train_step
+        if self.scales is not None and size is not None:
+            train_step = self.scales.steps[size]
         state = self.state_shape()
         at = jax.tree.map(lambda s: s.sharding, state)
         whole = NamedSharding(self.mesh, PartitionSpec())
         with jax.set_mesh(self.mesh):
-            jitted = jax.jit(
-                self.train_step, donate_argnums=0, out_shardings=(at, whole)
-            )
+            jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(at, whole))
             shapes = state, self.batch_shape(train=True), self._frozen_shape()
             return jitted.lower(*shapes).compile()
 
@@ -273,7 +286,8 @@ def build(config: Section, *, devices: Sequence[Any] | None = None) -> Experimen
     average = None
     if decay is not None:
         average = functools.partial(_average, decay=decay, warmup=warmup)
-    stack = augment.from_config(mean=mean, **config.augment)
+    augmentation = dict(config.augment)
+    stack = augment.from_config(mean=mean, **augmentation)
     objective = Objective(config.loss)
     taught = teaching.build(
         config.teacher,
@@ -301,6 +315,20 @@ def build(config: Section, *, devices: Sequence[Any] | None = None) -> Experimen
         average=average,
         accumulate=accumulate,
         costly_update=config.optimizer.name in optimizer.COSTLY,
+    )
+
+    def at(size: int, at_size: Any) -> Any:
+        resizing = augment.from_config(mean=mean, size=size, **augmentation)
+        return functools.partial(train_step, model=at_size, augment=resizing.augment)
+
+    scales = multi_scale.build(
+        augmentation["multi_scale"],
+        every=augmentation["multi_scale_every"],
+        seed=seed,
+        model=model,
+        applied=applied,
+        needs=objective.needs,
+        at=at,
     )
     eval_step = functools.partial(scores.eval_step, model=applied)
     pieces = sharding.batch_divisor(mesh)
@@ -335,6 +363,7 @@ def build(config: Section, *, devices: Sequence[Any] | None = None) -> Experimen
         source=config.init,
         quantized=quantized,
         calibration=quantizing.images_of(config.quant),
+        scales=scales,
     )
 
 

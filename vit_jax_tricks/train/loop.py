@@ -5,6 +5,7 @@ Whatever ends it, an error or a signal, it first saves the state in memory.
 
 import contextlib
 import math
+import statistics
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -97,10 +98,10 @@ class Loop:
                 self._open()
                 if self.finished:
                     return self._finished()
-                facts, train_step, eval_step = self._compile()
+                facts, train_steps, eval_step = self._compile()
                 with self.stop.deferred():
                     try:
-                        result = self._loop(train_step, eval_step)
+                        result = self._loop(train_steps, eval_step)
                         self._last_words(facts)
                         return result
                     finally:
@@ -164,14 +165,14 @@ class Loop:
     def _compile(self) -> tuple[dict[str, Any], Any, Any]:
         say("compiling ...")
         began = time.monotonic()
-        train_step = self.experiment.compile_train_step()
+        train_steps = self.experiment.compile_train_steps()
         eval_step = self.experiment.compile_eval_step()
         self.flops, facts = banner.show(
-            self.experiment, train_step, self.workdir, time.monotonic() - began
+            self.experiment, train_steps, self.workdir, time.monotonic() - began
         )
-        return facts, train_step, eval_step
+        return facts, train_steps, eval_step
 
-    def _loop(self, train_step: Any, eval_step: Any) -> dict[str, float]:
+    def _loop(self, train_steps: Any, eval_step: Any) -> dict[str, float]:
         x, total, step = self.experiment, self.experiment.total_steps, self.start
         result: dict[str, float] = {}
         with contextlib.ExitStack() as stack:
@@ -200,6 +201,7 @@ class Loop:
                 with self.stop.immediate():
                     batch = next(batches)
                 batch = x.put(batch)
+                train_step = train_steps[x.size_at(step)]
                 self.state, metrics = train_step(self.state, batch, frozen)
                 step += 1
                 self.pending.append((step, metrics, batch))
@@ -308,10 +310,12 @@ class Loop:
             "train/epoch": step * x.batch_size / x.data.num_train,
         }
         now = time.monotonic()
-        rate = (step - self.window[1]) * x.batch_size / max(now - self.window[0], 1e-9)
+        began, since = self.window
+        rate = (step - since) * x.batch_size / max(now - began, 1e-9)
+        costs = [self.flops[x.size_at(s)] for s in range(since, step)]
         self.window = (now, step)
         times = {"time/images_per_second": rate, "time/seconds": self._seconds()}
-        used = mfu(rate * self.flops, list(x.mesh.devices.flat))
+        used = mfu(rate * statistics.fmean(costs or [0.0]), list(x.mesh.devices.flat))
         if used is not None:
             times["time/mfu"] = used
         self._write(step, means | times)
