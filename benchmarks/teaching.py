@@ -25,12 +25,11 @@ import numpy as np
 import trainings
 
 from vit_jax_tricks.augment.pixels import normalize
-from vit_jax_tricks.commands.command import MODEL_VALUES, parse
 from vit_jax_tricks.data.digit_scenes import DigitScenes
 from vit_jax_tricks.data.prepare import data_root, prepare
 from vit_jax_tricks.inspect.contact_sheet import contact_sheet
 from vit_jax_tricks.inspect.label_sheet import overlaid
-from vit_jax_tricks.runs import model_flags
+from vit_jax_tricks.runs.trained import load
 from vit_jax_tricks.teach.token_logits import form_of, token_logits
 
 
@@ -119,10 +118,7 @@ def scenes(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def found(workdir: pathlib.Path, images: Any, labels: Any) -> np.ndarray:
     """Returns the probability of the image's class in each cell [n, p, q]."""
-    given = parse(
-        [f"--workdir={workdir}"], values=MODEL_VALUES, sections=("model", "data")
-    )
-    trained = model_flags.load(given, resize=None)
+    trained = load(workdir)
     spec, form = trained.spec, form_of(trained.model)
 
     @jax.jit

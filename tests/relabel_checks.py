@@ -23,10 +23,3 @@ def sparse(classes, scores, k):
     out = np.empty((*scores.shape[:-1], k), np.float32)
     np.put_along_axis(out, classes, scores, -1)
     return out
-
-
-def parsed(args, tmp_path):
-    from vit_jax_tricks.commands import command
-
-    values = ("teacher", "out", "top")
-    return command.parse(args, values=values, sections=("teacher", "data"))

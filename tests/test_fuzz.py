@@ -20,10 +20,10 @@ from damage import damage
 from outcomes import ranked, refused, small_picture
 
 from vit_jax_tricks import evaluate, predict, prune, quantize, relabel
-from vit_jax_tricks.commands import command
 from vit_jax_tricks.export import __main__ as export
 from vit_jax_tricks.export import proof
-from vit_jax_tricks.runs import model_flags
+from vit_jax_tricks.runs.prediction import predict as predicted
+from vit_jax_tricks.runs.trained import load
 
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("home")]
@@ -299,8 +299,7 @@ def seen(home, pictures, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def losses(seen, tmp_path_factory):
     """The loss of a picture, as Pillow reads it, by label; None if it does not."""
-    flags = command.Arguments({"workdir": str(seen)}, {"model": []}, [])
-    trained = model_flags.load(flags, resize="area")
+    trained = load(seen)
     png = tmp_path_factory.mktemp("pillow") / "a.png"
     known: dict[str, np.ndarray | None] = {}
 
@@ -313,7 +312,8 @@ def losses(seen, tmp_path_factory):
                     image.convert("RGB").save(png)
             except (OSError, ValueError, SyntaxError):
                 return known.setdefault(digest, None)
-            ((_, _, known[digest]),) = predict.predictions(trained, [png])
+            (one,) = predicted(trained, [png])
+            known[digest] = one.probabilities
         found = known[digest]
         return None if found is None else -float(np.log(found[label]))
 

@@ -3,13 +3,12 @@
 import pytest
 import runs
 
-from vit_jax_tricks.commands.command import Arguments
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.runs import made_run
 
 
 def new(out):
-    return made_run.new_folder(Arguments({"out": str(out)}, {}, []), "made")
+    return made_run.check_new(out)
 
 
 @pytest.mark.parametrize("there", [False, True])
@@ -77,7 +76,7 @@ def test_two_commands_that_make_the_same(tmp_path, there):
         out.mkdir()
     with made_run.staged(new(out)) as folder:
         (folder / "b").write_text("b")
-        with pytest.raises(UserError, match=r"is in use by process .* another --out"):
+        with pytest.raises(UserError, match=r"is in use by process .* another folder"):
             made_run.staged(new(out)).__enter__()
     assert [p.name for p in out.iterdir()] == ["b"]
     assert [p.name for p in tmp_path.iterdir()] == ["out"]

@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from vit_jax_tricks import predict
 from vit_jax_tricks.models import create_model
 from vit_jax_tricks.pretrained import load_pretrained
+from vit_jax_tricks.runs import prediction
 
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -103,7 +104,7 @@ def test_the_numbers(command, folder):
 
 def test_more_pictures_than_a_batch_holds(command, monkeypatch):
     whole = shown(command(*FILES)[1])
-    monkeypatch.setattr(predict, "BATCH", 2)
+    monkeypatch.setattr(prediction, "BATCH", 2)
     assert shown(command(*FILES)[1]) == whole
 
 

@@ -9,9 +9,9 @@ import pytest
 import runs
 
 from vit_jax_tricks import config, evaluate, load_pretrained, predict, prune
-from vit_jax_tricks.commands.finetune_config import finetune_config
 from vit_jax_tricks.main import main as train
 from vit_jax_tricks.runs import model_spec
+from vit_jax_tricks.runs.finetune_config import finetune_config
 
 
 pytestmark = pytest.mark.usefixtures("home")

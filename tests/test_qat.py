@@ -9,11 +9,10 @@ import pytest
 import runs
 
 from vit_jax_tricks import config, evaluate, prune, quantize
-from vit_jax_tricks.commands.command import Arguments
 from vit_jax_tricks.compress.quant import range_store
 from vit_jax_tricks.export import __main__ as export
 from vit_jax_tricks.main import main
-from vit_jax_tricks.runs import model_flags
+from vit_jax_tricks.runs.trained import load
 from vit_jax_tricks.train import experiment
 
 
@@ -58,18 +57,13 @@ def static(float_run):
     return workdir
 
 
-def load(workdir, *, ema="false"):
-    given = Arguments({"workdir": str(workdir), "ema": ema}, {"model": []}, [])
-    return model_flags.load(given, resize=None)
-
-
 def test_what_is_stored(static, learned):
     """Static: a step for each layer's inputs. Learned: weights have some too."""
-    kept = range_store.stored(load(static).variables[""])
+    kept = range_store.stored(load(static, ema=False).variables[""])
     assert all(name.endswith("/input") for name in kept)
     assert {leaf for leaves in kept.values() for leaf in leaves} == {"scale"}
     assert kept["blocks/attn/qkv/input"]["scale"].shape == (2,)
-    kept = range_store.stored(load(learned).variables[""])
+    kept = range_store.stored(load(learned, ema=False).variables[""])
     assert {leaf for leaves in kept.values() for leaf in leaves} == {"log_scale"}
     assert kept["blocks/attn/qkv/kernel"]["log_scale"].shape == (2, 1, 3, 2, 8)
 
@@ -82,7 +76,7 @@ def test_learned_steps_move_and_static_ones_stay(float_run, static, learned):
         pairs = [a.removeprefix("--config.").split("=", 1) for a in SHORT]
         first = experiment.build(config.load(spec, [tuple(p) for p in pairs]))
         before = range_store.stored(first.compile_init().variables)
-        after = range_store.stored(load(workdir).variables[""])
+        after = range_store.stored(load(workdir, ema=False).variables[""])
         assert before.keys() == after.keys()
         same = jax.tree.map(lambda a, b: bool((a == b).all()), before, after)
         assert set(jax.tree.leaves(same)) == {not moves}

@@ -66,6 +66,7 @@ TINY = {
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("home")
 @pytest.mark.parametrize("path", WITH_CODE, ids=str)
 def test_code_prints_what_it_says(path, capsys):
     """The comment after each print is its output, but for words after a comma.

@@ -6,7 +6,8 @@ from safetensors.numpy import save_file
 
 from vit_jax_tricks import data
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.runs import model_flags, model_spec
+from vit_jax_tricks.runs import model_spec
+from vit_jax_tricks.runs.trained import Trained
 from vit_jax_tricks.teach import teachers
 
 
@@ -56,13 +57,13 @@ def test_sources(source, tmp_path, monkeypatch, place, part):
 
 def test_other_channels(source, monkeypatch):
     spec = model_spec.named(VIT, resize=None, num_classes=10)
-    trained = model_flags.Trained(spec, spec.create(), {"": {}}, "weights")
+    trained = Trained(spec, spec.create(), {"": {}}, "weights")
     monkeypatch.setattr(teachers, "_trained", lambda *_: trained)
     refused(source, "runs/colour", "digits has 1 channel(s), but this teacher takes 3")
 
 
 def test_other_classes(source, monkeypatch):
     spec = model_spec.named(VIT, resize=None, num_classes=3, in_chans=1)
-    trained = model_flags.Trained(spec, spec.create(), {"": {}}, "weights")
+    trained = Trained(spec, spec.create(), {"": {}}, "weights")
     monkeypatch.setattr(teachers, "_trained", lambda *_: trained)
     refused(source, "runs/three", "digits has 10 classes, but the model has 3;")

@@ -35,7 +35,7 @@ def _evaluate(argv: list[str], stop: "Stop") -> None:
     import json
 
     from vit_jax_tricks import console
-    from vit_jax_tricks.runs import evaluation
+    from vit_jax_tricks.commands import evaluate
 
     given = command.parse(
         argv,
@@ -45,7 +45,7 @@ def _evaluate(argv: list[str], stop: "Stop") -> None:
     )
     as_json = given.get("json") is not None
     with console.elsewhere(as_json):
-        result = evaluation.measure(given)
+        result = evaluate.run(given, stop)
         for name, value in result.items():
             shown = f"{value:.4f}" if isinstance(value, float) else value
             console.say(f"{name:18} {shown}")

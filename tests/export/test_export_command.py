@@ -13,11 +13,10 @@ import weight_files
 from safetensors.numpy import save_file
 
 from vit_jax_tricks import export as package
-from vit_jax_tricks.commands import export as exporting
 from vit_jax_tricks.commands import export_verdict as verdict
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.export import __main__ as export
-from vit_jax_tricks.export import load, proof
+from vit_jax_tricks.export import exporting, load, proof
 
 
 pytestmark = pytest.mark.usefixtures("home")

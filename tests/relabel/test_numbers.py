@@ -11,13 +11,14 @@ import pytest
 import runs
 import weight_files
 from model_goldens import jit_once
-from relabel_checks import parsed, sparse, stored, succeeded
+from relabel_checks import sparse, stored, succeeded
 
 from vit_jax_tricks import data
 from vit_jax_tricks.data import decode as pictures
 from vit_jax_tricks.data.label_pack import LabelPack
 from vit_jax_tricks.models import create_model
 from vit_jax_tricks.pretrained import load_pretrained
+from vit_jax_tricks.runs.trained import load
 from vit_jax_tricks.teach import labeller
 
 
@@ -60,7 +61,7 @@ class TestNumbers:
         args = [f"--teacher={run}", "--top=3", f"--out={tmp_path / 'pack'}"]
         out = succeeded(command(*args))
         assert "1438 images, 4x4 cells, 3 of 10 classes" in out
-        trained = labeller.labeller(parsed(args, tmp_path)).trained
+        trained = load(run)
         source = data.build("digits")
         batch = next(source.test_batches(64, "train"))
         images = jnp.asarray(batch["image"])

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 import runs
 import weight_files
-from relabel_checks import parsed, succeeded
+from relabel_checks import succeeded
 
 from vit_jax_tricks import relabel
 from vit_jax_tricks.errors import UserError
@@ -95,7 +95,7 @@ def test_a_teacher_that_is_not_finite(teacher, folder, command, tmp_path, monkey
 
 def test_more_classes_than_two_bytes_number():
     with pytest.raises(UserError, match="65537 classes: a label pack holds at most"):
-        labeller.sizes(parsed([], None), 65537)
+        labeller.kept_scores(65537, 5)
 
 
 def test_the_header(teacher, folder, command, tmp_path, weights):
@@ -130,5 +130,5 @@ def test_as_a_process(tmp_path):
     args = ["--teacher=none", "--out=x"]
     done = runs.subprocess_command(*args, module="relabel", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
-    why = f"--teacher {tmp_path}/none does not exist; give that of a run."
+    why = f"{tmp_path}/none does not exist; give the workdir of a run."
     assert done.stderr == f"error: {why}\n"

@@ -10,7 +10,7 @@ import pytest
 import reference
 
 from vit_jax_tricks.compress import Spec, standard_rules
-from vit_jax_tricks.runs.model_flags import Trained
+from vit_jax_tricks.runs.trained import Trained
 from vit_jax_tricks.teach import teachers
 from vit_jax_tricks.teach.token_logits import form_of
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Flags of the commands that take a trained model; `model_flags` reads them.
+# Flags of the commands that take a trained model; `commands.model` reads them.
 MODEL_VALUES = ("workdir", "model", "weights", "num_classes", "ema", "resize")
 MODEL_USAGE = """\
   --workdir=DIR          a run: its model, newest checkpoint, classes, preprocessing;

@@ -3,13 +3,15 @@
 from typing import Any
 
 from vit_jax_tricks.console import banner, say
+from vit_jax_tricks.export.exporting import Exported
 
 
 LOSS = 0.005  # loss of accuracy, in 0..1, that is reported
 
 
-def show(result: dict[str, Any], int8: bool) -> None:
+def show(made: Exported) -> None:
     """Prints the comparison, and the losses of INT8."""
+    result, int8 = made.to_json(), made.int8
     rows = {"file": f"{result['file']}, {result['megabytes']:.2f} MB"}
     if int8:
         rows["float file"] = f"{result['megabytes_float']:.2f} MB"

@@ -7,10 +7,12 @@ A run reads its config through `Section`, which remembers every key that was rea
 from vit_jax_tricks.config.load import (
     config_dir,
     defaults,
+    filled,
     load,
     located,
     of_run,
     recorded,
+    typed,
 )
 from vit_jax_tricks.config.section import Section
 from vit_jax_tricks.config.values import (
@@ -28,6 +30,7 @@ __all__ = [
     "argument",
     "config_dir",
     "defaults",
+    "filled",
     "load",
     "located",
     "of_run",
@@ -35,4 +38,5 @@ __all__ = [
     "parse_value",
     "recorded",
     "tuples",
+    "typed",
 ]

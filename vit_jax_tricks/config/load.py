@@ -159,6 +159,40 @@ def defaults() -> dict[str, Any]:
     return _common().to_dict()
 
 
+def typed(section: str, pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """Reads the keys of one section from text, as they are typed.
+
+    Raises:
+      UserError: an unknown key, a value of the wrong type, or a remote path.
+    """
+    pairs, out = list(pairs), _common()
+    for key, text in pairs:
+        override(out, f"{section}.{key}", text)
+    values = located(out.to_dict())[section]
+    return {key: values[key] for key, _ in pairs}
+
+
+def filled(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Completes the recorded values of one section with the defaults.
+
+    Raises:
+      UserError: an unknown key, or a value of the wrong type.
+    """
+    out: Any = _common()[section]
+    for key, value in values.items():
+        if key not in out:
+            hint = nearest(key, out)
+            raise UserError(f"config.{section}.{key}: there is no such key.{hint}")
+        try:
+            out[key] = tuples(value)
+        except (TypeError, ValueError) as error:
+            kind = out.get_type(key).__name__
+            raise UserError(
+                f"config.{section}.{key}={value!r}: expected {kind}."
+            ) from error
+    return out.to_dict()
+
+
 def _names(values: Mapping[str, Any]) -> set[str]:
     """The keys of a config and of its sections."""
     inner = (_names(value) for value in values.values() if isinstance(value, Mapping))
@@ -216,7 +250,8 @@ def recorded(workdir: str | Path) -> dict[str, Any]:
 
 def _unreadable(workdir: str | Path) -> UserError:
     return UserError(
-        f"{workdir} holds no run with a readable config.json; give its --workdir."
+        f"{workdir} holds no run with a readable config.json; give the workdir of a "
+        "run."
     )
 
 

@@ -1,8 +1,8 @@
 """An opened data set: endless training batches, exact test batches, and samples."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -36,7 +36,7 @@ class Data:
 
     A batch is a dict of `image` uint8 [b, h, w, c], `label` int32 [b] and `index` int32
     [b], the example's position in its split; copies made by repeated augmentation
-    continue from num_train.
+    continue from num_train. `arguments` are those of `build`, which opens it again.
     """
 
     name: str
@@ -49,6 +49,7 @@ class Data:
     train: Records = dataclasses.field(repr=False)
     test: Records = dataclasses.field(repr=False)
     _reader: Reader = dataclasses.field(repr=False)
+    arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     @property
     def num_classes(self) -> int:

@@ -63,6 +63,7 @@ def build(
     Raises:
       UserError: the name or a value is wrong, or an argument has no effect here.
     """
+    arguments = dict(locals())
     source = open_source(
         name,
         image_size=image_size,
@@ -129,6 +130,7 @@ def build(
         train=train,
         test=source.test,
         _reader=reader,
+        arguments=arguments,
     )
 
 

@@ -57,9 +57,14 @@ class View:
         pixels = decode.resize(decode.crop(image, box), self.size, self.resize)
         return pixels, _shares(box, (height, width))
 
-    def seen(self, data: bytes) -> Seen:
-        """The evaluation picture: all of it for `whole`, else the scaled centre."""
-        image = decode.decode(data, self.channels)
+    def seen(self, data: bytes | UInt8[np.ndarray, "p q c"]) -> Seen:
+        """The evaluation picture: all of it for `whole`, else the scaled centre.
+
+        `data` holds a picture file, or pixels with the view's number of channels.
+        """
+        image = data
+        if not isinstance(image, np.ndarray):
+            image = decode.decode(image, self.channels)
         height, width = image.shape[:2]
         if self.train_crop == "whole":
             pixels = decode.resize(image, self.size, self.resize)
@@ -73,7 +78,9 @@ class View:
         pixels = crop(image, self.size, self.crop_pct, self.resize)
         return pixels, _shares(decode.middle_box(whole, self.size), whole)
 
-    def test(self, data: bytes) -> UInt8[np.ndarray, "h w c"]:
+    def test(
+        self, data: bytes | UInt8[np.ndarray, "p q c"]
+    ) -> UInt8[np.ndarray, "h w c"]:
         """The pixels of `seen`."""
         return self.seen(data)[0]
 

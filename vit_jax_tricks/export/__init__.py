@@ -11,6 +11,7 @@ from vit_jax_tricks.errors import UserError
 
 
 if TYPE_CHECKING:
+    from vit_jax_tricks.export.exporting import export
     from vit_jax_tricks.export.int8 import to_onnx_int8
     from vit_jax_tricks.export.onnx_model import to_onnx
     from vit_jax_tricks.export.stablehlo import load, to_stablehlo
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 PACKAGES = ("onnx", "onnxruntime", "flatbuffers")
 NOT_INSTALLED = "{} is not installed: pip install 'vit_jax_tricks[export]'."
 _MODULES = {
+    "export": "exporting",
     "load": "stablehlo",
     "tensorrt_problems": "tensorrt",
     "to_onnx": "onnx_model",
@@ -39,4 +41,11 @@ def __getattr__(name: str) -> Any:
     return getattr(module, name)
 
 
-__all__ = ["load", "tensorrt_problems", "to_onnx", "to_onnx_int8", "to_stablehlo"]
+__all__ = [
+    "export",
+    "load",
+    "tensorrt_problems",
+    "to_onnx",
+    "to_onnx_int8",
+    "to_stablehlo",
+]

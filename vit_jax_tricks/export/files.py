@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.errors import Argument, UserError
 
 
 @contextmanager
@@ -32,7 +32,8 @@ def check_writable(path: Path) -> None:
         partial.unlink()
     except OSError as error:
         raise UserError(
-            f"--out={path} cannot be written ({error.strerror}); give another path."
+            Argument("out"),
+            f"={path} cannot be written ({error.strerror}); give another path.",
         ) from error
 
 

@@ -17,8 +17,8 @@ from vit_jax_tricks.config import Section
 from vit_jax_tricks.data.sample import Sample
 from vit_jax_tricks.data.source import reading
 from vit_jax_tricks.inspect.contact_sheet import contact_sheet
+from vit_jax_tricks.models.registry import channel_statistics
 from vit_jax_tricks.random import example_keys, fold_in_str, step_key
-from vit_jax_tricks.runs.model_spec import channel_statistics
 from vit_jax_tricks.typing import UInt8
 
 

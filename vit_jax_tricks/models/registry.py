@@ -82,6 +82,18 @@ def preprocessing(name: str) -> Preprocessing:
     return lookup(name).preprocessing
 
 
+def channel_statistics(
+    model: str, channels: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of the model; grey images use their average."""
+    prep = preprocessing(model)
+    if channels == len(prep.mean):
+        return tuple(prep.mean), tuple(prep.std)
+    mean = sum(prep.mean) / len(prep.mean)
+    std = sum(prep.std) / len(prep.std)
+    return (mean,) * channels, (std,) * channels
+
+
 def create_model(
     name: str, num_classes: int | None = None, **overrides: Any
 ) -> nn.Module:

@@ -1,6 +1,7 @@
 """Converts a teacher's labels into targets for cropped and mixed images."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,11 @@ from vit_jax_tricks.augment.geometry import Geometry, apply_to_dense
 from vit_jax_tricks.losses import dense_scores, token_label_targets
 from vit_jax_tricks.losses.inputs import Number
 from vit_jax_tricks.typing import Array, Float
+
+
+Batch = dict[str, Array]
+Stored = Callable[[Any, Batch], Batch]  # (geometry, batch) -> the pack's labels
+Teach = Callable[[Any, Array], Batch]  # (teachers' variables, images) -> their outputs
 
 
 def stored_labels(

@@ -10,7 +10,7 @@ from vit_jax_tricks import paths
 from vit_jax_tricks.compress.quant import range_store
 from vit_jax_tricks.config import tuples
 from vit_jax_tricks.console import say
-from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.errors import Argument, UserError
 from vit_jax_tricks.models.registry import create_model
 from vit_jax_tricks.models.stacking import flatten
 from vit_jax_tricks.pretrained.weights import Weights
@@ -33,8 +33,9 @@ def read_workdir(path: Path, *, ema: bool | None = None) -> Weights:
     averages = parts.pop("ema", None)
     if ema and averages is None:
         raise UserError(
-            f"ema=True: the run in {path} keeps no averages; leave ema out, or train "
-            "with --config.ema.decay=0.9999."
+            f"the run in {path} keeps no averages; leave ",
+            Argument("ema"),
+            " out, or train with --config.ema.decay=0.9999.",
         )
     averaged = averages is not None and ema is not False
     chosen = averages if averages is not None and averaged else parts
@@ -69,8 +70,7 @@ def newest(path: Path) -> tuple[int, dict]:
     steps = step_folders(folder)
     if not steps:
         raise UserError(
-            f"{path} holds no checkpoints; give the --workdir of a run, or a weight "
-            "file."
+            f"{path} holds no checkpoints; give the workdir of a run, or a weight file."
         )
     for step in sorted(steps, reverse=True):
         try:

@@ -1,5 +1,6 @@
-"""Creates workdirs from a trained model, for use by every other command."""
+"""Creates workdirs from a trained model, for use like any other run."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,33 +11,34 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax_tricks import config, paths
-from vit_jax_tricks.commands.command import Arguments
 from vit_jax_tricks.console import say
-from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.runs import evaluation
-from vit_jax_tricks.runs.model_flags import Trained
+from vit_jax_tricks.data import Data
+from vit_jax_tricks.errors import Argument, UserError
+from vit_jax_tricks.runs import model_spec
+from vit_jax_tricks.runs.trained import Trained
 from vit_jax_tricks.state import TrainState
 from vit_jax_tricks.storage.checkpoint import Checkpointer
 from vit_jax_tricks.storage.lock import locked
 from vit_jax_tricks.typing import Params
 
 
+DECIDED = ("num_classes", "dtype")  # fields that data and config.dtype set
 PARTIAL = ".partial"  # left by a killed command, and cleared by the next one
 
 
-def new_folder(given: Arguments, suffix: str) -> Path:
-    """The new, still empty workdir: --out, or else the run's with `_suffix`."""
-    workdir, out = given.get("workdir"), given.get("out")
-    if out is None and workdir is None:
-        raise UserError("give --out=DIR, a folder for the new model.")
-    path = Path(out or f"{workdir}_{suffix}")
+def check_new(out: str | os.PathLike) -> Path:
+    """The absolute path of a folder that does not exist or is empty.
+
+    Raises: UserError for any other.
+    """
+    path = paths.absolute(out)
     held = path.exists()
     if path.is_dir():
         held = any(entry.name != PARTIAL for entry in path.iterdir())
     if held:
         raise UserError(
-            f"--out {path} holds something already; give a new folder. Nothing was "
-            "changed."
+            Argument("out"),
+            f"={path} holds something already; give a new folder. Nothing was changed.",
         )
     return path
 
@@ -57,11 +59,12 @@ def staged(out: Path) -> Iterator[Path]:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"--out {out} cannot be written ({error.strerror}); give another folder."
+            Argument("out"),
+            f"={out} cannot be written ({error.strerror}); give another folder.",
         ) from error
     made = place / "made"
     try:
-        with locked(place, "give another --out"):
+        with locked(place, "give another folder"):
             shutil.rmtree(made, ignore_errors=True)
             try:
                 made.mkdir()
@@ -86,18 +89,25 @@ def check_float(trained: Trained) -> None:
         )
 
 
-def config_before(given: Arguments, trained: Trained) -> dict[str, Any]:
-    """The run's config, or DeiT's recipe for other weights, with the model's fields."""
-    if given.get("workdir") is None:
-        pairs = evaluation.data_pairs(trained, given)
+def config_before(trained: Trained, source: Data) -> dict[str, Any]:
+    """The run's config, or DeiT's recipe for other weights, with the model's fields.
+
+    Args:
+      trained: a run, or other weights.
+      source: the data that the recipe names.
+    """
+    fields = {k: v for k, v in trained.spec.fields.items() if k not in DECIDED}
+    if trained.workdir is None:
         recipe = config.config_dir() / "deit_s.py"
-        argument = config.argument("data", given.get("data"))
-        before = config.load(f"{recipe}:{argument}", pairs).to_dict()
-        fields = dict(trained.spec.fields)
-        del fields["num_classes"]
+        argument = config.argument("data", source.name)
+        before = config.load(f"{recipe}:{argument}").to_dict()
+        kept = {k: v for k, v in source.arguments.items() if k in before["data"]}
+        before["data"] |= kept
         return before | {"model": {"name": trained.spec.name, **fields}}
-    before = config.of_run(given.get("workdir")).to_dict()
-    before["model"] |= given.literals("model")
+    before = config.of_run(trained.workdir).to_dict()
+    own = model_spec.read(trained.workdir).fields
+    changed = {k: v for k, v in fields.items() if k not in own or own[k] != v}
+    before["model"] |= changed
     return before
 
 

@@ -1,7 +1,7 @@
 """Batches of a data set as a model takes them."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import jax
 from jax.sharding import NamedSharding
@@ -9,6 +9,7 @@ from jax.sharding import NamedSharding
 from vit_jax_tricks.augment.pixels import normalize
 from vit_jax_tricks.data import Data
 from vit_jax_tricks.data.sample import Sample
+from vit_jax_tricks.runs.progress import Progress, silent
 from vit_jax_tricks.typing import Array
 
 
@@ -23,7 +24,7 @@ def model_inputs(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     sharding: NamedSharding | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = silent,
 ) -> Iterator[dict[str, Array]]:
     """Yields normalised images with the evaluation view, and their labels.
 

@@ -17,7 +17,8 @@ from vit_jax_tricks import __version__, paths
 from vit_jax_tricks.config import tuples
 from vit_jax_tricks.data.views import View
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.models import create_model, preprocessing
+from vit_jax_tricks.models import create_model
+from vit_jax_tricks.models.registry import channel_statistics, preprocessing
 
 
 FILE = "model.json"
@@ -105,18 +106,6 @@ def fields_of(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def channel_statistics(
-    model: str, channels: int
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of the model; grey images use their average."""
-    prep = preprocessing(model)
-    if channels == len(prep.mean):
-        return tuple(prep.mean), tuple(prep.std)
-    mean = sum(prep.mean) / len(prep.mean)
-    std = sum(prep.std) / len(prep.std)
-    return (mean,) * channels, (std,) * channels
-
-
 def read(workdir: str | Path) -> ModelSpec:
     """The model of the run in a workdir.
 
@@ -125,7 +114,7 @@ def read(workdir: str | Path) -> ModelSpec:
     """
     workdir = paths.absolute(workdir)
     if not workdir.is_dir():
-        raise UserError(f"--workdir {workdir} does not exist; give that of a run.")
+        raise UserError(f"{workdir} does not exist; give the workdir of a run.")
     try:
         spec = tuples(json.loads((workdir / FILE).read_text("utf-8")))
         names = tuples(json.loads((workdir / "classes.json").read_text("utf-8")))

@@ -1,7 +1,7 @@
 """Quantisation as configured by `config.quant`: rules, model and initial ranges."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -11,11 +11,11 @@ from vit_jax_tricks.compress.quant.model import QuantizedModel
 from vit_jax_tricks.compress.quant.range_store import without_ranges
 from vit_jax_tricks.compress.quant.rules import Rule, standard_rules
 from vit_jax_tricks.compress.quant.spec import Spec
-from vit_jax_tricks.console import say
 from vit_jax_tricks.data import Data
 from vit_jax_tricks.data.sample import Sample
 from vit_jax_tricks.errors import UserError, nearest
 from vit_jax_tricks.runs.model_inputs import model_inputs
+from vit_jax_tricks.runs.progress import Progress, silent
 from vit_jax_tricks.typing import Array, Float, Int
 
 
@@ -144,7 +144,7 @@ def calibration_batches(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     seed: int = 0,
-    check: Callable[[], None] = lambda: None,
+    progress: Progress = silent,
 ) -> Iterator[tuple[Float[Array, "b h w c"], Int[Array, "b"]]]:
     """Normalised training images with the evaluation view, and their labels.
 
@@ -154,17 +154,12 @@ def calibration_batches(
         split if it has fewer.
       mean, std: the model's normalisation.
       seed: seed of the draw.
-      check: called before each batch; may raise to stop.
+      progress: called before each batch and at the end; may raise to stop.
     """
     drawn = isinstance(images, Sample)
     sample = images if drawn else source.sample(images, "train", seed)
     for batch in model_inputs(
-        source,
-        sample,
-        batch_size=BATCH,
-        mean=mean,
-        std=std,
-        progress=lambda done, total: check(),
+        source, sample, batch_size=BATCH, mean=mean, std=std, progress=progress
     ):
         yield batch["image"], batch["label"]
 
@@ -177,7 +172,6 @@ def calibrated(
     **options: Any,
 ) -> dict[str, Any]:
     """The variables with ranges from `calibration_batches`, which takes `options`."""
-    say(f"calibrating on {source.name}: {sample}")
     variables = without_ranges(variables)
     batches = calibration_batches(source, sample, **options)
     images = (images for images, _ in batches)

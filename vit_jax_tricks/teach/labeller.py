@@ -1,14 +1,10 @@
-"""Body of the command `relabel`: a teacher's labels for all training examples."""
+"""A teacher's labels for all training examples, as records of a label pack."""
 
 import collections
-import contextlib
 import dataclasses
 import functools
-import hashlib
 import inspect
-import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,16 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from vit_jax_tricks import config, data, sharding
-from vit_jax_tricks.commands.command import MODEL_VALUES, Arguments
+from vit_jax_tricks import data, paths, sharding
 from vit_jax_tricks.data.label_pack.code import encode
 from vit_jax_tricks.data.label_pack.manifest import PackSpec, names_crc
 from vit_jax_tricks.data.views import View
-from vit_jax_tricks.errors import UserError, nearest
-from vit_jax_tricks.models.stacking import flatten
-from vit_jax_tricks.runs import evaluation, model_flags
-from vit_jax_tricks.runs.model_flags import Trained
+from vit_jax_tricks.errors import Argument, UserError, nearest
+from vit_jax_tricks.runs.data import SPECS, check_classes, of_run
 from vit_jax_tricks.runs.model_inputs import model_inputs
+from vit_jax_tricks.runs.trained import Trained, checksum
 from vit_jax_tricks.teach.token_logits import Form, form_of, token_logits
 from vit_jax_tricks.typing import Array, Float, Int, Params, Shaped
 
@@ -110,31 +104,33 @@ def _record(found: dict[str, jax.Array]) -> Shaped[np.ndarray, "b"]:
     return encode(**{name: value[:count] for name, value in values.items()})
 
 
-def labeller(given: Arguments) -> Labeller:
-    """Builds the labeller that a command line requests.
+def labeller(
+    teacher: Trained,
+    source: data.Data,
+    *,
+    top: int = 5,
+    grid: tuple[int, int] | None = None,
+    raw: bool = False,
+    batch_size: int = 64,
+    examples_per_file: int = 8192,
+) -> Labeller:
+    """The labeller of a teacher and data, with the arguments of `relabel`.
 
     Raises:
-      UserError: flags that contradict one another, data with other classes, and as
-        `load_pretrained` and `data.build`.
+      UserError: data with other classes, or a finer grid than the teacher's.
     """
-    with _teacher_flags():
-        trained = model_flags.load(_teacher(given), resize="area")
-    form = form_of(trained.model)
-    source, named = open_data(given)
-    with _teacher_flags():
-        evaluation.check_classes(source, trained)
-    spec = trained.spec
+    form = form_of(teacher.model)
+    check_classes(source, teacher)
+    spec = teacher.spec
     view = dataclasses.replace(spec.view, train_crop="whole")
     mesh = sharding.make_mesh()
     pieces = sharding.batch_divisor(mesh)
-    batch_size = given.whole("batch_size", 64) or 64
-    kept = sizes(given, source.num_classes)
-    every = kept["top"] == source.num_classes
+    kept = kept_scores(source.num_classes, top)
     pack = PackSpec(
         teacher={
             "name": spec.name,
-            "weights": trained.source,
-            "checksum": checksum(trained.variables[""]),
+            "weights": teacher.source,
+            "checksum": checksum(teacher.variables[""]),
             "form": form.name,
         },
         preprocessing={
@@ -144,16 +140,64 @@ def labeller(given: Arguments) -> Labeller:
             "mean": spec.mean,
             "std": spec.std,
         },
-        data=named,
+        data=named_data(source),
         class_names=tuple(source.class_names),
         files=names_crc(source.whole_train),
         count=len(source.whole_train),
-        grid=_grid(given, form),
-        rest="none" if every else "zero" if given.get("raw") else "mean",
-        **kept,
+        grid=_grid(grid, form),
+        rest="none" if kept == source.num_classes else "zero" if raw else "mean",
+        top=kept,
+        shard_size=examples_per_file,
     )
     batch_size = -(-batch_size // pieces) * pieces
-    return Labeller(trained, form, source, pack, view, mesh, batch_size)
+    return Labeller(teacher, form, source, pack, view, mesh, batch_size)
+
+
+def open_data(
+    teacher: Trained | None, spec: str | None = None, **options: Any
+) -> data.Data:
+    """Opens the pictures to label: a data spec, or the data of the teacher's run.
+
+    Args:
+      teacher: a run, unless `spec` is given.
+      spec: as `data.build` takes it.
+      options: those of `SOURCE_KEYS`.
+
+    Raises:
+      UserError: neither is given, or an option that does not select examples.
+    """
+    for key in options:
+        if key not in SOURCE_KEYS:
+            raise UserError(
+                Argument("data"),
+                f".{key}: a label pack covers whole pictures and the whole training "
+                f"split.{nearest(key, SOURCE_KEYS)}",
+            )
+    if spec is not None:
+        return data.build(paths.data(spec), **options)
+    if teacher is None or teacher.workdir is None:
+        raise UserError("give ", Argument("data"), f"=SPEC: {SPECS}.")
+    return data.build(**{**of_run(teacher.workdir), **options})
+
+
+def named_data(source: data.Data) -> dict[str, Any]:
+    """The name of the data and the keys that select examples, where not default."""
+    defaults, given = inspect.signature(data.build).parameters, source.arguments
+    keys = [key for key in SOURCE_KEYS if key != "data_dir"]
+    named = {k: given[k] for k in keys if given[k] != defaults[k].default}
+    return {"name": source.name, **named}
+
+
+def kept_scores(num_classes: int, top: int) -> int:
+    """Number of scores that a pack keeps for each place.
+
+    Raises: UserError for more classes than two bytes can number.
+    """
+    if num_classes > MOST_CLASSES:
+        raise UserError(
+            f"{num_classes} classes: a label pack holds at most {MOST_CLASSES:,}."
+        )
+    return min(top, num_classes)
 
 
 def label_images(
@@ -199,100 +243,12 @@ def best(
     return scores, classes
 
 
-def sizes(given: Arguments, num_classes: int) -> dict[str, int]:
-    """Number of scores that a pack keeps for each place, and of examples in each file.
-
-    Raises:
-      UserError: more classes than two bytes can number.
-    """
-    if num_classes > MOST_CLASSES:
-        raise UserError(
-            f"{num_classes} classes: a label pack holds at most {MOST_CLASSES:,}."
-        )
-    top = min(given.whole("top", 5) or 5, num_classes)
-    return {"top": top, "shard_size": given.whole("examples_per_file", 8192) or 8192}
-
-
-def open_data(given: Arguments) -> tuple[data.Data, dict[str, Any]]:
-    """--data, or the data of the teacher's run, and its keys that are not default.
-
-    Raises:
-      UserError: neither is given, or a key that does not select examples.
-    """
-    name, workdir = given.get("data"), given.get("teacher")
-    pairs = given.sections["data"]
-    for key, _ in pairs:
-        if key not in SOURCE_KEYS:
-            raise UserError(
-                f"--data.{key}: a label pack covers whole pictures and the whole "
-                f"training split.{nearest(key, SOURCE_KEYS)}"
-            )
-    if name is not None:
-        pairs = [("name", name), *pairs]
-    elif workdir is not None:
-        known = ("name", *SOURCE_KEYS)
-        run = evaluation.run_pairs(Path(workdir))
-        pairs = [*((k, text) for k, text in run if k in known), *pairs]
-    else:
-        raise UserError(
-            "give --data=SPEC: digits, digit_scenes/64, folder:PATH or tfds:NAME."
-        )
-    own = str(config.config_dir() / "digits.py")
-    section = config.load(own, [(f"data.{key}", text) for key, text in pairs]).data
-    defaults = inspect.signature(data.build).parameters
-    named = {k: section[k] for k in SOURCE_KEYS if section[k] != defaults[k].default}
-    named.pop("data_dir", None)
-    return data.build(**section), {"name": section.name, **named}
-
-
-def checksum(variables: Params) -> str:
-    """SHA-256 of all parameters and statistics, by name."""
-    total = hashlib.sha256()
-    for path, leaf in sorted(flatten(variables).items()):
-        array = np.ascontiguousarray(np.asarray(leaf))
-        total.update(f"{path} {array.dtype} {array.shape}".encode())
-        total.update(array.view(np.uint8).reshape(-1).data)
-    return total.hexdigest()
-
-
-def _grid(given: Arguments, form: Form) -> tuple[int, int]:
-    text = given.get("grid")
-    if text is None:
+def _grid(grid: tuple[int, int] | None, form: Form) -> tuple[int, int]:
+    if grid is None:
         return form.grid
-    match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
-    if match is None:
-        raise UserError(f"--grid={text}: expected rows and columns, such as 14x14.")
-    rows, columns = int(match[1]), int(match[2] or match[1])
-    if rows > form.grid[0] or columns > form.grid[1]:
-        own = "x".join(map(str, form.grid))
-        raise UserError(f"--grid={text}: the teacher has {own} cells; give no more.")
-    return rows, columns
-
-
-def _teacher(given: Arguments) -> Arguments:
-    """Converts the teacher's flags to those of the other commands."""
-    values: dict[str, str] = {}
-    overrides: list[tuple[str, str]] = []
-    known = [flag for flag in MODEL_VALUES if flag != "workdir"]
-    if (workdir := given.get("teacher")) is not None:
-        values["workdir"] = workdir
-    for key, text in given.sections["teacher"]:
-        if key.startswith("model."):
-            overrides.append((key.removeprefix("model."), text))
-        elif key in known:
-            values[key] = text
-        else:
-            hint = nearest(key, [*known, "model.KEY"])
-            raise UserError(f"--teacher.{key}: unknown.{hint}")
-    return Arguments(values, {"model": overrides}, [])
-
-
-@contextlib.contextmanager
-def _teacher_flags() -> Iterator[None]:
-    """Renames flags in errors to those of this command."""
-    try:
-        yield
-    except UserError as error:
-        text = str(error).replace("--workdir", "--teacher")
-        text = re.sub(rf"--({'|'.join(MODEL_VALUES)})\b", r"--teacher.\1", text)
-        raise UserError(text) from error
+    if not (1 <= grid[0] <= form.grid[0] and 1 <= grid[1] <= form.grid[1]):
+        given, own = ("x".join(map(str, pair)) for pair in (grid, form.grid))
+        raise UserError(
+            Argument("grid"), f"={given}: the teacher has {own} cells; give no more."
+        )
+    return grid

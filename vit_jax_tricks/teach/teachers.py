@@ -2,24 +2,22 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from vit_jax_tricks import paths
+from vit_jax_tricks import paths, runs
 from vit_jax_tricks.augment.pixels import normalize
-from vit_jax_tricks.commands.command import Arguments
+from vit_jax_tricks.console import say
 from vit_jax_tricks.data import Data
-from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.errors import UserError, about
 from vit_jax_tricks.losses.inputs import Number
 from vit_jax_tricks.objectives.targets import dense_labels
-from vit_jax_tricks.runs import model_flags
-from vit_jax_tricks.runs.evaluation import check_classes
-from vit_jax_tricks.runs.model_flags import Trained
-from vit_jax_tricks.teach.labeller import checksum
+from vit_jax_tricks.runs.data import check_classes
+from vit_jax_tricks.runs.trained import Trained, checksum
 from vit_jax_tricks.teach.token_logits import Form, form_of, token_logits
 from vit_jax_tricks.typing import Array, Float, Params
 
@@ -28,7 +26,6 @@ EXPECTED = (
     "give the workdir of a run, or NAME@WEIGHTS: a name of list_models() and a weight "
     "file, a workdir or hub:owner/name"
 )
-Teach = Callable[[Any, Array], dict[str, Array]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,29 +74,26 @@ def load(
         )
     teachers = []
     for place in sources:
-        try:
-            trained = _trained(place, jnp.dtype(dtype).name)
+        with about(f'config.teacher.sources, "{place}"'):
+            trained = _trained(place, dtype)
             _check_channels(source, trained)
             check_classes(source, trained)
             dense = "token_labels" in needs
             form = form_of(trained.model) if dense else None
-        except UserError as error:
-            why = str(error).replace("--workdir", "workdir")
-            raise UserError(f'config.teacher.sources, "{place}": {why}') from error
         teachers.append(Teacher(trained, form))
     return teachers
 
 
-def _trained(source: str, dtype: str) -> Trained:
+def _trained(source: str, dtype: Any) -> Trained:
     name, place = paths.teacher(source)
     if name is None and not Path(place).is_dir():
         what = "is a file" if Path(place).exists() else "does not exist"
         raise UserError(f"{place} {what}; {EXPECTED}.")
     if name == "":
         raise UserError(f"no model is named before the @; {EXPECTED}.")
-    values = {"workdir": place} if name is None else {"model": name, "weights": place}
-    given = Arguments(values, {"model": [("dtype", dtype)]}, [])
-    return model_flags.load(given, resize=None)
+    trained = runs.load(place, model=name, dtype=dtype)
+    say(str(trained.reports[0]))
+    return trained
 
 
 def _check_channels(source: Data, trained: Trained) -> None:

@@ -13,12 +13,11 @@ from vit_jax_tricks.data.label_pack import LabelPack
 from vit_jax_tricks.data.label_pack.code import decode
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.objectives import NEEDS, Objective
-from vit_jax_tricks.objectives.targets import stored_labels
+from vit_jax_tricks.objectives.targets import Stored, Teach, stored_labels
 from vit_jax_tricks.objectives.term import within
 from vit_jax_tricks.sharding import each_shard
 from vit_jax_tricks.teach import teachers
 from vit_jax_tricks.teach.token_logits import form_of
-from vit_jax_tricks.train.step import Stored, Teach
 from vit_jax_tricks.typing import Array
 
 

@@ -18,15 +18,17 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from vit_jax_tricks import augment, data, ema, sharding
 from vit_jax_tricks.compress.quant.model import QuantizedModel
 from vit_jax_tricks.config import Section
+from vit_jax_tricks.console import say
 from vit_jax_tricks.data.prefetch import Prefetch
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import create_model
+from vit_jax_tricks.models.registry import channel_statistics
 from vit_jax_tricks.objectives import Objective
 from vit_jax_tricks.optim import optimizer, schedule
 from vit_jax_tricks.pretrained.load import load_pretrained
 from vit_jax_tricks.random import fold_in_str
 from vit_jax_tricks.runs import quantizing, scores
-from vit_jax_tricks.runs.model_spec import ModelSpec, channel_statistics, fields_of
+from vit_jax_tricks.runs.model_spec import ModelSpec, fields_of
 from vit_jax_tricks.state import TrainState, create
 from vit_jax_tricks.teach import teaching
 from vit_jax_tricks.train import multi_scale, step
@@ -148,11 +150,13 @@ class Experiment:
             key = fold_in_str(jax.random.key(self.seed), "init")
             variables, _ = load_pretrained(self.model, self.source, key=key)
         if self.quantized is not None:
+            sample = self.data.sample(self.calibration, "train", self.seed)
+            say(f"calibrating on {self.data.name}: {sample}")
             variables = quantizing.calibrated(
                 self.quantized,
                 variables,
                 self.data,
-                self.data.sample(self.calibration, "train", self.seed),
+                sample,
                 mean=self.spec.mean,
                 std=self.spec.std,
             )

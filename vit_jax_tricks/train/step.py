@@ -15,7 +15,7 @@ from einops import rearrange
 
 from vit_jax_tricks.augment.pixels import normalize, to_float
 from vit_jax_tricks.objectives import Objective
-from vit_jax_tricks.objectives.targets import as_targets
+from vit_jax_tricks.objectives.targets import Batch, Stored, Teach, as_targets
 from vit_jax_tricks.random import step_key
 from vit_jax_tricks.runs.scores import Model
 from vit_jax_tricks.state import TrainState, variables
@@ -23,13 +23,10 @@ from vit_jax_tricks.train.guard import guarded
 from vit_jax_tricks.typing import Array, Params, PRNGKeyArray
 
 
-Batch = dict[str, Array]
 Metrics = dict[str, Array]
 Augment = Callable[[PRNGKeyArray, Array, Array], tuple[Array, Any]]
 Erase = Callable[[PRNGKeyArray, Array, Array], Array]
 Mix = Callable[[PRNGKeyArray, Array, Array], tuple[Array, Any]]
-Stored = Callable[[Any, Batch], Batch]
-Teach = Callable[[Any, Array], Batch]
 Average = Callable[[Params, Params, Array], Params]
 
 

@@ -19,7 +19,7 @@ from vit_jax_tricks.data.dataset import Data
 from vit_jax_tricks.data.folder import FileRecords
 from vit_jax_tricks.data.label_pack.code import encode
 from vit_jax_tricks.data.label_pack.manifest import LARGEST, PackSpec, names_crc
-from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.errors import Argument, UserError
 from vit_jax_tricks.pretrained import pth
 from vit_jax_tricks.typing import Float, Int, Shaped
 
@@ -101,8 +101,9 @@ def open_maps(
     records = source.whole_train
     if not isinstance(records, FileRecords):
         raise UserError(
-            f"{source.name}: label maps belong to files by name; give "
-            "--data=folder:PATH."
+            f"{source.name}: label maps belong to files by name; give ",
+            Argument("data"),
+            "=folder:PATH.",
         )
     files = _files(root, records, source.class_names)
     scores, _ = read_map(files[0])
@@ -168,7 +169,7 @@ def means(
 
 def _files(root: Path, records: FileRecords, names: Sequence[str]) -> list[Path]:
     if not root.is_dir():
-        raise UserError(f"--from={root} is not a folder; give that of the label maps.")
+        raise UserError(f"{root} is not a folder; give that of the label maps.")
     there = {name: _listed(root / name) for name in names}
     files, owners = [], {}
     for path, label in zip(records.paths, records.labels, strict=True):

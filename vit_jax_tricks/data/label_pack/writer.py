@@ -16,7 +16,7 @@ from vit_jax_tricks.data.label_pack.manifest import (
     labels_crc,
 )
 from vit_jax_tricks.data.label_pack.pack import digest
-from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.errors import Argument, UserError
 from vit_jax_tricks.storage.lock import NAME as LOCK
 from vit_jax_tricks.storage.lock import locked
 from vit_jax_tricks.typing import Shaped
@@ -39,7 +39,7 @@ def write_pack(path: Path, spec: PackSpec, records: Records) -> bool:
     """
     with _writing(path):
         path.mkdir(parents=True, exist_ok=True)
-    with locked(path, "give another --out"):
+    with locked(path, "give another folder"):
         done = finished(path, spec)
         if (path / FINISHED).exists():
             return False
@@ -75,7 +75,8 @@ def finished(path: Path, spec: PackSpec) -> Manifest:
     held = path.iterdir() if path.is_dir() else ()
     if path.is_file() or any(not _begun(entry.name) for entry in held):
         raise UserError(
-            f"--out={path} holds something else; give a new or an empty folder."
+            Argument("out"),
+            f"={path} holds something else; give a new or an empty folder.",
         )
     return Manifest(spec)
 
@@ -89,8 +90,9 @@ def _same(path: Path, there: PackSpec, here: PackSpec) -> None:
         old, new = (json.dumps(getattr(spec, field.name)) for spec in (there, here))
         if old != new:
             raise UserError(
-                f"--out={path} holds labels with another {field.name} ({old}, now "
-                f"{new}); run the command that began it, or give another --out."
+                Argument("out"),
+                f"={path} holds labels with another {field.name} ({old}, now {new}); "
+                "run the command that began it, or give another folder.",
             )
 
 
@@ -123,6 +125,7 @@ def _writing(path: Path) -> Iterator[None]:
     except (OSError, RuntimeError) as error:  # RuntimeError: array_record's writer
         why = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         raise UserError(
-            f"--out={path} cannot be written ({why}); complete files are kept. Free "
-            "some space, then run the same command again."
+            Argument("out"),
+            f"={path} cannot be written ({why}); complete files are kept. Free some "
+            "space, then run the same command again.",
         ) from error

@@ -4,11 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from rich.table import Table
-
 from vit_jax_tricks.compress.pruning.groups import parameter_shapes
 from vit_jax_tricks.compress.pruning.pruned import Pruned
-from vit_jax_tricks.console import console
 
 
 HEADER = ("block", "heads", "hidden", "MMACs", "parameters")
@@ -75,14 +72,6 @@ def _total(pairs: Sequence[tuple[int, int] | None]) -> tuple[int, int] | None:
         return None
     before, after = map(sum, zip(*known, strict=True))
     return before, after
-
-
-def show(table: Sequence[Row]) -> None:
-    """Prints the table."""
-    shown = Table(*HEADER)
-    for row in table:
-        shown.add_row(*row.cells())
-    console.print(shown)
 
 
 def markdown(table: Sequence[Row]) -> str:
