@@ -15,9 +15,10 @@ from model_goldens import assert_close, jit_once
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import create_model, stack_blocks, unstack_blocks
 from vit_jax_tricks.models.layers import initializers
-from vit_jax_tricks.models.stacking import flatten, reference_arrays
+from vit_jax_tricks.models.stacking import flatten
 from vit_jax_tricks.optim.param_groups import describe
 from vit_jax_tricks.pretrained.dialects import DIALECTS
+from vit_jax_tricks.pretrained.export import reference_arrays
 from vit_jax_tricks.pretrained.load import load_arrays
 from vit_jax_tricks.pretrained.resize_relative import resize_relative_bias
 from vit_jax_tricks.pretrained.rules import find_path

@@ -13,8 +13,9 @@ from safetensors.numpy import load_file, save_file
 
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import create_model
-from vit_jax_tricks.models.stacking import flatten, reference_arrays
+from vit_jax_tricks.models.stacking import flatten
 from vit_jax_tricks.pretrained import export_weights, load_pretrained
+from vit_jax_tricks.pretrained.export import reference_arrays
 from vit_jax_tricks.pretrained.fit import checked_grid
 from vit_jax_tricks.pretrained.resize import resize_positions
 from vit_jax_tricks.pretrained.resize_relative import resize_relative_bias
