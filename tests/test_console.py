@@ -159,11 +159,15 @@ def test_letters_that_standard_output_lacks(tmp_path):
 
 
 NARROW = """
-import sys
+import dataclasses, sys
 from vit_jax_tricks import console
-from vit_jax_tricks.commands import command
-sys.exit(command.run(lambda argv, stop: console.banner(*argv[:1], {"×": argv[0]}),
-                     sys.argv[1:], ""))
+from vit_jax_tricks.commands import command, options
+@dataclasses.dataclass(frozen=True)
+class Options:
+    names: tuple[str, ...] = options.words("NAME")
+def show(options, stop):
+    console.banner(options.names[0], {"×": options.names[0]})
+sys.exit(command.run(Options, show, None, ""))
 """
 
 

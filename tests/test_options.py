@@ -1,15 +1,21 @@
 """Options: what is typed, what the fields of a dataclass get, and what is refused."""
 
 import dataclasses
+import importlib
 import subprocess
 import sys
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from vit_jax_tricks import evaluate, prune, runs
 from vit_jax_tricks.commands import command_line, groups, options
+from vit_jax_tricks.compress.pruning import scoring
+from vit_jax_tricks.data import decode
 from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.runs import evaluation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,7 +144,7 @@ def test_what_a_word_may_not_be():
 
 def test_usage():
     text = command_line.usage(Options, "Does it.\n\nExample:\n  it --count=3\n")
-    assert text.startswith("Does it.\n\nExample:\n  it --count=3\n\nThe model: a run")
+    assert text.startswith("Does it.\n\nExample:\n  it --count=3\n\nThe model:\n")
     assert max(map(len, text.splitlines())) <= 88
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert "A group of its own:" in lines
@@ -151,7 +157,39 @@ def test_usage():
     assert any(line.startswith("--teacher.model.KEY=VALUE") for line in lines)
 
 
-DOORS = ("main", "evaluate", "relabel", "quantize", "prune", "export")
+ROOM = "vit_jax_tricks"
+BODIES = [
+    *((door, "Options", "run") for door in ("main", "evaluate", "predict", "relabel")),
+    *((door, "Options", "run") for door in ("quantize", "prune", "export.__main__")),
+    *(("inspect.__main__", kind, kind.lower()) for kind in ("Models", "Augment")),
+]
+
+
+@pytest.mark.parametrize(("door", "kind", "body"), BODIES)
+def test_a_body_takes_the_options_of_its_door(door, kind, body):
+    """The names and types of all fields; `prune` hands some on to the library."""
+    name = door.partition(".")[0].replace("main", "train")
+    run = getattr(importlib.import_module(f"{ROOM}.commands.{name}"), body)
+    options = getattr(importlib.import_module(f"{ROOM}.{door}"), kind)
+    taken, given = typing.get_type_hints(run), typing.get_type_hints(options)
+    for other in ("return", "stop"):
+        taken.pop(other, None)
+    if name == "prune":
+        del taken["options"]
+        library = typing.get_type_hints(runs.prune)
+        taken |= {key: library[key] for key in given.keys() - taken.keys()}
+    assert taken == given
+    assert run.__kwdefaults__ is None
+
+
+def test_choices_are_those_of_the_library():
+    assert prune.CRITERIA == scoring.CRITERIA
+    assert groups.RESIZES == decode.RESIZES
+    splits = next(o for o in options.declared(evaluate.Options) if o.flag == "split")
+    assert splits.option.metavar.split("|") == [*evaluation.SPLITS]
+
+
+DOORS = ("main", "evaluate", "predict", "relabel", "quantize", "prune", "export")
 DOORS += ("inspect", "inspect models", "inspect augment")
 
 

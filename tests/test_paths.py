@@ -25,7 +25,7 @@ from vit_jax_tricks import (
     quantize,
     relabel,
 )
-from vit_jax_tricks.commands import command, command_line
+from vit_jax_tricks.commands import command_line
 from vit_jax_tricks.commands.options import declared
 from vit_jax_tricks.data.label_pack import LabelPack
 from vit_jax_tricks.errors import UserError
@@ -102,7 +102,7 @@ def parsed(monkeypatch):
         pass
 
     def run(name, flag, text):
-        split, old, found = command_line.parse, command.parse, []
+        split, found = command_line.parse, []
 
         def parse(kind, argv):
             given = split(kind, argv)
@@ -112,16 +112,8 @@ def parsed(monkeypatch):
             found.append(given)
             raise Split
 
-        def parse_old(*args, **options):
-            given = old(*args, **options)
-            section, _, key = flag.rpartition(".")
-            values = dict(given.sections[section]) if section else given.values
-            found.append(values[key])
-            raise Split
-
         with monkeypatch.context() as patch:
             patch.setattr(command_line, "parse", parse)
-            patch.setattr(command, "parse", parse_old)
             try:
                 argv = [*FIRST.get(name, []), f"--{flag}={text}"]
                 return DOORS[name].main(argv)

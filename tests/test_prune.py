@@ -146,8 +146,8 @@ def test_other_weights(run, tmp_path, capsys):
 
 
 BAD = {
-    "share": (["--flops=60%"], "--flops=60%: expected a share such as 0.6"),
-    "over one": (["--flops=2"], "flops=2.0: the fraction"),
+    "share": (["--flops=60%"], "--flops=60%: expected a share above 0"),
+    "over one": (["--flops=2"], "--flops=2: expected a share above 0, at most 1"),
     "width": (["--width=none"], "--width=none: expected a share"),
     "criterion": (["--criterion=taylr"], 'Did you mean "taylor"'),
     "units": (["--criterion=entropy", "--normalize=none"], "in different units"),

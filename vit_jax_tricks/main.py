@@ -39,7 +39,7 @@ class Options:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command and returns its exit status; errors are one line."""
-    return command.main(Options, _train, argv, __doc__)
+    return command.run(Options, _train, argv, __doc__)
 
 
 def _train(options: Options, stop: Stop) -> None:

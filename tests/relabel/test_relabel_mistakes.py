@@ -23,7 +23,7 @@ MISTAKES = {
     "no teacher": (["--out=x", "--data=digits"], "give --teacher=DIR, or --teacher."),
     "no data": (["--out=x", "TEACHER"], "give --data=SPEC"),
     "unknown flag": (["--techer=x"], 'Did you mean "--teacher"?'),
-    "unknown key": (["--out=x", "--teacher.wights=x"], 'Did you mean "weights"?'),
+    "unknown key": (["--out=x", "--teacher.wights=x"], '"--teacher.weights"?'),
     "unknown override": (
         ["--out=x", "TEACHER", "--teacher.model.dept=2"],
         'Did you mean "depth"?',

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
-from vit_jax_tricks.commands.options import Declared, Group, declared
+from vit_jax_tricks.commands.options import Declared, Group, Option, declared, title
 from vit_jax_tricks.errors import UserError, nearest
 
 
@@ -104,10 +104,9 @@ def _unknown(word: str, known: Iterable[Declared]) -> str:
 
 def usage(kind: type, description: str) -> str:
     """The text of --help: a description, then the options by group."""
-    parser = _parser(declared(kind), description=description.strip())
-    parser.add_argument_group("Help").add_argument(
-        "--help", action="store_true", help="show this text"
-    )
+    option = Option("switch", "show this text", "", lambda *_: True)
+    help = Declared(("help",), "help", option, Group(kind, "", "", title(kind)))
+    parser = _parser([*declared(kind), help], description=description.strip())
     return parser.format_help().rstrip()
 
 

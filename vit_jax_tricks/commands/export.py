@@ -1,42 +1,57 @@
 """Body of the command `export`: writes a file, loads it and measures it."""
 
-from typing import Any
+import json
+from pathlib import Path
 
-from vit_jax_tricks.commands import data, model
 from vit_jax_tricks.commands import export_verdict as verdict
-from vit_jax_tricks.commands.command import Arguments
-from vit_jax_tricks.console import Bar
+from vit_jax_tricks.commands import groups
+from vit_jax_tricks.commands.data import open_data
+from vit_jax_tricks.commands.model import flags, load
+from vit_jax_tricks.console import Bar, elsewhere
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.export.exporting import FORMATS, export, target
+from vit_jax_tricks.export.exporting import export, target
 from vit_jax_tricks.stop import Stop
 
 
-def run(given: Arguments, stop: Stop) -> dict[str, Any]:
-    """Writes the file that a command line names and returns the measurements.
+def run(
+    *,
+    model: groups.Model,
+    data: groups.Data,
+    kind: str,
+    out: Path | None,
+    int8: bool,
+    calibration: int | None,
+    check: int,
+    as_json: bool,
+    stop: Stop,
+) -> None:
+    """Writes the file and reports how it compares with the model.
 
     Raises:
-      UserError: flags that contradict one another, and as `export.export`.
+      UserError: options that contradict one another, and as `export.export`.
     """
-    kind, out = given.choice("format", FORMATS, "onnx"), given.get("out")
-    int8, calibration = given.get("int8") is not None, given.whole("calibration", None)
-    check = given.whole("check", 256) or 256
-    if out is None or not out.endswith(f".{kind}"):
+    if out is None or not out.name.endswith(f".{kind}"):
         raise UserError(f"--out={out}: give a file name that ends in .{kind}.")
-    with model.flags():
-        target(out, int8=int8, calibration=calibration)  # before a model is read
-    trained = model.load(given, resize="area")
-    source = None
-    if given.get("data") is not None:
-        source = data.open_data(trained, given)
-    with model.flags(), Bar("part", check=stop.check) as show:
-        made = export(
-            trained,
-            out,
-            source,
-            int8=int8,
-            calibration=calibration,
-            check=check,
-            progress=show,
+    own = model.workdir is not None
+    if data.keys and data.name is None and not own:
+        raise UserError(
+            f"--data.{min(data.keys)} is for --data; add it or leave both out."
         )
-    verdict.show(made)
-    return made.to_json()
+    with elsewhere(as_json):
+        with flags():
+            target(out, int8=int8, calibration=calibration)  # before a model is read
+        trained = load(model, resize="area")
+        source = open_data(trained, data) if own or data.name else None
+        with flags(), Bar("part", check=stop.check) as show:
+            made = export(
+                trained,
+                out,
+                source,
+                int8=int8,
+                calibration=calibration,
+                check=check,
+                progress=show,
+            )
+        verdict.show(made)
+    if as_json:
+        print(json.dumps(made.to_json()))

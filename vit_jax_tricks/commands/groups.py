@@ -19,9 +19,16 @@ def _literals(pairs: Pairs, _: str) -> dict[str, Any]:
     return {key: parse_value(text) for key, text in pairs}
 
 
+def typed(pairs: Pairs, flag: str) -> dict[str, Any]:
+    """Values typed by the defaults of the config's section of that name."""
+    from vit_jax_tricks import config
+
+    return config.typed(flag.removeprefix("--"), pairs, flag)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Model:
-    """The model: a run, or a name and its weights."""
+    """The model."""
 
     workdir: Path | None = options.path(
         "a run: its model, newest checkpoint, classes, preprocessing",
@@ -29,7 +36,7 @@ class Model:
         brings=("its own model and weights", ("model", "weights", "num_classes")),
     )
     name: str | None = options.text(
-        "or else a name of list_models(), together with --weights", "NAME", flag="model"
+        "or else a name of list_models(), with its weights", "NAME", flag="model"
     )
     weights: str | None = options.path(
         "a .safetensors, .npz or .pth file, a workdir, hub:owner/name",
@@ -40,11 +47,26 @@ class Model:
         "number of classes of the head; by default that of the weights", None
     )
     fields: Mapping[str, Any] = options.section(
-        "override one field of the model: --model.img_size=384", "model", _literals
+        "override one field of the model, such as img_size=384", "model", _literals
     )
     ema: bool | None = options.truth(
         "averaged or plain weights; by default averaged if available"
     )
     resize: str | None = options.choice(
         "area (fast), or pil_bicubic, bit-identical to the references", RESIZES
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Data:
+    """The data."""
+
+    name: str | None = options.path(
+        "digits, digit_scenes/64, folder:PATH or tfds:NAME; a run has its own",
+        "SPEC",
+        place="data",
+        flag="data",
+    )
+    keys: Mapping[str, Any] = options.section(
+        "set one key of the config's data section", "data", typed
     )

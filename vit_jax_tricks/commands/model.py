@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vit_jax_tricks import runs
-from vit_jax_tricks.commands.command import Arguments
+from vit_jax_tricks.commands import groups
 from vit_jax_tricks.console import say
 from vit_jax_tricks.errors import UserError, spelled
 from vit_jax_tricks.runs import made_run
@@ -31,12 +31,12 @@ def workdir_flag(prefix: str) -> str:
 
 
 def load(
-    given: Arguments, *, resize: str | None, both: bool = False, prefix: str = "--"
+    given: groups.Model, *, resize: str | None, both: bool = False, prefix: str = "--"
 ) -> Trained:
     """`runs.load` of what a command line names, printing the load report.
 
     Args:
-      given: flags `command.MODEL_VALUES` and the section `model`.
+      given: the options.
       resize: resampling of pictures for other weights, unless --resize is given; None
         means the reference's.
       both: for a run with averages, also loads the plain weights.
@@ -45,29 +45,23 @@ def load(
     Raises:
       UserError: flags that contradict one another, and as `runs.load`.
     """
-    name, weights = given.get("model"), given.get("weights")
-    workdir, flag = given.get("workdir"), workdir_flag(prefix)
-    if workdir is not None:
-        clash = [f for f in ("model", "weights", "num_classes") if given.get(f)]
-        if clash:
-            raise UserError(
-                f"{flag} has its own model and weights; leave {prefix}{clash[0]} out."
-            )
-        resize = None
-    elif name is None or weights is None:
+    source = given.workdir or given.weights
+    if source is None or (given.workdir is None and given.name is None):
+        flag = workdir_flag(prefix)
         raise UserError(
             f"give {flag}=DIR, or {prefix}model=NAME with "
             f"{prefix}weights=SOURCE (see --help)."
         )
-    ema = given.choice("ema", ("true", "false"))
+    if given.workdir is not None:
+        resize = None
     with flags(prefix, f"{prefix}model."):
         trained = runs.load(
-            weights if workdir is None else workdir,
-            model=name,
-            num_classes=given.whole("num_classes", None),
-            overrides=given.literals("model"),
-            resize=given.get("resize", resize),
-            ema=None if ema is None else ema == "true",
+            source,
+            model=given.name,
+            num_classes=given.num_classes,
+            overrides=given.fields,
+            resize=given.resize or resize,
+            ema=given.ema,
             both=both,
         )
     for report in trained.reports:
@@ -75,9 +69,8 @@ def load(
     return trained
 
 
-def new_folder(given: Arguments, suffix: str) -> Path:
+def new_folder(out: Path | None, workdir: Path | None, suffix: str) -> Path:
     """The new, still empty workdir: --out, or else the run's with `_suffix`."""
-    workdir, out = given.get("workdir"), given.get("out")
     if out is None and workdir is None:
         raise UserError("give --out=DIR, a folder for the new model.")
     with flags():

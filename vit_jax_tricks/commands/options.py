@@ -5,12 +5,14 @@ and what `--help` shows. `command_line.parse` makes the dataclass from what was 
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from vit_jax_tricks.errors import UserError, nearest
 
 
+WIDEST = 20  # letters of the choices after a flag in --help
 Pairs = Iterable[tuple[str, str]]  # of --SECTION.KEY=VALUE, as typed
 
 
@@ -44,6 +46,7 @@ class Group:
     kind: type
     prefix: str
     root: str
+    title: str  # in --help
 
     def flag(self, name: str) -> str:
         if not self.prefix:
@@ -66,12 +69,12 @@ class Declared:
     @property
     def title(self) -> str:
         """The heading in `--help`."""
-        return (self.group.kind.__doc__ or "").partition(".")[0]
+        return self.group.title
 
 
 def declared(kind: type, within: Group | None = None) -> Iterator[Declared]:
     """All options of a dataclass, in order."""
-    here = within or Group(kind, "", "")
+    here = within or Group(kind, "", "", title(kind))
     for field in dataclasses.fields(kind):
         option = field.metadata["option"]
         if isinstance(option, Group):
@@ -84,13 +87,13 @@ def declared(kind: type, within: Group | None = None) -> Iterator[Declared]:
             yield Declared((field.name,), flag, option, here)
 
 
-def group(kind: type, prefix: str = "", root: str = "") -> Any:
+def group(kind: type, prefix: str = "", root: str = "", heading: str = "") -> Any:
     """Options that several commands share.
 
     With a prefix, they are typed as `--PREFIX.FLAG`, and the one named `root` as
-    `--PREFIX`.
+    `--PREFIX`. The heading in --help is by default the docstring.
     """
-    option = Group(kind, prefix, root)
+    option = Group(kind, prefix, root, heading or title(kind))
     return dataclasses.field(default_factory=kind, metadata={"option": option})
 
 
@@ -150,7 +153,9 @@ def share(help: str, default: float) -> Any:
     return _field(default, "value", help, "SHARE", read)
 
 
-def choice(help: str, choices: Sequence[str], default: str | None = None) -> Any:
+def choice(
+    help: str, choices: Sequence[str], default: str | None = None, **more: Any
+) -> Any:
     """One of the choices."""
 
     def read(text: str, flag: str) -> str:
@@ -158,7 +163,10 @@ def choice(help: str, choices: Sequence[str], default: str | None = None) -> Any
             raise UserError(f"{flag}={text}: unknown.{nearest(text, choices)}")
         return text
 
-    return _field(default, "value", help, "|".join(choices), read)
+    metavar = "|".join(choices)
+    if len(metavar) > WIDEST:
+        help, metavar = f"{help}: {', '.join(choices)}", "NAME"
+    return _field(default, "value", help, metavar, read, **more)
 
 
 def truth(help: str) -> Any:
@@ -173,9 +181,21 @@ def truth(help: str) -> Any:
     return _field(None, "value", help, "true|false", read)
 
 
-def switch(help: str) -> Any:
+def grid(help: str, **more: Any) -> Any:
+    """Rows and columns, such as 14x14, or one number for both."""
+
+    def read(text: str, flag: str) -> tuple[int, int]:
+        match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text, re.ASCII)
+        if match is None:
+            raise UserError(f"{flag}={text}: expected rows and columns, such as 14x14.")
+        return int(match[1]), int(match[2] or match[1])
+
+    return _field(None, "value", help, "ROWSxCOLUMNS", read, **more)
+
+
+def switch(help: str, **more: Any) -> Any:
     """A flag without a value."""
-    return _field(False, "switch", help, "", lambda *_: True, shown=None)
+    return _field(False, "switch", help, "", lambda *_: True, shown=None, **more)
 
 
 def section(
@@ -201,6 +221,11 @@ def words(metavar: str, *, place: str | None = None) -> Any:
 def _field(default: Any, *how: Any, **more: Any) -> Any:
     option = Option(*how, **{"shown": default, **more})
     return dataclasses.field(default=default, metadata={"option": option})
+
+
+def title(kind: type) -> str:
+    """The heading of a dataclass of options: its docstring."""
+    return (kind.__doc__ or "").partition(".")[0]
 
 
 def _placed(place: str) -> Callable[[str, str], Any]:

@@ -1,49 +1,63 @@
 """Body of the command `quantize`: calibrates and measures the cost."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
+from typing import Any
 
-from vit_jax_tricks import config, runs
-from vit_jax_tricks.commands import data, model
-from vit_jax_tricks.commands.command import Arguments
-from vit_jax_tricks.console import Bar, banner, say
-from vit_jax_tricks.errors import UserError, spelled
+from vit_jax_tricks import runs
+from vit_jax_tricks.commands import groups
+from vit_jax_tricks.commands.data import open_data
+from vit_jax_tricks.commands.model import flags, load, new_folder
+from vit_jax_tricks.console import Bar, banner, muted, say
+from vit_jax_tricks.errors import spelled
 from vit_jax_tricks.runs.quantization import cells, checked_section, ranked
 from vit_jax_tricks.stop import Stop
 
 
-IMAGES = 256  # images for the sensitivity
 SHOWN = 10  # places shown on the screen; the report has all
 
 
-def run(given: Arguments, stop: Stop) -> Path:
-    """Quantises the model that a command line names and returns the new workdir.
+def run(
+    *,
+    model: groups.Model,
+    data: groups.Data,
+    out: Path | None,
+    quant: Mapping[str, Any],
+    calibration: int | None,
+    sensitivity: bool,
+    images: int,
+    batch_size: int,
+    stop: Stop,
+) -> None:
+    """Quantises the model, writes the new workdir and says what it costs.
+
+    Args:
+      quant: keys of the config's quant section.
+      calibration: training images for the ranges, instead of quant's.
+      sensitivity: whether to measure each place alone, on `images`.
 
     Raises:
-      UserError: flags that contradict one another, and as `runs.quantize`.
+      UserError: as `runs.quantize`.
     """
-    if given.get("images") and not given.get("sensitivity"):
-        raise UserError("--images is for --sensitivity; add it or leave both out.")
-    quant = config.typed("quant", given.sections["quant"])
-    if count := given.whole("calibration", None):
-        quant["calibration"] = count
+    if calibration is not None:
+        quant = {**quant, "calibration": calibration}
     with spelled(weights="--quant.weights"):
         checked_section(quant)  # before a model is read
-    images = given.whole("images", IMAGES) or IMAGES
-    batch_size = given.whole("batch_size", 256) or 256
-    out = model.new_folder(given, "quantized")
-    trained = model.load(given, resize="area")
-    source = data.open_data(trained, given)
-    with model.flags(), Bar("part", check=stop.check) as show:
-        made = runs.quantize(
-            trained,
-            source,
-            out=out,
-            sensitivity=images if given.get("sensitivity") else 0,
-            batch_size=batch_size,
-            progress=show,
-            **quant,
-        )
+    out = new_folder(out, model.workdir, "quantized")
+    with muted():
+        trained = load(model, resize="area")
+        source = open_data(trained, data)
+        with flags(), Bar("part", check=stop.check) as show:
+            made = runs.quantize(
+                trained,
+                source,
+                out=out,
+                sensitivity=images if sensitivity else 0,
+                batch_size=batch_size,
+                progress=show,
+                **quant,
+            )
     banner("quantised", made.rows())
     if made.costs:
         say("most sensitive, quantised alone:")
@@ -54,4 +68,3 @@ def run(given: Arguments, stop: Stop) -> Path:
     say(
         f"export: python -m vit_jax_tricks.export --workdir={workdir} --int8 --out=FILE"
     )
-    return out

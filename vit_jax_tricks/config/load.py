@@ -64,8 +64,10 @@ def load(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> Section:
     return Section(located(config.to_dict()))
 
 
-def located(values: Mapping[str, Any]) -> dict[str, Any]:
+def located(values: Mapping[str, Any], root: str = "config.") -> dict[str, Any]:
     """Makes the paths of a config, or of a part of one, absolute.
+
+    `root` is the prefix of the keys in errors.
 
     Raises:
       UserError: a remote path.
@@ -76,7 +78,7 @@ def located(values: Mapping[str, Any]) -> dict[str, Any]:
         node = out.get(section) if section else out
         if not isinstance(node, dict) or key not in node:
             continue
-        value, flag = node[key], f"config.{name}="
+        value, flag = node[key], f"{root}{name}="
         if isinstance(value, str):
             node[key] = str(place(value, flag))
         elif isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
@@ -159,17 +161,27 @@ def defaults() -> dict[str, Any]:
     return _common().to_dict()
 
 
-def typed(section: str, pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
-    """Reads the keys of one section from text, as they are typed.
+def typed(
+    section: str, pairs: Iterable[tuple[str, str]], path: str | None = None
+) -> dict[str, Any]:
+    """Reads the keys of one section from text, typed by their defaults.
+
+    Args:
+      section: "data", "quant" and so on.
+      pairs: keys and values as typed.
+      path: the section as typed, for errors; by default `config.SECTION`.
 
     Raises:
       UserError: an unknown key, a value of the wrong type, or a remote path.
     """
-    pairs, out = list(pairs), _common()
+    path = path or f"config.{section}"
+    pairs = list(pairs)
+    out: Any = _common()[section]
     for key, text in pairs:
-        override(out, f"{section}.{key}", text)
-    values = located(out.to_dict())[section]
-    return {key: values[key] for key, _ in pairs}
+        override(out, key, text, path)
+    values = out.to_dict()
+    given = {section: {key: values[key] for key, _ in pairs}}
+    return located(given, path.removesuffix(section))[section]
 
 
 def filled(section: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -67,10 +67,12 @@ def tuples(value: Any) -> Any:
     return value
 
 
-def override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
+def override(
+    config: ml_collections.ConfigDict, key: str, text: str, path: str = "config"
+) -> None:
+    """Sets a dotted key from text; `path` names the config in errors."""
     *parents, last = key.split(".")
     node: Any = config
-    path = "config"
     for name in parents:
         if path == "config.loss" and name not in node:
             with node.unlocked():

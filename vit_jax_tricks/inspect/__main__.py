@@ -71,10 +71,10 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command and returns its exit status; errors are one line."""
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] == "models":
-        return command.main(Models, _models, argv[1:], MODELS)
+        return command.run(Models, _models, argv[1:], MODELS)
     if argv and argv[0] == "augment":
-        return command.main(Augment, _augment, argv[1:], AUGMENT)
-    return command.main(What, _unknown, argv, __doc__)
+        return command.run(Augment, _augment, argv[1:], AUGMENT)
+    return command.run(What, _unknown, argv, __doc__)
 
 
 def _models(options: Models, stop: "Stop") -> None:
