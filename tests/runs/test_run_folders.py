@@ -35,7 +35,7 @@ def test_foreign_folders_are_refused_untouched(names, tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir() if name.endswith("/") else path.write_text("theirs")
     before = sorted(folder.rglob("*"))
-    with pytest.raises(UserError, match=r"another --workdir|empty folder as --work"):
+    with pytest.raises(UserError, match=r"another workdir|empty folder as work"):
         resume.open_workdir(folder, "auto")
     assert sorted(folder.rglob("*")) == before
 

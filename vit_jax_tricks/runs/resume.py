@@ -56,11 +56,11 @@ def open_workdir(workdir: Path, resume: str) -> None:
     if resume == "never" and step_folders(workdir / "checkpoints"):
         raise UserError(
             f"config.resume=never, but {workdir} holds a run; give another "
-            "--workdir, or drop config.resume to resume it. Nothing was changed."
+            "workdir, or drop config.resume to resume it. Nothing was changed."
         )
     if resume == "required" and not workdir.exists():
         raise UserError(
-            f"config.resume=required, but {workdir} does not exist; give the --workdir "
+            f"config.resume=required, but {workdir} does not exist; give the workdir "
             "of an earlier run, or resume=auto."
         )
 
@@ -97,7 +97,7 @@ def check_run(
         _read(workdir / "teachers.json", list)
         raise UserError(
             f"{workdir} was trained with other teacher weights, or another label "
-            "pack, in the same place; put it back, or give another --workdir. "
+            "pack, in the same place; put it back, or give another workdir. "
             "Nothing was changed."
         )
     _check_same_data(workdir, data, resume)
@@ -148,13 +148,13 @@ def _refuse_foreign(workdir: Path) -> None:
     if ours:
         raise UserError(
             f"{workdir} holds {', '.join(ours)}, but no checkpoints of a run; put them "
-            f"back into {checkpoints}, or give another --workdir. Nothing was changed."
+            f"back into {checkpoints}, or give another workdir. Nothing was changed."
         )
     if found:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         raise UserError(
             f"{workdir} is not one of our runs: it holds {', '.join(found[:3])}{more}; "
-            "give a new or an empty folder as --workdir. Nothing was changed."
+            "give a new or an empty folder as workdir. Nothing was changed."
         )
 
 
@@ -184,7 +184,7 @@ def _check_same_data(workdir: Path, data: dict[str, Any], resume: str) -> None:
     if resume != "new_data":
         raise UserError(
             f"the data has changed since {workdir} was begun ({what}); put it back, "
-            "give another --workdir, or continue with the new data by "
+            "give another workdir, or continue with the new data by "
             "--config.resume=new_data. Nothing was changed."
         )
     say(f"the data has changed ({what}), and the run goes on with it")
@@ -198,8 +198,7 @@ def _check_writable(workdir: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise UserError(
-            f"--workdir {workdir} cannot be written ({error.strerror}); "
-            "give another one."
+            f"{workdir} cannot be written ({error.strerror}); give another one."
         ) from error
 
 
@@ -235,13 +234,13 @@ def _check_same_run(
     if identity:
         what = ", ".join(f"config.{k} was {a!r}, now {b!r}" for k, a, b in identity)
         raise UserError(
-            f"{workdir} holds another run: {what}; give another --workdir. "
+            f"{workdir} holds another run: {what}; give another workdir. "
             "Nothing was changed."
         )
     if _read(workdir / "classes.json", list) != class_names:
         raise UserError(
             f"{workdir} was trained on other classes than the data has now; "
-            "give another --workdir. Nothing was changed."
+            "give another workdir. Nothing was changed."
         )
     _say_unknown(old, new)
     for key, before, now in changed:
@@ -283,7 +282,7 @@ def _read(path: Path, kind: type) -> Any:
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path} is missing or unreadable, though there are checkpoints beside it; "
-            "restore it, or give another --workdir. Nothing was changed."
+            "restore it, or give another workdir. Nothing was changed."
         ) from error
 
 

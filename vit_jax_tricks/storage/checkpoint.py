@@ -144,7 +144,7 @@ class Checkpointer:
             listed = "; ".join(f"{step}: {why}" for step, why in damaged.items())
             raise UserError(
                 f"every checkpoint in {self.directory} is damaged ({listed}); restore "
-                "a copy, or start again with another --workdir. Nothing was changed."
+                "a copy, or start again with another workdir. Nothing was changed."
             )
         for step, why in damaged.items():
             self._set_aside(step, str(why))
@@ -287,7 +287,7 @@ class Checkpointer:
             raise UserError(
                 f"{folder} holds the state of another model or optimizer than the "
                 f"config's ({odd[0]} is {there} there, {here} here); use the config "
-                "that it was trained with, or another --workdir. Nothing was changed."
+                "that it was trained with, or another workdir. Nothing was changed."
             )
         with plain_path(folder) as path, ocp.StandardCheckpointer() as checkpointer:
             state = checkpointer.restore(path / "state", template)

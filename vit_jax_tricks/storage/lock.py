@@ -69,7 +69,7 @@ def locked(folder: Path, otherwise: str) -> Iterator[None]:
 
     Args:
       folder: must exist.
-      otherwise: advice if it is held, such as "give another --workdir".
+      otherwise: advice if it is held, such as "give another workdir".
 
     Raises:
       UserError: another process holds it, or it cannot be written.

@@ -93,7 +93,7 @@ class Loop:
 
     def run(self) -> dict[str, float]:
         open_workdir(self.workdir, self.resume)
-        with locked(self.workdir, "give another --workdir"):
+        with locked(self.workdir, "give another workdir"):
             try:
                 self._open()
                 if self.finished:
@@ -121,7 +121,7 @@ class Loop:
         if self.start > x.total_steps:
             raise UserError(
                 f"{self.workdir} is at step {self.start}, beyond this config's "
-                f"{x.total_steps}; train longer or use another --workdir."
+                f"{x.total_steps}; train longer or use another workdir."
             )
         self.finished = self.start == self.clock.evaluated == x.total_steps
         self.writer = MetricsWriter(
@@ -140,7 +140,7 @@ class Loop:
         if found is None and self.resume == "required":
             raise UserError(
                 f"config.resume=required, but {self.workdir} holds no usable "
-                "checkpoint; give the --workdir of an earlier run, or resume=auto."
+                "checkpoint; give the workdir of an earlier run, or resume=auto."
             )
         if found is None:
             return self.experiment.compile_init(), {}

@@ -30,7 +30,7 @@ class MetricsWriter:
         if length < offset:
             raise UserError(
                 f"{self.path} has {length} bytes, but the checkpoint of step {step} "
-                f"was saved at {offset}; put it back, or give another --workdir. "
+                f"was saved at {offset}; put it back, or give another workdir. "
                 "Nothing was changed."
             )
         self._file = self.path.open("ab", buffering=0)
