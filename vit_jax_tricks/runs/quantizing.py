@@ -13,7 +13,7 @@ from vit_jax_tricks.compress.quant.rules import Rule, standard_rules
 from vit_jax_tricks.compress.quant.spec import Spec
 from vit_jax_tricks.data import Data
 from vit_jax_tricks.data.sample import Sample
-from vit_jax_tricks.errors import UserError, nearest
+from vit_jax_tricks.errors import UserError, about, nearest
 from vit_jax_tricks.runs.model_inputs import model_inputs
 from vit_jax_tricks.runs.progress import Progress, silent
 from vit_jax_tricks.typing import Array, Float, Int
@@ -91,10 +91,8 @@ def rules_of(section: Mapping[str, Any]) -> tuple[Rule, ...] | None:
 
 
 def _spec(key: str, **fields: Any) -> Spec:
-    try:
+    with about(f"{PATH}.{key}"):
         return Spec(**fields)
-    except UserError as error:
-        raise UserError(f"{PATH}.{key}: {error}") from error
 
 
 def _rule(given: Any) -> Rule:

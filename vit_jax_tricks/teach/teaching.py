@@ -11,7 +11,7 @@ from vit_jax_tricks.config import Section
 from vit_jax_tricks.data import Data
 from vit_jax_tricks.data.label_pack import LabelPack
 from vit_jax_tricks.data.label_pack.code import decode
-from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.errors import UserError, about
 from vit_jax_tricks.objectives import NEEDS, Objective
 from vit_jax_tricks.objectives.targets import Stored, Teach, stored_labels
 from vit_jax_tricks.objectives.term import within
@@ -111,11 +111,9 @@ def build(
             smoothing=smoothing,
         )
     if pack is not None:
-        try:
+        with about("config.teacher.pack"):
             opened = LabelPack.open(pack)
             opened.check(source, num_classes=source.num_classes)
-        except UserError as error:
-            raise UserError(f"config.teacher.pack: {error}") from error
         stored = functools.partial(
             _stored,
             needs=needs & from_pack,
