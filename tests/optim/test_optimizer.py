@@ -12,7 +12,7 @@ from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.optim import optimizer
 
 
-GOLDEN = np.load(pathlib.Path(__file__).parent / "golden/train/optimizers.npz")
+GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden/train/optimizers.npz")
 LEAVES = ("w", "b", "conv")
 
 CASES = {

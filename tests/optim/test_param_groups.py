@@ -15,7 +15,9 @@ from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.optim.param_groups import describe, factors
 
 
-with np.load(pathlib.Path(__file__).parent / "golden/train/param_groups.npz") as file:
+with np.load(
+    pathlib.Path(__file__).parents[1] / "golden/train/param_groups.npz"
+) as file:
     GOLDEN = json.loads(file["json_utf8"].tobytes().decode())
 
 MODELS = (

@@ -281,7 +281,7 @@ def test_a_write_that_fails_half_way_is_one_line(whole, tmp_path):
 
 @pytest.mark.slow
 def test_killed_at_random_it_ends_alike(home, capfd, tmp_path):
-    path = Path(__file__).parent.parent / "benchmarks" / "kill_resume.py"
+    path = Path(__file__).parents[2] / "benchmarks" / "kill_resume.py"
     spec = importlib.util.spec_from_file_location("kill_resume", path)
     assert spec is not None
     assert spec.loader is not None

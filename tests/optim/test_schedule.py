@@ -12,7 +12,7 @@ from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.optim import schedule
 
 
-GOLDEN = np.load(pathlib.Path(__file__).parent / "golden/train/schedules.npz")
+GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden/train/schedules.npz")
 
 
 def cosine_case(key):
