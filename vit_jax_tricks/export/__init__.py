@@ -7,7 +7,7 @@ imported on first use.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.export.installed import PACKAGES, not_installed
 
 
 if TYPE_CHECKING:
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from vit_jax_tricks.export.stablehlo import load, to_stablehlo
     from vit_jax_tricks.export.tensorrt import tensorrt_problems
 
-PACKAGES = ("onnx", "onnxruntime", "flatbuffers")
-NOT_INSTALLED = "{} is not installed: pip install 'vit_jax_tricks[export]'."
 _MODULES = {
     "export": "exporting",
     "load": "stablehlo",
@@ -37,7 +35,7 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name not in PACKAGES:
             raise
-        raise UserError(NOT_INSTALLED.format(error.name)) from error
+        raise not_installed(error.name) from error
     return getattr(module, name)
 
 

@@ -17,8 +17,9 @@ from vit_jax_tricks.compress.quant.model import QuantizedModel
 from vit_jax_tricks.compress.quant.range_store import without_ranges
 from vit_jax_tricks.data import Data
 from vit_jax_tricks.errors import Argument, UserError
-from vit_jax_tricks.export import NOT_INSTALLED, cpu, proof
+from vit_jax_tricks.export import cpu, proof
 from vit_jax_tricks.export.files import check_writable, staged
+from vit_jax_tricks.export.installed import not_installed
 from vit_jax_tricks.runs import quantizing
 from vit_jax_tricks.runs.data import open_data
 from vit_jax_tricks.runs.model_inputs import model_inputs
@@ -191,7 +192,7 @@ def target(
     needed = ("onnx", "onnxruntime") if kind == "onnx" else ("flatbuffers",)
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(NOT_INSTALLED.format(missing[0]))
+        raise not_installed(missing[0])
     return kind, file
 
 
