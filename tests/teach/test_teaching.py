@@ -251,6 +251,12 @@ def test_no_collectives_for_stored_labels(pack):
     x = build(*SOFT, f"--config.teacher.pack={pack}")
     mesh = make_mesh()
     with jax.set_mesh(mesh):
-        stored = jax.jit(x.train_step.keywords["stored"])
-        text = stored.lower(jax.random.key(0), x.batch_shape(train=True)).compile()
+        augment, stored = (x.train_step.keywords[key] for key in ("augment", "stored"))
+
+        def labels(key, batch):
+            _, geometry = augment(key, batch["image"], batch["index"])
+            return stored(geometry, batch)
+
+        shape = x.batch_shape(train=True)
+        text = jax.jit(labels).lower(jax.random.key(0), shape).compile()
     assert "all-" not in text.as_text()
