@@ -25,7 +25,7 @@ from vit_jax_tricks.models import registry
 from vit_jax_tricks.models.vit import VisionTransformer
 from vit_jax_tricks.objectives.classification import LOSSES
 from vit_jax_tricks.optim import optimizer, schedule
-from vit_jax_tricks.runs import quantizing
+from vit_jax_tricks.runs import quant_config
 
 
 CARDS = {path.stem: path.read_text() for path in Path("docs/tricks").glob("*.md")}
@@ -201,7 +201,7 @@ def switches_on(row: dict[str, Any], trick: Trick) -> bool:
     """Whether a run with this config uses the trick."""
     section, _, key = trick.key.rpartition(".")
     if section == "quant.rules":
-        rules = quantizing.rules_of(row["quant"]) or ()
+        rules = quant_config.rules_of(row["quant"]) or ()
         found = [getattr(one, key) for _, one in rules if one is not None]
         usual = getattr(spec.Spec(), key)
     elif section == "model":

@@ -17,26 +17,27 @@ _HOME = {
     "list_models": "vit_jax_tricks.models",
     "load_pretrained": "vit_jax_tricks.pretrained",
     "export_weights": "vit_jax_tricks.pretrained",
-    # Modules under the names of version 0.1.0.
-    "checkpoint": "vit_jax_tricks.storage",
-    "experiment": "vit_jax_tricks.train",
-    "made_run": "vit_jax_tricks.runs",
-    "metrics": "vit_jax_tricks.train",
-    "model_spec": "vit_jax_tricks.runs",
-    "optimizer": "vit_jax_tricks.optim",
-    "quantizing": "vit_jax_tricks.runs",
-    "schedule": "vit_jax_tricks.optim",
-    "step": "vit_jax_tricks.train",
+}
+# Modules that stood at the top of version 0.1.0.
+_MOVED = {
+    "checkpoint": "storage.checkpoint",
+    "experiment": "train.experiment",
+    "made_run": "runs.made_run",
+    "metrics": "train.metrics",
+    "model_spec": "runs.model_spec",
+    "optimizer": "optim.optimizer",
+    "quantizing": "runs.quant_config",
+    "schedule": "optim.schedule",
+    "step": "train.step",
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MOVED:
+        return importlib.import_module(f"vit_jax_tricks.{_MOVED[name]}")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = importlib.import_module(_HOME[name])
-    if hasattr(home, name):
-        return getattr(home, name)
-    return importlib.import_module(f"{_HOME[name]}.{name}")
+    return getattr(importlib.import_module(_HOME[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -20,7 +20,7 @@ from vit_jax_tricks.errors import Argument, UserError
 from vit_jax_tricks.export import cpu, proof
 from vit_jax_tricks.export.files import check_writable, staged
 from vit_jax_tricks.export.installed import not_installed
-from vit_jax_tricks.runs import quantizing
+from vit_jax_tricks.runs import quant_config
 from vit_jax_tricks.runs.data import open_data
 from vit_jax_tricks.runs.model_inputs import model_inputs
 from vit_jax_tricks.runs.progress import Progress, silent
@@ -129,7 +129,7 @@ def export(
             "=SPEC, such as digit_scenes/64 or folder:PATH.",
         )
     shown = _shown(trained, opened, check, progress)
-    count = calibration or quantizing.IMAGES
+    count = calibration or quant_config.IMAGES
     made = _make(trained, opened, kind, int8, count, progress)
     files = [file] if kind == "onnx" else [file, file.with_name(f"{file.name}.json")]
     with staged(*files) as partials:
@@ -252,7 +252,7 @@ def _quantized(
     if isinstance(trained.model, QuantizedModel):
         return QuantizedModel(model, trained.model.rules), variables
     quantized = QuantizedModel(model, compress.standard_rules())
-    variables = quantizing.calibrated(
+    variables = quant_config.calibrated(
         quantized,
         variables,
         opened,

@@ -34,7 +34,7 @@ class ModelSpec:
       mean, std: for each channel, of pixels in [0, 1].
       view: converts the bytes of a file to uint8 pixels.
       class_names: in the order of the logits, if known.
-      quant: its quantisation, as `quantizing.rules_of` takes it, or None.
+      quant: its quantisation, as `quant_config.rules_of` takes it, or None.
     """
 
     name: str

@@ -25,7 +25,7 @@ from vit_jax_tricks.data.sample import Sample
 from vit_jax_tricks.errors import Argument, UserError
 from vit_jax_tricks.inspect.sensitivity_sheet import write_sheet
 from vit_jax_tricks.models.stacking import flatten, unflatten
-from vit_jax_tricks.runs import made_run, quantizing, resume
+from vit_jax_tricks.runs import made_run, quant_config, resume
 from vit_jax_tricks.runs.data import open_data
 from vit_jax_tricks.runs.evaluation import evaluate
 from vit_jax_tricks.runs.progress import Progress, silent
@@ -121,7 +121,7 @@ def quantize(
 
     Raises:
       UserError: a model that is quantised already, nothing to quantise, a folder that
-        holds something, and as `load`, `open_data` and `quantizing.rules_of`.
+        holds something, and as `load`, `open_data` and `quant_config.rules_of`.
 
     Example:
       made = runs.quantize("runs/digits", calibration=256)
@@ -153,11 +153,11 @@ def checked_section(quant: Mapping[str, Any]) -> dict[str, Any]:
     Raises: UserError for unknown keys, wrong values, and nothing to quantise.
     """
     section = config.filled("quant", {**DEFAULTS, **quant})
-    if quantizing.rules_of(section) is None:
+    if quant_config.rules_of(section) is None:
         raise UserError(
             "nothing would be quantised: give ", Argument("weights"), "=int8_narrow."
         )
-    quantizing.images_of(section)
+    quant_config.images_of(section)
     return section
 
 
@@ -171,10 +171,10 @@ def _quantized(
 ) -> Quantized:
     spec = trained.spec
     assert not isinstance(trained.model, QuantizedModel)
-    model = quantizing.quantized(trained.model, section)
+    model = quant_config.quantized(trained.model, section)
     assert model is not None
-    sample = source.sample(quantizing.images_of(section), "train")
-    variables = quantizing.calibrated(
+    sample = source.sample(quant_config.images_of(section), "train")
+    variables = quant_config.calibrated(
         model,
         trained.variables[""],
         source,
@@ -219,7 +219,7 @@ def _costs(made: Trained, source: Data, images: int, progress: Progress) -> list
     kept = stored(from_layers(like, by_layer(whole)))
     ranges = model.ranges(with_stored(variables, kept))
     batches = list(
-        quantizing.calibration_batches(
+        quant_config.calibration_batches(
             source,
             source.sample(images, "train"),
             mean=spec.mean,

@@ -23,7 +23,7 @@ from vit_jax_tricks.pretrained.load import load_weights
 from vit_jax_tricks.pretrained.load_report import LoadReport
 from vit_jax_tricks.pretrained.sources import classes_of, read_source
 from vit_jax_tricks.pretrained.weights import Weights
-from vit_jax_tricks.runs import model_spec, quantizing
+from vit_jax_tricks.runs import model_spec, quant_config
 from vit_jax_tricks.runs.model_spec import ModelSpec
 from vit_jax_tricks.typing import Params
 
@@ -153,7 +153,9 @@ def _of_run(
     model = spec.create()
     family = type(model).__name__
     weights = read_source(workdir, family, ema=ema)
-    quantized = None if spec.quant is None else quantizing.quantized(model, spec.quant)
+    quantized = (
+        None if spec.quant is None else quant_config.quantized(model, spec.quant)
+    )
     variables, report = _load(model, weights, quantized)
     every, reports = {"": variables}, (report,)
     if both and ema is None and weights.averaged:

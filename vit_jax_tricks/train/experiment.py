@@ -27,7 +27,7 @@ from vit_jax_tricks.objectives import Objective
 from vit_jax_tricks.optim import optimizer, schedule
 from vit_jax_tricks.pretrained.load import load_pretrained
 from vit_jax_tricks.random import fold_in_str
-from vit_jax_tricks.runs import quantizing, scores
+from vit_jax_tricks.runs import quant_config, scores
 from vit_jax_tricks.runs.model_spec import ModelSpec, fields_of
 from vit_jax_tricks.state import TrainState, create
 from vit_jax_tricks.teach import teaching
@@ -152,7 +152,7 @@ class Experiment:
         if self.quantized is not None:
             sample = self.data.sample(self.calibration, "train", self.seed)
             say(f"calibrating on {self.data.name}: {sample}")
-            variables = quantizing.calibrated(
+            variables = quant_config.calibrated(
                 self.quantized,
                 variables,
                 self.data,
@@ -275,7 +275,7 @@ def build(config: Section, *, devices: Sequence[Any] | None = None) -> Experimen
     shapes = jax.eval_shape(
         functools.partial(model.init, train=False), jax.random.key(0), images
     )
-    quantized = quantizing.quantized(model, config.quant)
+    quantized = quant_config.quantized(model, config.quant)
     if quantized is not None:
         shapes = jax.eval_shape(quantized.with_any_ranges, shapes)
     applied = model if quantized is None else quantized
@@ -366,7 +366,7 @@ def build(config: Section, *, devices: Sequence[Any] | None = None) -> Experimen
         has_ema=average is not None,
         source=config.init,
         quantized=quantized,
-        calibration=quantizing.images_of(config.quant),
+        calibration=quant_config.images_of(config.quant),
         scales=scales,
     )
 

@@ -11,14 +11,14 @@ from vit_jax_tricks import config, data
 from vit_jax_tricks.compress import Range, Spec
 from vit_jax_tricks.compress.quant import range_store
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.runs import quantizing
+from vit_jax_tricks.runs import quant_config
 
 
 OFF = config.defaults()["quant"]
 
 
 def rules(**changes):
-    return quantizing.rules_of(OFF | changes)
+    return quant_config.rules_of(OFF | changes)
 
 
 def test_off_by_default():
@@ -78,7 +78,9 @@ def test_what_is_wrong_says_so(changes, message):
 def test_calibration_sees_as_many_images_as_it_says(home, count):
     """Batches of 32 once left out what did not fill one: 63 were 32."""
     source = data.build("digits")
-    seen = list(quantizing.calibration_batches(source, count, mean=(0.5,), std=(0.25,)))
+    seen = list(
+        quant_config.calibration_batches(source, count, mean=(0.5,), std=(0.25,))
+    )
     images = np.concatenate([images for images, _ in seen])
     labels = np.concatenate([labels for _, labels in seen])
     assert len(images) == len(labels) == min(count, 1438)
@@ -178,7 +180,7 @@ def test_the_recipe_follows_the_run(run):
     assert made["schedule"]["lr_per"] is None
     assert made["quant"]["weights"] == "int4_narrow"
     assert made["quant"]["learned"]
-    assert quantizing.rules_of(made["quant"]) is not None
+    assert quant_config.rules_of(made["quant"]) is not None
     alone = recipe(f"init={run}", "distil=0")
     assert alone["teacher"]["sources"] == ()
     assert "distillation" not in alone["loss"]
