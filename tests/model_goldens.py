@@ -163,15 +163,33 @@ def evaluate(model: Any, variables: Any, images: Any) -> Any:
 
 def macs(model: Any, variables: Any = None) -> int:
     """Multiply-accumulates of one image; `variables` save tracing their start."""
-    own, image = _shapes(model) if variables is None else (variables, _image(model))
-    return count_flops(model.apply, own, image).macs
+    if variables is None:
+        return _counts(model)[1].macs
+    return count_flops(model.apply, variables, _image(model)).macs
 
 
 @cache
-def _shapes(model: Any) -> tuple[Any, Any]:
-    """Of the variables and of one image."""
+def _counts(model: Any) -> tuple[int, Flops]:
+    """Of the parameters and of the operations of one image, from one trace.
+
+    Names that differ in weights and preprocessing alone have equal models.
+    """
+    shapes: Any = None
+
+    def start(key: Any, image: Any) -> Any:
+        nonlocal shapes
+        outputs, variables = model.init_with_output(key, image)
+        shapes = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), variables
+        )
+        return outputs
+
     image = _image(model)
-    return jax.eval_shape(model.init, jax.random.key(0), image), image
+    operations = count_flops(start, jax.random.key(0), image)
+    if getattr(model, "rope_type", "") == "mixed":  # its start rotates frequencies
+        operations = count_flops(model.apply, shapes, image)
+    leaves = jax.tree.leaves(shapes["params"])
+    return sum(math.prod(leaf.shape) for leaf in leaves), operations
 
 
 def _image(model: Any) -> jax.ShapeDtypeStruct:
@@ -185,12 +203,6 @@ def published_counts() -> dict[str, dict[str, Any]]:
     return json.loads(arrays["json_utf8"].tobytes())
 
 
-# Names that differ in weights and preprocessing alone have equal models.
-@cache
-def _operations(model: Any) -> Flops:
-    return count_flops(model.apply, *_shapes(model))
-
-
 def check_count(name: str, *, operations: bool) -> None:
     """The registered number of parameters is that of the model, and timm's.
 
@@ -200,9 +212,7 @@ def check_count(name: str, *, operations: bool) -> None:
     model: Any = create_model(name, num_classes=entry.parameters_classes)
     if hasattr(model, "scan"):
         model = model.clone(scan=True)  # the same numbers, traced sooner
-    variables, _ = _shapes(model)
-    leaves = jax.tree.leaves(variables["params"])
-    count = sum(math.prod(leaf.shape) for leaf in leaves)
+    count, counted = _counts(model)
     assert count == entry.parameters
     reference = published_counts().get(name)
     if reference is None:
@@ -214,6 +224,5 @@ def check_count(name: str, *, operations: bool) -> None:
     size = reference["input_size"]
     assert model.image_shape == (size[1], size[2], size[0])
     if operations:
-        counted = _operations(model)
         assert (counted.macs, counted.notes) == (reference["macs"], ())
         assert counted.flops == 2 * counted.macs

@@ -1,6 +1,7 @@
 """Depthwise convolutions on the CPU equal XLA's own."""
 
 import functools
+import itertools
 
 import flax.linen as nn
 import jax
@@ -30,32 +31,46 @@ def reference(images, kernel, strides, padding, groups):
     )
 
 
+PADDINGS = ["SAME", "VALID", [(1, 1), (0, 2)]]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("k", [1, 3, 4, 5])
-@pytest.mark.parametrize("strides", [(1, 1), (2, 2), (2, 1)])
-@pytest.mark.parametrize("padding", ["SAME", "VALID", [(1, 1), (0, 2)]], ids=str)
-def test_equal_to_xla_with_gradients(k, strides, padding):
+def test_equal_to_xla_with_gradients(k):
     images, kernel = arrays(k=k)
-    ours = functools.partial(
-        grouped_conv,
-        strides=strides,
-        padding=padding,
-        feature_group_count=6,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-    want = reference(images, kernel, strides, padding, 6)
-    np.testing.assert_allclose(ours(images, kernel), want, atol=1e-5)
-    np.testing.assert_allclose(jax.jit(ours)(images, kernel), want, atol=1e-5)
+    cases = list(itertools.product([(1, 1), (2, 2), (2, 1)], PADDINGS))
+    ours = [
+        functools.partial(
+            grouped_conv,
+            strides=strides,
+            padding=padding,
+            feature_group_count=6,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        for strides, padding in cases
+    ]
+    theirs = [
+        functools.partial(reference, strides=strides, padding=padding, groups=6)
+        for strides, padding in cases
+    ]
 
-    def loss(conv, images, kernel):
-        return jnp.sin(conv(images, kernel)).sum()
+    def loss(images, kernel, conv):
+        out = conv(images, kernel)
+        return jnp.sin(out).sum(), out
 
-    theirs = functools.partial(reference, strides=strides, padding=padding, groups=6)
-    got = jax.grad(functools.partial(loss, ours), argnums=(0, 1))(images, kernel)
-    want = jax.grad(functools.partial(loss, theirs), argnums=(0, 1))(images, kernel)
-    for one, other in zip(got, want, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-4)
-    assert count_flops(ours, images, kernel) == count_flops(theirs, images, kernel)
+    @jax.jit  # one program for all
+    def run(images, kernel):
+        grad = jax.grad(loss, argnums=(0, 1), has_aux=True)
+        return [[grad(images, kernel, conv) for conv in c] for c in (ours, theirs)]
+
+    rows = zip(cases, *run(images, kernel), strict=True)
+    for case, (got, out), (want, expected) in rows:
+        np.testing.assert_allclose(out, expected, atol=1e-5, err_msg=str(case))
+        for one, other in zip(got, want, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-4, err_msg=str(case))
+    for case, one, other in zip(cases, ours, theirs, strict=True):
+        costs = [count_flops(conv, images, kernel) for conv in (one, other)]
+        assert costs[0] == costs[1], case
 
 
 def test_bfloat16_adds_up_in_float32():
