@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_jax_tricks import main
+from vit_jax_tricks.runs import model_inputs
 from vit_jax_tricks.stop import leave
 from vit_jax_tricks.storage import checkpoint
 from vit_jax_tricks.storage.manifest import MANIFEST, step_folders
@@ -31,8 +32,8 @@ from vit_jax_tricks.train.experiment import Experiment
 # kill_matrix.py saves at 4, 8, 12 ... and evaluates in 3 batches at 5, 10, 15 ...
 MOMENTS: dict[str, tuple[Any, str, int]] = {
     "compile": (Experiment, "compile_train_step", 1),
-    "step": (Experiment, "put", 10),  # step 7, after 6 steps and one evaluation
-    "evaluation": (Experiment, "put", 15),  # in the middle of the evaluation at step 10
+    "step": (Experiment, "put", 7),  # after 6 steps and one evaluation
+    "evaluation": (model_inputs, "_normalize", 5),  # in the middle of that at step 10
     "save": (checkpoint, "write_manifest", 3),  # of step 8, before its final name
     "report": (report, "write", 1),
 }

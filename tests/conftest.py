@@ -114,6 +114,21 @@ def run(home, tmp_path_factory):
     return Path(shutil.copytree(first, tmp_path_factory.mktemp("runs") / "run"))
 
 
+@pytest.fixture(scope="module")
+def programs():
+    """What the experiments of a module share, if its tests ask for `sharing`."""
+    return {}
+
+
+@pytest.fixture
+def sharing(programs):
+    """Compiles the programs of a config once a module (see `shared_programs.py`)."""
+    import shared_programs  # not before the hook of the annotations is installed
+
+    with shared_programs.shared(programs):
+        yield
+
+
 @pytest.fixture
 def x64():
     """Run one test in float64."""

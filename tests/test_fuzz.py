@@ -182,6 +182,7 @@ def contents(folder: Path) -> set[str]:
     return set(runs.snapshot(folder).values()) - {"folder"}
 
 
+@pytest.mark.usefixtures("sharing")
 @pytest.mark.parametrize("seed", range(45))
 def test_a_run_that_goes_on(seed, taught, pack, tmp_path, outcome):
     workdir = runs.copied(taught, tmp_path)

@@ -41,6 +41,7 @@ def saved(workdir) -> int:
     return max(int(path.name) for path in (workdir / "checkpoints").iterdir())
 
 
+@pytest.mark.usefixtures("sharing")
 def test_an_unreadable_picture_in_mid_epoch(run, tmp_path):
     options, workdir = run
     with pytest.MonkeyPatch.context() as patch:
@@ -56,6 +57,7 @@ def test_an_unreadable_picture_in_mid_epoch(run, tmp_path):
     assert saved(workdir) == 6
 
 
+@pytest.mark.usefixtures("sharing")
 def test_a_closed_standard_output(run):
     options, workdir = run
     with pytest.MonkeyPatch.context() as patch:
@@ -71,6 +73,7 @@ def test_a_closed_standard_output(run):
     assert another.getvalue() == "heard\n"
 
 
+@pytest.mark.usefixtures("sharing")
 def test_an_exception_into_the_function(run):
     """As from a notebook or a debugger: no signal, no handler."""
     options, workdir = run
@@ -89,6 +92,7 @@ def test_an_exception_into_the_function(run):
     assert not (workdir / ".lock").exists()
 
 
+@pytest.mark.usefixtures("sharing")
 def test_a_second_start_is_refused_and_a_signal_lets_go(run):
     options, workdir = run
     second = []

@@ -14,6 +14,7 @@ import runs
 
 from vit_jax_tricks import augment, config
 from vit_jax_tricks.random import step_key
+from vit_jax_tricks.runs import model_inputs
 from vit_jax_tricks.runs.scores import evaluate
 from vit_jax_tricks.storage.checkpoint import Checkpointer
 from vit_jax_tricks.train import experiment, loop, report
@@ -63,7 +64,7 @@ def kill_at(patch: pytest.MonkeyPatch, owner, name: str, call: int, signum) -> N
 
 
 # Where the signal arrives, and the step that is saved then; each goes on from the last.
-# `put` takes a batch to the devices: training batches, and six an evaluation.
+# `put` takes a batch of training to the devices; an evaluation normalises six.
 MOMENTS = (
     ("setup", loop, "build", 1, None),
     ("initialisation", Experiment, "compile_init", 1, None),
@@ -71,10 +72,10 @@ MOMENTS = (
     ("the first step", Experiment, "put", 1, 1),
     ("between steps", Experiment, "put", 2, 3),
     ("a save", Checkpointer, "_seal", 1, 4),
-    ("an evaluation", Experiment, "put", 3, 5),
+    ("an evaluation", model_inputs, "_normalize", 2, 5),
     ("restoring", Checkpointer, "_restore", 1, 5),
     ("compilation after it", Experiment, "compile_eval_step", 1, 5),
-    ("the last evaluation", Experiment, "put", 22, 12),
+    ("the last evaluation", model_inputs, "_normalize", 15, 12),
 )
 
 
@@ -89,13 +90,14 @@ def test_stopped_anywhere_it_ends_alike(whole, tmp_path):
         saved = [p.name for p in tmp_path.glob("checkpoints/*")]
         assert str(step) in saved if step else not saved, where
         said = f"stopped and saved at step {step};"
-        assert (said in out) == (owner is not loop and name in ("put", "_seal")), where
+        assert (said in out) == (name in ("put", "_seal", "_normalize")), where
     runs.train(*FULL, workdir=tmp_path)
     assert_same(tmp_path, whole)
 
 
 @pytest.mark.parametrize("requested", range(1, 12))
 @pytest.mark.slow
+@pytest.mark.usefixtures("sharing")
 def test_stopped_at_any_step_it_ends_alike(requested, whole, tmp_path, monkeypatch):
     original = loop.Loop._drain
 
@@ -138,6 +140,7 @@ def test_a_finished_run_stays_as_it_is(run):
     assert report.exists(run)
 
 
+@pytest.mark.usefixtures("sharing")
 def test_a_damaged_newest_checkpoint_costs_only_time(run, whole):
     damage(run, "state/_METADATA")
     out = runs.train(*FULL, workdir=run)
@@ -155,6 +158,7 @@ def damage(run: Path, file: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("sharing")
 def test_a_flipped_byte_in_any_file_costs_only_time(whole, tmp_path):
     newest = whole / "checkpoints" / "12"
     files = [str(p.relative_to(newest)) for p in newest.rglob("*") if p.is_file()]
@@ -167,6 +171,7 @@ def test_a_flipped_byte_in_any_file_costs_only_time(whole, tmp_path):
         assert_same(run, whole)
 
 
+@pytest.mark.usefixtures("sharing")
 def test_a_required_run_goes_on(run, whole):
     shutil.rmtree(run / "checkpoints" / "12")
     out = runs.train(*FULL, "--config.resume=required", workdir=run)
@@ -174,6 +179,7 @@ def test_a_required_run_goes_on(run, whole):
     assert_same(run, whole)
 
 
+@pytest.mark.usefixtures("sharing")
 def test_what_changed_is_said_once(run):
     out = runs.train(*FULL, "--config.log.steps=5", workdir=run)
     assert "config.log.steps was 3 when this run started, now 5" in out
