@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import runs
+import shared_programs
 
 from vit_jax_tricks import config, relabel
 from vit_jax_tricks.models import registry
@@ -236,9 +237,10 @@ def split(flags):
 
 
 @pytest.mark.parametrize("trick", TRICKS)
-def test_resumed_equals_uninterrupted(flags, tmp_path):
+def test_resumed_equals_uninterrupted(flags, programs, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    runs.train(*flags, "--config.checkpoint.keep=4", workdir=whole)
+    with shared_programs.shared(programs):  # the resumed run makes its own
+        runs.train(*flags, "--config.checkpoint.keep=4", workdir=whole)
     shutil.copytree(whole, cut)
     for step in ("8", "10", "12"):  # as if it had been killed after step 5
         shutil.rmtree(cut / "checkpoints" / step, ignore_errors=True)
@@ -251,7 +253,7 @@ def test_resumed_equals_uninterrupted(flags, tmp_path):
 
 # Convolutions take longest to compile.
 @pytest.mark.parametrize("trick", [name for name in TRICKS if name != "CoAtNet"])
-def test_one_device_equals_eight(flags):
+def test_one_device_equals_eight(flags, sharing):
     found = []
     for devices in (jax.devices()[:1], jax.devices()):
         x = experiment.build(config.load(*split(flags)), devices=devices)
