@@ -42,6 +42,19 @@ SHAPES = {
 }
 
 
+class NoExamples:
+    """A reader of a data set that is on no disk."""
+
+    def train_batches(self, *args, **options):
+        return iter(())
+
+    def row_batches(self, *args):
+        return iter(())
+
+    def labels(self, split):
+        return ()
+
+
 @pytest.fixture
 def fake_data(monkeypatch):
     """Data of the right shape without a byte on disk."""
@@ -58,9 +71,7 @@ def fake_data(monkeypatch):
             view=View(shape[:2], shape[2], "whole", 0.875, "area"),
             train=[],
             test=[],
-            _train=lambda *a: iter(()),
-            _test=lambda *a: iter(()),
-            _labels=lambda split: (),
+            _reader=NoExamples(),
         )
 
     monkeypatch.setattr(experiment.data, "build", build)
