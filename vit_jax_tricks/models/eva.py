@@ -88,8 +88,8 @@ class Eva(VitFront):
         hidden = int(self.embed_dim * self.mlp_ratio)
         mlp_layer = "mlp"
         if self.swiglu_mlp:
-            apart = self.scale_mlp or self.swiglu_align_to
-            mlp_layer = "swiglu" if apart else "swiglu_packed"
+            separate = self.scale_mlp or self.swiglu_align_to
+            mlp_layer = "swiglu" if separate else "swiglu_packed"
             hidden += -hidden % max(self.swiglu_align_to, 1)
         no_key_bias = "_qv" if self.attn_type == "eva" else ""
         return VisionTransformer(

@@ -55,8 +55,8 @@ def unstack_blocks(
     if name not in params:
         return rest
     depth = jax.tree.leaves(params[name])[0].shape[0]
-    apart = _numbered(numbering, name)
-    first = next(i for i in range(len(apart) + 1) if i not in apart)
+    separate = _numbered(numbering, name)
+    first = next(i for i in range(len(separate) + 1) if i not in separate)
     return rest | {
         f"{name}_{first + i}": jax.tree.map(lambda leaf, i=i: leaf[i], params[name])
         for i in range(depth)
@@ -66,8 +66,8 @@ def unstack_blocks(
 def flatten(variables: Params) -> dict[str, Any]:
     """Variables as path -> leaf, blocks unstacked: `params/blocks_0/norm1/scale`."""
     params = variables.get("params")
-    apart = {k: unstack_blocks(v, numbering=params) for k, v in variables.items()}
-    return traverse_util.flatten_dict(apart, sep="/")
+    separate = {k: unstack_blocks(v, numbering=params) for k, v in variables.items()}
+    return traverse_util.flatten_dict(separate, sep="/")
 
 
 def unflatten(arrays: Mapping[str, Any]) -> Params:

@@ -138,8 +138,10 @@ class _Batches:
 
 def _smaller(trained: Trained, result: pruned.Pruned) -> Trained:
     spec, small = trained.spec, result.model
-    apart = {"scan": False, "remat": small.remat}
-    spec = dataclasses.replace(spec, fields={**spec.fields, **_sizes(result), **apart})
+    separate = {"scan": False, "remat": small.remat}
+    spec = dataclasses.replace(
+        spec, fields={**spec.fields, **_sizes(result), **separate}
+    )
     variables = {"": result.variables}
     return dataclasses.replace(
         trained, spec=spec, model=small, variables=variables, reports=()
