@@ -9,7 +9,6 @@ import jax
 DEFAULTS = {
     "xla_backend_optimization_level": 3,
     "xla_llvm_disable_expensive_passes": False,
-    "xla_cpu_parallel_codegen_split_count": 32,
     "xla_cpu_enable_concurrency_optimized_scheduler": True,
     "xla_cpu_copy_insertion_use_region_analysis": True,
 }
