@@ -10,11 +10,12 @@ import weight_files
 from safetensors.numpy import save_file
 
 from vit_jax_tricks import prune, quantize, relabel
+from vit_jax_tricks.commands import relabel as relabelling
 from vit_jax_tricks.data import Data
 from vit_jax_tricks.export import __main__ as export
 from vit_jax_tricks.export import proof
 from vit_jax_tricks.inspect import __main__ as inspect
-from vit_jax_tricks.inspect import augment_sheet, label_sheet
+from vit_jax_tricks.inspect import augment_sheet
 
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -154,13 +155,13 @@ def test_the_picture_of_inspect_augment(crop, folder, capsys, monkeypatch):
 @pytest.mark.slow
 def test_the_picture_of_relabel(command, monkeypatch):
     shown = []
-    write = label_sheet.write_sheet
+    write = relabelling.write_sheet
 
     def spied(path, pack, index, images, labels, **options):
         shown.extend(labels)
         return write(path, pack, index, images, labels, **options)
 
-    monkeypatch.setattr(label_sheet, "write_sheet", spied)
+    monkeypatch.setattr(relabelling, "write_sheet", spied)
     args = ("--out=pack", "--picture=pack.png")
     text, _ = command(relabel.main, *args, prefix="--teacher.")
     assert np.bincount(shown).tolist() == [8] * 3
