@@ -58,6 +58,7 @@ def run(
                 progress=show,
                 **quant,
             )
+    say(f"calibrated on {made.data}: {made.sample}")
     banner("quantised", made.rows())
     if made.costs:
         say("most sensitive, quantised alone:")
