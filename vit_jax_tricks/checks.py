@@ -159,7 +159,7 @@ def given(value: Any) -> str:
 
 
 def _spec(annotation: Any) -> Accepted | None:
-    """What an annotation accepts, or None if it names no arrays."""
+    """The shapes and dtypes that an annotation accepts; None if it names no arrays."""
     forms: dict[tuple, Form] = {}
     others: list[type] = []
     parts, holder, fields = None, None, {}

@@ -18,7 +18,7 @@ Pairs = Iterable[tuple[str, str]]  # of --SECTION.KEY=VALUE, as typed
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """How an option is typed and read.
+    """The command-line form of an option.
 
     Attributes:
       form: "value", "switch", "section" (`--FLAG.KEY=VALUE`) or "words" (no flag).

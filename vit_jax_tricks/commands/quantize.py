@@ -48,7 +48,7 @@ def run(
     with muted():
         trained = load(model, resize="area")
         source = open_data(trained, data)
-        with flags(), Bar("part", check=stop.check) as show:
+        with flags(), Bar("batch", check=stop.check) as show:
             made = runs.quantize(
                 trained,
                 source,

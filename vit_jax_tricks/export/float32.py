@@ -22,7 +22,7 @@ def in_float32(model: nn.Module, variables: Any) -> tuple[Any, Any]:
 
 
 def exportable(fn: str, model: Any, variables: Any) -> tuple[Any, Any]:
-    """As `in_float32`, of arguments that are checked; `fn` is the caller's name.
+    """`in_float32` with its arguments checked first; `fn` is the caller's name.
 
     Raises: UserError for a quantised model, and variables without parameters.
     """

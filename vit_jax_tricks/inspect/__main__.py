@@ -38,7 +38,7 @@ Examples:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class What:
-    """What is shown."""
+    """The table or picture to show."""
 
     what: tuple[str, ...] = options.words("WHAT")
 

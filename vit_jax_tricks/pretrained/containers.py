@@ -174,7 +174,7 @@ class _Search:
         )
 
     def _of_callbacks(self, level: Mapping[Any, Any]) -> list[str]:
-        """Where callbacks of a training program keep averages."""
+        """Keys under which a trainer's callbacks store averaged weights."""
         places = [
             (f"{key}.{callback}.{inner}", value)
             for key, callbacks in level.items()

@@ -57,7 +57,7 @@ class QuantizedModel:
         train: bool = False,
         **options: Any,
     ) -> Any:
-        """As `model.apply`, with the ranges in `variables`."""
+        """Applies the quantised model; `variables` also hold the ranges."""
         return quantized_apply(
             self.model,
             without_ranges(variables),
