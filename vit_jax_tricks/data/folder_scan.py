@@ -74,7 +74,7 @@ class Scan:
         }
 
     def said(self) -> str:
-        """Summary of the files left out, most frequent first: "8 .txt, 3 hidden", or ""."""
+        """Lists what was left out, most frequent first: "8 .txt, 3 hidden", or ""."""
         kinds = self.left_out.most_common()
         more = len(kinds) - MOST_KINDS
         named = [f"{count} {kind}" for kind, count in kinds[:MOST_KINDS]]

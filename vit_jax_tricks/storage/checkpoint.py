@@ -332,7 +332,7 @@ def _later(step: int, meta: dict[str, Any], score: float) -> str:
 
 
 def _read_later(folder: Path) -> dict[str, Any] | None:
-    """The file written after the save; None if missing, damaged or of another step."""
+    """The file written after the save; None if missing, damaged or another step's."""
     try:
         content, crc = json.loads((folder / LATER).read_text())
         sound = zlib.crc32(json.dumps(content).encode()) == crc
