@@ -30,7 +30,7 @@ from vit_jax_tricks.data.prepare import data_root, prepare
 from vit_jax_tricks.inspect.contact_sheet import contact_sheet
 from vit_jax_tricks.inspect.label_sheet import overlaid
 from vit_jax_tricks.runs.trained import load
-from vit_jax_tricks.teach.token_logits import form_of, token_logits
+from vit_jax_tricks.teach.token_logits import token_logits
 
 
 STUDENT = (
@@ -119,7 +119,7 @@ def scenes(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def found(workdir: pathlib.Path, images: Any, labels: Any) -> np.ndarray:
     """Returns the probability of the image's class in each cell [n, p, q]."""
     trained = load(workdir)
-    spec, form = trained.spec, form_of(trained.model)
+    spec, form = trained.spec, trained.model.token_head()
 
     @jax.jit
     def places(pixels: Any) -> Any:

@@ -10,7 +10,7 @@ from model_goldens import jit_once
 
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import create_model
-from vit_jax_tricks.teach.token_logits import form_of, token_logits
+from vit_jax_tricks.teach.token_logits import token_logits
 
 
 EXACT = {
@@ -48,7 +48,7 @@ def expected_form(name: str) -> str:
 def test_every_family(case):
     """The logits are those of the reference; exact ones are the mean of the places."""
     model, variables, images, _, arrays = case.build("float32")
-    form = form_of(model)
+    form = model.token_head()
     assert form.name == expected_form(str(case))
     run = jit_once(functools.partial(token_logits, model, form=form))
     logits, dense = run(variables, images)
@@ -63,7 +63,7 @@ def test_the_dense_head_is_the_model_s_own():
     case = next(c for c in zoo.SMALL if str(c) == "small_lvvit")
     model, variables, images, *_ = case.build("float32")
     _, aux = jit_once(model.apply)(variables, images)
-    run = jit_once(functools.partial(token_logits, model, form=form_of(model)))
+    run = jit_once(functools.partial(token_logits, model, form=model.token_head()))
     _, dense = run(variables, images)
     rows = np.asarray(aux["logits_aux"]).reshape(dense.shape)
     np.testing.assert_array_equal(dense, rows)
@@ -77,7 +77,7 @@ def test_a_classifier_on_patch_tokens_by_hand():
     head = variables["params"]["head"]
     kernel, bias = np.asarray(head["kernel"]), np.asarray(head["bias"])
     by_hand = np.asarray(aux["tokens"])[:, 1:] @ kernel + bias
-    run = jit_once(functools.partial(token_logits, model, form=form_of(model)))
+    run = jit_once(functools.partial(token_logits, model, form=model.token_head()))
     dense = np.asarray(run(variables, images)[1])
     np.testing.assert_allclose(dense.reshape(by_hand.shape), by_hand, atol=1e-5)
 
@@ -86,7 +86,7 @@ def test_a_classifier_on_patch_tokens_by_hand():
 def test_models_without_classes_of_places(name, part):
     case = next(c for c in zoo.SMALL if str(c) == name)
     with pytest.raises(UserError, match=part):
-        form_of(case.build("float32")[0])
+        case.build("float32")[0].token_head()
 
 
 @pytest.mark.parametrize(
@@ -99,4 +99,4 @@ def test_models_without_classes_of_places(name, part):
     ],
 )
 def test_grids(name, grid):
-    assert form_of(create_model(name)).grid == grid
+    assert create_model(name).token_head().grid == grid

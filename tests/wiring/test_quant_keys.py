@@ -12,7 +12,6 @@ import reference
 from vit_jax_tricks.compress import Spec, standard_rules
 from vit_jax_tricks.runs.trained import Trained
 from vit_jax_tricks.teach import teachers
-from vit_jax_tricks.teach.token_logits import form_of
 
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -71,7 +70,7 @@ def teacher(x, scale):
     """A teacher like the student, with parameters of its own."""
     params = jax.tree.map(lambda leaf: scale * leaf, reference.lively(x).params)
     trained = Trained(x.spec, x.model, {"": {"params": params}}, f"teacher {scale}")
-    return teachers.Teacher(trained, form_of(x.model))
+    return teachers.Teacher(trained, x.model.token_head())
 
 
 def test_labels_of_several_teachers_are_their_mean(folder):

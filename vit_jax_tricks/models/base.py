@@ -1,15 +1,26 @@
 """Bases of the model families: the fields of an image and what follows from them."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from vit_jax_tricks.typing import Array, Float
+from vit_jax_tricks.models import pruned
+from vit_jax_tricks.models.blocks import BlockParts
+from vit_jax_tricks.models.layers.head import Classifier
+from vit_jax_tricks.models.token_head import TokenHead
+from vit_jax_tricks.typing import Array, Float, Params
 
 
 class ImageModel(nn.Module):
-    """Fields that all families have; `img_size` is one number or (height, width)."""
+    """Fields that all families have; `img_size` is one number or (height, width).
+
+    A family describes itself by the methods below, in its own file; nothing outside
+    `models` asks which family a model is of. The defaults are those of a model whose
+    last tokens are the places of `grid`, whose classifier is named `head`, and whose
+    blocks are equal.
+    """
 
     img_size: int | tuple[int, int] = 224
     in_chans: int = 3
@@ -39,6 +50,105 @@ class ImageModel(nn.Module):
         """A learned table in the compute dtype, drawn from a normal distribution."""
         init = nn.initializers.normal(std)
         return self.param(name, init, shape, self.param_dtype).astype(self.dtype)
+
+    def check(self) -> None:
+        """Raises UserError if the fields contradict one another."""
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the tokens that have positions."""
+        raise NotImplementedError
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Tokens of the output before those of the places: class token and others."""
+        return 0
+
+    @property
+    def position_prefix(self) -> int:
+        """Rows of the position table that belong to prefix tokens."""
+        return 0
+
+    @property
+    def position_table(self) -> str:
+        """Name of the parameter with a position for each place of `grid`."""
+        return "pos_embed"
+
+    @property
+    def size_option(self) -> str | None:
+        """The field that lets one model take images of any size, as it is typed."""
+        return None
+
+    def at_size(self, size: int) -> Any:
+        """The model for square images of another size.
+
+        Raises: UserError for a size that it cannot have.
+        """
+        other = self.clone(img_size=size)
+        other.check()
+        return other
+
+    def blocks(self) -> list[BlockParts]:
+        """All blocks in order, with their heads and hidden units."""
+        raise NotImplementedError
+
+    @property
+    def class_token_in_every_block(self) -> bool:
+        """Whether the first token of every block is a class token."""
+        return False
+
+    def unprunable(self) -> dict[str, str]:
+        """The kinds of units that cannot be removed from a block, with the reason."""
+        return dict.fromkeys(pruned.KINDS, pruned.whole(self))
+
+    def with_units(self, units: Mapping[str, Mapping[str, int]]) -> Any:
+        """The model with other numbers of units, by kind and path of the block.
+
+        Blocks without such units may be left out.
+
+        Raises: UserError if the fields do not allow it.
+        """
+        raise NotImplementedError
+
+    @property
+    def width(self) -> int:
+        """Channels of each token."""
+        raise NotImplementedError
+
+    def fixed_width(self) -> str | None:
+        """The reason why other weights cannot have another width, or None."""
+        name = type(self).__name__
+        return f"{name} ties its width to stages, heads or fixed positions"
+
+    def with_width(self, width: int) -> Any:
+        """The model of another width, with the same heads and hidden units."""
+        raise NotImplementedError
+
+    def token_head(self) -> TokenHead:
+        """The form of the model's token logits.
+
+        Raises: UserError for a model without logits for each place of an image.
+        """
+        return TokenHead.at_each_place(self.grid, exact=False)
+
+    def token_logits(
+        self, params: Params, aux: Mapping[str, Array]
+    ) -> Float[Array, "b n k"]:
+        """The logits of each place of `token_head().grid`, from a call's `aux`."""
+        head = self.token_head()
+        if head.dense:
+            return aux["logits_aux"]
+        return self.place_logits(params, head.places(aux["tokens"]))
+
+    def place_logits(
+        self, params: Params, places: Float[Array, "b n d"]
+    ) -> Float[Array, "b n k"]:
+        """The logits of each place, as if all tokens of the image were that one."""
+        use_bias = "bias" in params["head"]
+        head: Any = Classifier(
+            self.num_classes, 0.0, use_bias, parent=None, **self.dtypes
+        )
+        return head.apply({"params": params["head"]}, places, False)
 
 
 class PatchModel(ImageModel):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from vit_jax_tricks.models import checks
 from vit_jax_tricks.models.block import run_blocks
+from vit_jax_tricks.models.blocks import BlockParts, block_parts, numbered
 from vit_jax_tricks.models.late_class_token import LateClassToken
 from vit_jax_tricks.models.layers import functional
 from vit_jax_tricks.models.layers.drop import PatchDropout
@@ -85,6 +86,18 @@ class CaiT(LateClassToken):
         super().check()
         checks.check_least(self, {"depth_token_only": 0})
         checks.check_heads(self)
+
+    def blocks(self) -> list[BlockParts]:
+        """The blocks of the patches, then those of the class token."""
+        ratios = (self.mlp_ratio, self.mlp_ratio_token_only)
+        patches, token = (
+            {"num_heads": self.num_heads, "mlp_hidden": int(self.embed_dim * ratio)}
+            for ratio in ratios
+        )
+        last = range(self.depth_token_only)
+        names = [f"blocks_token_only_{i}" for i in last]
+        late = [block_parts(name, token, stage=1) for name in names]
+        return numbered([patches] * self.depth) + late
 
     def _blocks(
         self, x: Float[Array, "b n d"], cls_token: Float[Array, "b 1 d"], train: bool

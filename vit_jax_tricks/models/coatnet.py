@@ -9,6 +9,7 @@ import flax.linen as nn
 
 from vit_jax_tricks.models import regularisers
 from vit_jax_tricks.models.base import ImageModel
+from vit_jax_tricks.models.blocks import BlockParts, block_parts
 from vit_jax_tricks.models.checks import check_images
 from vit_jax_tricks.models.coatnet_block import TransformerBlock2d
 from vit_jax_tricks.models.coatnet_checks import check_coatnet
@@ -25,7 +26,8 @@ from vit_jax_tricks.models.registry import (
     register,
 )
 from vit_jax_tricks.models.stage import Stage
-from vit_jax_tricks.typing import Array, Float, Num
+from vit_jax_tricks.models.token_head import TokenHead
+from vit_jax_tricks.typing import Array, Float, Num, Params
 
 
 # MaxViT options of timm's blocks that its CoAtNet does not read.
@@ -132,6 +134,11 @@ class CoAtNet(ImageModel):
         return [(-(-h // 2**i), -(-w // 2**i)) for i in halves]
 
     @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the last map."""
+        return self.maps[-1]
+
+    @property
     def conv_norm(self) -> tuple[str, float]:
         """Norm of the convolution blocks and its epsilon, with timm's defaults."""
         mbconv = self.conv_block_type == "mbconv"
@@ -148,6 +155,49 @@ class CoAtNet(ImageModel):
     def check(self) -> None:
         """Raises UserError if the fields contradict one another."""
         check_coatnet(self)
+
+    def blocks(self) -> list[BlockParts]:
+        """The blocks of all stages; an MBConv has neither heads nor hidden units."""
+        widths, found = self.stem_width, []
+        width = widths if isinstance(widths, int) else widths[-1]
+        for stage, features in enumerate(self.embed_dim):
+            for i, kind in enumerate(self.block_types(stage)):
+                sizes = {}
+                if kind == "T":
+                    attended = features if self.transformer_expand_first else width
+                    sizes["num_heads"] = attended // self.transformer_dim_head
+                    hidden = features * self.transformer_expand_ratio
+                    sizes["mlp_hidden"] = int(hidden)
+                elif self.conv_block_type == "convnext":
+                    sizes["mlp_hidden"] = int(self.conv_expand_ratio * features)
+                path, width = f"stages_{stage}/blocks_{i}", features
+                found.append(block_parts(path, sizes, stage=stage))
+        return found
+
+    def token_head(self) -> TokenHead:
+        """The classifier at each place of the last map."""
+        exact = self.global_pool == "avg" and not self.head_hidden_size
+        return TokenHead.at_each_place(self.grid, exact=exact)
+
+    def place_logits(
+        self, params: Params, places: Float[Array, "b n d"]
+    ) -> Float[Array, "b n k"]:
+        """The logits of each place, pooled alone."""
+        maps = places.reshape(-1, 1, 1, places.shape[-1])
+        head = self._head(drop_rate=0.0, parent=None)
+        logits, _ = head.apply({"params": params["head"]}, maps, False)
+        return logits.reshape(*places.shape[:2], -1)
+
+    def _head(self, **fields: Any) -> PooledHead:
+        return PooledHead(
+            num_classes=self.num_classes,
+            pool=self.global_pool,
+            hidden=self.head_hidden_size,
+            norm_layer=self.transformer_norm_layer,
+            norm_eps=self.transformer_norm_eps,
+            **self.dtypes,
+            **fields,
+        )
 
     @nn.compact
     def __call__(
@@ -176,15 +226,8 @@ class CoAtNet(ImageModel):
         norm = (self.transformer_norm_layer, self.transformer_norm_eps)
         if not self.head_hidden_size:
             x = norm2d(*norm, name="norm", **self.dtypes)(x, train)
-        logits, features = PooledHead(
-            self.num_classes,
-            self.global_pool,
-            self.head_hidden_size,
-            self.drop_rate,
-            *norm,
-            name="head",
-            **self.dtypes,
-        )(x, train)
+        head = self._head(drop_rate=self.drop_rate, name="head")
+        logits, features = head(x, train)
         tokens = x.reshape(x.shape[0], -1, x.shape[-1])
         return logits, {"tokens": tokens, "features": features}
 

@@ -1,5 +1,6 @@
 """ConViT: local blocks initialised as convolutions, then plain attention blocks."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import checks, pruned, regularisers
 from vit_jax_tricks.models.block import run_blocks
+from vit_jax_tricks.models.blocks import BlockParts, numbered
 from vit_jax_tricks.models.late_class_token import LateClassToken
 from vit_jax_tricks.models.layers import functional
 from vit_jax_tricks.models.layers.gated_attention import GatedPositionalAttention
@@ -61,6 +63,20 @@ class ConViT(LateClassToken):
             raise UserError(
                 f"locality_strength={self.locality_strength} must be over 0, such as 1."
             )
+
+    def blocks(self) -> list[BlockParts]:
+        """All blocks, with their heads and hidden units."""
+        hidden = int(self.width * self.mlp_ratio)
+        one = {"num_heads": self.num_heads, "mlp_hidden": hidden}
+        return numbered(pruned.layers(self, [one] * self.depth))
+
+    def unprunable(self) -> dict[str, str]:
+        """No kind: heads and hidden units can be removed."""
+        return {}
+
+    def with_units(self, units: Mapping[str, Mapping[str, int]]) -> Any:
+        """The model with other numbers of heads or hidden units."""
+        return pruned.with_units(self, units)
 
     def _blocks(
         self, x: Float[Array, "b n d"], cls_token: Float[Array, "b 1 d"], train: bool

@@ -9,6 +9,7 @@ from vit_jax_tricks.models.layers import functional
 from vit_jax_tricks.models.layers.head import Classifier
 from vit_jax_tricks.models.layers.norm import LayerNorm
 from vit_jax_tricks.models.layers.patch_embed import PatchEmbed
+from vit_jax_tricks.models.token_head import TokenHead
 from vit_jax_tricks.sharding import constrain
 from vit_jax_tricks.typing import Array, Float, Num
 
@@ -38,8 +39,6 @@ class LateClassToken(PatchModel):
     act_layer: str = "gelu"
     norm_eps: float = 1e-6
 
-    position_prefix = 0  # rows of the position table that belong to prefix tokens
-
     @property
     def width(self) -> int:
         """Channels of each token."""
@@ -57,6 +56,15 @@ class LateClassToken(PatchModel):
         }
         checks.check_choices(self, choices)
         checks.check_hidden(self, self.width)
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Tokens before those of the places: the class token."""
+        return 1
+
+    def token_head(self) -> TokenHead:
+        """The classifier at each place; exact if it takes their mean."""
+        return TokenHead.at_each_place(self.grid, exact=self.global_pool == "avg")
 
     @nn.compact
     def __call__(

@@ -1,5 +1,6 @@
 """LV-ViT: a convolutional stem, scaled residuals, and class logits for every token."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -10,6 +11,7 @@ from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import checks, pruned
 from vit_jax_tricks.models.base import PatchModel
 from vit_jax_tricks.models.block import run_blocks
+from vit_jax_tricks.models.blocks import BlockParts, numbered
 from vit_jax_tricks.models.layers import functional
 from vit_jax_tricks.models.layers.conv_stem import ConvStem
 from vit_jax_tricks.models.layers.drop import PatchDropout
@@ -17,6 +19,7 @@ from vit_jax_tricks.models.layers.head import Classifier
 from vit_jax_tricks.models.layers.norm import LayerNorm
 from vit_jax_tricks.models.layers.patch_embed import PatchEmbed
 from vit_jax_tricks.models.registry import IMAGENET, Entry, Preprocessing, register
+from vit_jax_tricks.models.token_head import TokenHead
 from vit_jax_tricks.sharding import constrain
 from vit_jax_tricks.typing import Array, Float, Int, Num
 
@@ -69,8 +72,6 @@ class LVViT(PatchModel):
     mix_token: bool = False
     return_dense: bool = False
 
-    position_prefix = 1  # rows of the position table that belong to prefix tokens
-
     @property
     def kinds(self) -> tuple[str, ...]:
         """The kind of each block."""
@@ -114,6 +115,57 @@ class LVViT(PatchModel):
                 "mix_token=True needs return_dense=True: without the dense head the "
                 "pasted tokens have no labels."
             )
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Tokens before those of the places: the class token."""
+        return 1
+
+    @property
+    def position_prefix(self) -> int:
+        """Rows of the position table that belong to prefix tokens."""
+        return 1
+
+    def blocks(self) -> list[BlockParts]:
+        """All blocks; an "mha" has no hidden units, and an "ffn" no heads."""
+        hidden = int(self.embed_dim * self.mlp_ratio)
+        one = {"num_heads": self.num_heads, "mlp_hidden": hidden}
+        layers = pruned.layers(self, [one] * len(self.kinds))
+        lacks = {"mha": {"mlp_hidden": 0}, "ffn": {"num_heads": 0}, "tr": {}}
+        pairs = zip(layers, self.kinds, strict=True)
+        return numbered({**layer, **lacks[kind]} for layer, kind in pairs)
+
+    @property
+    def class_token_in_every_block(self) -> bool:
+        """Whether the first token of every block is a class token."""
+        return True
+
+    def unprunable(self) -> dict[str, str]:
+        """No kind: heads and hidden units can be removed."""
+        return {}
+
+    def with_units(self, units: Mapping[str, Mapping[str, int]]) -> Any:
+        """The model with other numbers of heads or hidden units."""
+        return pruned.with_units(self, units)
+
+    @property
+    def width(self) -> int:
+        """Channels of each token."""
+        return self.embed_dim
+
+    def fixed_width(self) -> None:
+        """No reason: positions and stem are learned at any width."""
+
+    def with_width(self, width: int) -> Any:
+        """The model of another width, with the same heads and hidden units."""
+        heads = self.head_dim or self.embed_dim // self.num_heads
+        return pruned.with_width(self, width, heads)
+
+    def token_head(self) -> TokenHead:
+        """The dense head, or the classifier of the class token at each place."""
+        if self.return_dense and self.num_classes:
+            return TokenHead.of_model(self.grid)
+        return TokenHead.at_each_place(self.grid, exact=False)
 
     @nn.compact
     def __call__(

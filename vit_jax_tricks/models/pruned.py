@@ -5,6 +5,7 @@ of a head and the scale of its logits. Families with stages nest the entries by 
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from vit_jax_tricks.errors import UserError
@@ -13,6 +14,8 @@ from vit_jax_tricks.errors import UserError
 # Heads and hidden units left in each block; a block without heads adds only the bias of
 # its projection.
 FIELDS = {"num_heads": "block_heads", "mlp_hidden": "block_hidden"}
+KINDS = {"heads": "block_heads", "hidden": "block_hidden"}
+LEAST = {"block_heads": 0, "block_hidden": 1}  # 1 for blocks without an MLP, not read
 
 
 def layers(
@@ -49,7 +52,7 @@ def check(
             raise UserError(
                 f"{field}={counts} does not fit {expected}; give one number for each."
             )
-        least = 0 if field == "block_heads" else 1
+        least = LEAST[field]
         if any(count < least for stage in stages for count in stage):
             raise UserError(f"{field}={counts}: its entries must be {least} or more.")
         if model.scan and any(len(set(stage[:scanned])) > 1 for stage in stages):
@@ -57,3 +60,37 @@ def check(
                 f"scan=True stacks equal blocks, and {field}={counts} makes them "
                 "unequal; use scan=False."
             )
+
+
+def with_units(
+    model: Any, units: Mapping[str, Mapping[str, int]], *, nested: bool = False
+) -> Any:
+    """`ImageModel.with_units` of a family with both fields, `nested` by stage."""
+    fields: dict[str, Any] = {}
+    for kind, counts in units.items():
+        field = KINDS[kind]
+        stages = [
+            tuple(counts.get(block.path, LEAST[field]) for block in blocks)
+            for _, blocks in groupby(model.blocks(), key=lambda block: block.stage)
+        ]
+        fields[field] = tuple(stages) if nested else sum(stages, ())
+    new = model.clone(**fields)
+    new.check()
+    return new
+
+
+def with_width(model: Any, width: int, head_width: int) -> Any:
+    """The model with another `embed_dim`, and unchanged heads and hidden units."""
+    field, hidden = KINDS["hidden"], [b.units.get("hidden") for b in model.blocks()]
+    counts = tuple(u.count if u else LEAST[field] for u in hidden)
+    new = model.clone(embed_dim=width, head_dim=head_width, **{field: counts})
+    new.check()
+    return new
+
+
+def whole(model: Any) -> str:
+    """The reason why a family whose blocks are equal cannot be pruned."""
+    return (
+        f"{type(model).__name__} cannot be pruned: its blocks must be equal; use ViT, "
+        "DeiT, Swin, LV-ViT, T2T-ViT or ConViT."
+    )

@@ -1,6 +1,6 @@
 """Swin Transformer: shifted windows, shrinking maps and relative position biases."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any
@@ -10,6 +10,7 @@ import flax.linen as nn
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import pruned, regularisers
 from vit_jax_tricks.models.base import PatchModel
+from vit_jax_tricks.models.blocks import BlockParts, numbered
 from vit_jax_tricks.models.checks import (
     check_choices,
     check_images,
@@ -29,8 +30,9 @@ from vit_jax_tricks.models.swin_block import (
     SwinStage,
     WindowAttention,
 )
+from vit_jax_tricks.models.token_head import TokenHead
 from vit_jax_tricks.sharding import constrain
-from vit_jax_tricks.typing import Array, Float, Num
+from vit_jax_tricks.typing import Array, Float, Num, Params
 
 
 class WindowedTransformer(PatchModel):
@@ -80,7 +82,6 @@ class WindowedTransformer(PatchModel):
 
     # Whether norms end the residual branches (V2) or start them.
     post_norm = False
-    position_prefix = 0  # rows of the position table that belong to prefix tokens
     refuses = regularisers.MAPS
 
     @property
@@ -120,6 +121,51 @@ class WindowedTransformer(PatchModel):
             raise UserError("square_windows has no effect with always_partition=True.")
         if self.ape and self.any_size:
             raise UserError("ape=True allows only one image size, that of its table.")
+
+    @property
+    def size_option(self) -> str:
+        """The field that lets one model take images of any size, as it is typed."""
+        return "dynamic_img_size=True"
+
+    def sizes(self, stage: int) -> Sequence[Mapping[str, int]]:
+        """Heads and hidden units of the blocks of a stage."""
+        ratio = self.mlp_ratio
+        ratio = ratio[stage] if isinstance(ratio, tuple) else ratio
+        hidden = int((self.embed_dim << stage) * ratio)
+        one = {"num_heads": self.num_heads[stage], "mlp_hidden": hidden}
+        return pruned.layers(self, [one] * self.depths[stage], stage)
+
+    def blocks(self) -> list[BlockParts]:
+        """The blocks of all stages, with their heads and hidden units."""
+        return [
+            block
+            for stage in range(len(self.depths))
+            for block in numbered(
+                self.sizes(stage), prefix=f"layers_{stage}/", stage=stage
+            )
+        ]
+
+    def unprunable(self) -> dict[str, str]:
+        """No kind: heads and hidden units can be removed."""
+        return {}
+
+    def with_units(self, units: Mapping[str, Mapping[str, int]]) -> Any:
+        """The model with other numbers of heads or hidden units."""
+        return pruned.with_units(self, units, nested=True)
+
+    def token_head(self) -> TokenHead:
+        """The classifier at each place of the last map."""
+        halved = len(self.depths) - 1
+        h, w = (-(-side >> halved) for side in self.grid)
+        return TokenHead.at_each_place((h, w), exact=self.global_pool == "avg")
+
+    def place_logits(
+        self, params: Params, places: Float[Array, "b n d"]
+    ) -> Float[Array, "b n k"]:
+        """The logits of each place, pooled alone."""
+        maps = places.reshape(-1, 1, 1, places.shape[-1])
+        pooled = GLOBAL_POOLS[self.global_pool](maps)
+        return super().place_logits(params, pooled.reshape(*places.shape[:2], -1))
 
     def attention(self, stage: int) -> Callable[..., nn.Module]:
         """Factory of the attention layer of a stage's blocks."""
@@ -164,8 +210,6 @@ class WindowedTransformer(PatchModel):
 
     def _stage(self, stage: int, rates: list[float]) -> SwinStage:
         width = self.embed_dim << stage
-        ratio = self.mlp_ratio
-        ratio = ratio[stage] if isinstance(ratio, tuple) else ratio
         window, shift = self.windows(stage)
         block = SwinBlock
         if self.remat:
@@ -185,8 +229,6 @@ class WindowedTransformer(PatchModel):
             **self.dtypes,
         )
         attention = self.attention(stage)
-        sizes = {"num_heads": self.num_heads[stage], "mlp_hidden": int(width * ratio)}
-        layers = pruned.layers(self, [sizes] * self.depths[stage], stage)
         merging = partial(
             PatchMerging, width, self.norm_eps, self.post_norm, **self.dtypes
         )
@@ -197,7 +239,7 @@ class WindowedTransformer(PatchModel):
                     attention=partial(attention, num_heads=layer["num_heads"]),
                     mlp_hidden=layer["mlp_hidden"],
                 )
-                for layer in layers
+                for layer in self.sizes(stage)
             ),
             merging if stage else None,
             tuple(rates),

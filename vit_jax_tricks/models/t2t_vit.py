@@ -1,5 +1,6 @@
 """T2T-ViT: overlapping soft splits before a deep and narrow transformer."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -10,6 +11,7 @@ from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import checks, pruned
 from vit_jax_tricks.models.base import ImageModel
 from vit_jax_tricks.models.block import run_blocks
+from vit_jax_tricks.models.blocks import BlockParts, numbered
 from vit_jax_tricks.models.layers import functional
 from vit_jax_tricks.models.layers.drop import PatchDropout
 from vit_jax_tricks.models.layers.functional.position_sincos import sinusoid_positions
@@ -107,6 +109,30 @@ class T2TViT(ImageModel):
                     f"stride {STRIDE}; use a multiple, such as {field}="
                     f"{max(1, round(h / STRIDE)) * STRIDE}."
                 )
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Tokens before those of the places: the class token."""
+        return 1
+
+    def blocks(self) -> list[BlockParts]:
+        """All blocks, with their heads and hidden units."""
+        hidden = int(self.embed_dim * self.mlp_ratio)
+        one = {"num_heads": self.num_heads, "mlp_hidden": hidden}
+        return numbered(pruned.layers(self, [one] * self.depth))
+
+    @property
+    def class_token_in_every_block(self) -> bool:
+        """Whether the first token of every block is a class token."""
+        return True
+
+    def unprunable(self) -> dict[str, str]:
+        """No kind: heads and hidden units can be removed."""
+        return {}
+
+    def with_units(self, units: Mapping[str, Mapping[str, int]]) -> Any:
+        """The model with other numbers of heads or hidden units."""
+        return pruned.with_units(self, units)
 
     @nn.compact
     def __call__(

@@ -1,15 +1,16 @@
 """Vision Transformer and its plain relatives: ViT, DeiT, DeiT III, CLIP's towers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from vit_jax_tricks.models import checks, pruned, vit_check
+from vit_jax_tricks.models import checks, pruned, vit_check, vit_parts
 from vit_jax_tricks.models.base import PatchModel
 from vit_jax_tricks.models.block import Block, run_blocks
+from vit_jax_tricks.models.blocks import BlockParts
 from vit_jax_tricks.models.layers import functional, initializers
 from vit_jax_tricks.models.layers.attention import Attention
 from vit_jax_tricks.models.layers.attention_pool import AttentionPool
@@ -28,8 +29,9 @@ from vit_jax_tricks.models.positions import (
     parse,
     relative_layers,
 )
+from vit_jax_tricks.models.token_head import TokenHead
 from vit_jax_tricks.sharding import constrain
-from vit_jax_tricks.typing import Array, Float, Int, Num
+from vit_jax_tricks.typing import Array, Float, Int, Num, Params
 
 
 class VisionTransformer(PatchModel):
@@ -130,6 +132,49 @@ class VisionTransformer(PatchModel):
     def check(self) -> None:
         """Raises UserError if the fields contradict one another."""
         vit_check.check(self)
+
+    def blocks(self) -> list[BlockParts]:
+        """All blocks, with their heads and hidden units."""
+        return vit_parts.blocks(self)
+
+    @property
+    def class_token_in_every_block(self) -> bool:
+        """Whether the first token of every block is a class token."""
+        return self.class_token
+
+    def unprunable(self) -> dict[str, str]:
+        """The kinds of units that parallel branches and wide norms keep."""
+        return vit_parts.unprunable(self)
+
+    def with_units(self, units: Mapping[str, Mapping[str, int]]) -> Any:
+        """The model with other numbers of heads or hidden units."""
+        return pruned.with_units(self, units)
+
+    @property
+    def width(self) -> int:
+        """Channels of each token."""
+        return self.embed_dim
+
+    def fixed_width(self) -> str | None:
+        """The reason why other weights cannot have another width, or None."""
+        return vit_parts.fixed_width(self)
+
+    def with_width(self, width: int) -> Any:
+        """The model of another width, with the same heads and hidden units."""
+        return pruned.with_width(self, width, self.head_width)
+
+    def token_head(self) -> TokenHead:
+        """The classifier at each place, unless the model pools by attention."""
+        return vit_parts.token_head(self)
+
+    def place_logits(
+        self, params: Params, places: Float[Array, "b n d"]
+    ) -> Float[Array, "b n k"]:
+        """The logits of each place: those of a feature behind `fc_norm`, if any."""
+        if "fc_norm" in params:
+            norm: Any = self.norm(parent=None)
+            places = norm.apply({"params": params["fc_norm"]}, places)
+        return super().place_logits(params, places)
 
     @nn.compact
     def __call__(

@@ -5,8 +5,10 @@ from typing import Any
 import flax.linen as nn
 
 from vit_jax_tricks.models.base import PatchModel
+from vit_jax_tricks.models.blocks import BlockParts
+from vit_jax_tricks.models.token_head import TokenHead
 from vit_jax_tricks.models.vit import VisionTransformer
-from vit_jax_tricks.typing import Array, Float, Num
+from vit_jax_tricks.typing import Array, Float, Num, Params
 
 
 class VitFront(PatchModel):
@@ -43,6 +45,25 @@ class VitFront(PatchModel):
     def check(self) -> None:
         """Raises UserError if the fields contradict one another."""
         self.vit(parent=None).check()
+
+    def blocks(self) -> list[BlockParts]:
+        """All blocks, with their heads and hidden units."""
+        return self.vit(parent=None).blocks()
+
+    @property
+    def class_token_in_every_block(self) -> bool:
+        """Whether the first token of every block is a class token."""
+        return self.vit(parent=None).class_token_in_every_block
+
+    def token_head(self) -> TokenHead:
+        """The form of the model's token logits."""
+        return self.vit(parent=None).token_head()
+
+    def place_logits(
+        self, params: Params, places: Float[Array, "b n d"]
+    ) -> Float[Array, "b n k"]:
+        """The logits of each place."""
+        return self.vit(parent=None).place_logits(params, places)
 
     @nn.compact
     def __call__(

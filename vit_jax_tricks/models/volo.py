@@ -9,9 +9,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from vit_jax_tricks.augment.mix_token import mix_tokens, random_box
+from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import regularisers
 from vit_jax_tricks.models.base import PatchModel
 from vit_jax_tricks.models.block import Block
+from vit_jax_tricks.models.blocks import BlockParts, block_parts, numbered
 from vit_jax_tricks.models.checks import check_images
 from vit_jax_tricks.models.layers import functional
 from vit_jax_tricks.models.layers.conv_stem import ConvStem
@@ -19,6 +21,7 @@ from vit_jax_tricks.models.layers.head import Classifier
 from vit_jax_tricks.models.layers.norm import LayerNorm
 from vit_jax_tricks.models.registry import IMAGENET, Entry, Preprocessing, register
 from vit_jax_tricks.models.stage import Stage
+from vit_jax_tricks.models.token_head import TokenHead
 from vit_jax_tricks.models.volo_block import EPS, ClassBlock, Downsample, Outlooker
 from vit_jax_tricks.models.volo_checks import check_volo
 from vit_jax_tricks.sharding import constrain
@@ -97,6 +100,41 @@ class VOLO(PatchModel):
     def check(self) -> None:
         """Raises UserError if the fields contradict one another."""
         check_volo(self)
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Tokens before those of the places: the class token of the class blocks."""
+        return int(self.post_layers is not None)
+
+    def blocks(self) -> list[BlockParts]:
+        """The blocks of all stages, then those of the class token."""
+        found = []
+        for part, stage in enumerate(self.parts):
+            if stage is not None:
+                layers = [self._fields(stage)] * self.layers[stage]
+                found += numbered(layers, prefix=f"network_{part}/", stage=stage)
+        last = [f"post_network_{i}" for i in range(len(self.post_layers or ()))]
+        stage, fields = len(self.layers), self._fields(-1)
+        return found + [block_parts(name, fields, stage=stage) for name in last]
+
+    def token_head(self) -> TokenHead:
+        """The second head, or the classifier at each place of the last map.
+
+        Raises: UserError if the second head leaves places out.
+        """
+        halved = self.parts.count(None)
+        h, w = (n // self.patch_size >> halved for n in self.image_shape[:2])
+        if not (self.use_aux_head and self.num_classes):
+            exact = self.global_pool == "avg" and not self.prefix_tokens
+            return TokenHead.at_each_place((h, w), exact=exact)
+        lost = 1 - self.prefix_tokens  # the head leaves the first token out
+        later = 2 ** self.parts[2:].count(None)  # an odd side loses its last places
+        if lost or any(side % later for side in self.grid):
+            raise UserError(
+                f"the teacher's dense head classifies {h * w - lost} tokens, which are "
+                "no grid of the image; use another teacher."
+            )
+        return TokenHead.of_model((h, w))
 
     @nn.compact
     def __call__(

@@ -17,10 +17,11 @@ from vit_jax_tricks.data.label_pack.code import encode
 from vit_jax_tricks.data.label_pack.manifest import PackSpec, names_crc
 from vit_jax_tricks.data.views import View
 from vit_jax_tricks.errors import Argument, UserError, nearest
+from vit_jax_tricks.models.token_head import TokenHead
 from vit_jax_tricks.runs.data import SPECS, check_classes, of_run
 from vit_jax_tricks.runs.model_inputs import model_inputs
 from vit_jax_tricks.runs.trained import Trained, checksum
-from vit_jax_tricks.teach.token_logits import Form, form_of, token_logits
+from vit_jax_tricks.teach.token_logits import token_logits
 from vit_jax_tricks.typing import Array, Float, Int, Params, Shaped
 
 
@@ -38,7 +39,7 @@ class Labeller:
     """A teacher on a mesh, applied to a training split."""
 
     trained: Trained
-    form: Form
+    form: TokenHead
     source: data.Data
     spec: PackSpec
     view: View
@@ -119,7 +120,7 @@ def labeller(
     Raises:
       UserError: data with other classes, or a finer grid than the teacher's.
     """
-    form = form_of(teacher.model)
+    form = teacher.model.token_head()
     check_classes(source, teacher)
     spec = teacher.spec
     view = dataclasses.replace(spec.view, train_crop="whole")
@@ -205,7 +206,7 @@ def label_images(
     images: Float[Array, "b h w c"],
     *,
     model: Any,
-    form: Form,
+    form: TokenHead,
     grid: tuple[int, int],
     top: int,
     shifted: bool,
@@ -243,7 +244,7 @@ def best(
     return scores, classes
 
 
-def _grid(grid: tuple[int, int] | None, form: Form) -> tuple[int, int]:
+def _grid(grid: tuple[int, int] | None, form: TokenHead) -> tuple[int, int]:
     if grid is None:
         return form.grid
     if not (1 <= grid[0] <= form.grid[0] and 1 <= grid[1] <= form.grid[1]):

@@ -15,10 +15,11 @@ from vit_jax_tricks.console import say
 from vit_jax_tricks.data import Data
 from vit_jax_tricks.errors import UserError, about
 from vit_jax_tricks.losses.inputs import Number
+from vit_jax_tricks.models.token_head import TokenHead
 from vit_jax_tricks.objectives.targets import dense_labels
 from vit_jax_tricks.runs.data import check_classes
 from vit_jax_tricks.runs.trained import Trained, checksum
-from vit_jax_tricks.teach.token_logits import Form, form_of, token_logits
+from vit_jax_tricks.teach.token_logits import token_logits
 from vit_jax_tricks.typing import Array, Float, Params
 
 
@@ -33,7 +34,7 @@ class Teacher:
     """A trained model, with the form of its token logits if they are needed."""
 
     trained: Trained
-    form: Form | None
+    form: TokenHead | None
 
     @property
     def variables(self) -> Params:
@@ -79,7 +80,7 @@ def load(
             _check_channels(source, trained)
             check_classes(source, trained)
             dense = "token_labels" in needs
-            form = form_of(trained.model) if dense else None
+            form = trained.model.token_head() if dense else None
         teachers.append(Teacher(trained, form))
     return teachers
 
@@ -147,7 +148,7 @@ def teach(
         else:
             found, aux = model.apply(parameters, x, train=False)
             if "teacher_tokens" in needs:
-                prefix = getattr(model, "prefix_tokens", 0)
+                prefix = model.prefix_tokens
                 out["teacher_tokens"] = aux["tokens"][:, prefix:]
         logits.append(found)
     if "teacher_logits" in needs:

@@ -17,7 +17,6 @@ from vit_jax_tricks.objectives.targets import Stored, Teach, stored_labels
 from vit_jax_tricks.objectives.term import within
 from vit_jax_tricks.sharding import each_shard
 from vit_jax_tricks.teach import teachers
-from vit_jax_tricks.teach.token_logits import form_of
 from vit_jax_tricks.typing import Array
 
 
@@ -161,8 +160,8 @@ def _check(section: Section, needs: frozenset[str]) -> None:
 
 def _grid(model: Any) -> tuple[int, int]:
     """The grid of the student's tokens that have logits."""
-    form = form_of(model)
-    if form.name != "dense head":
+    form = model.token_head()
+    if not form.dense:
         raise UserError(
             "config.loss.token_labels needs a model with a dense head: an lvvit_ name "
             "with config.model.return_dense=True, or a volo_ name."

@@ -13,15 +13,14 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax_tricks.augment.multi_scale import training_size
-from vit_jax_tricks.compress.quant.model import QuantizedModel
 from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.models.wrapper import ModelWrapper
 from vit_jax_tricks.pretrained.resize import resize_positions
 from vit_jax_tricks.sharding import path_str
 from vit_jax_tricks.typing import Array, Num, Params
 
 
 KEY = "config.augment.multi_scale"
-TABLE = "pos_embed"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,24 +43,18 @@ class MultiScale:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rescaled:
+class Rescaled(ModelWrapper):
     """A model, or a quantised one, that takes the variables of another image size.
 
-    Position tables are resampled, bicubic with antialiasing, as timm does with
-    `dynamic_img_size`. Other attributes are looked up on `model`.
+    The position table is resampled, bicubic with antialiasing, as timm does with
+    `dynamic_img_size`.
 
     Attributes:
       model: the model at the new size.
       grid: the rows and columns of the variables' position table.
     """
 
-    model: Any
     grid: tuple[int, int]
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "model":
-            raise AttributeError(name)
-        return getattr(self.model, name)
 
     def apply(
         self,
@@ -69,21 +62,22 @@ class Rescaled:
         images: Num[Array, "b h w c"],
         **options: Any,
     ) -> Any:
-        """As `model.apply`, with position tables resampled."""
+        """As `model.apply`, with the position table resampled."""
         return self.model.apply(self.fitted(variables), images, **options)
 
     def fitted(self, variables: Mapping[str, Any]) -> dict[str, Any]:
         """The variables, with the position table on the grid of `model`."""
         params: Params = dict(variables["params"])
-        table = params[TABLE]
+        name = self.model.position_table
+        table = params[name]
         flat = table if table.ndim == 3 else table.reshape(1, -1, table.shape[-1])
-        prefix = getattr(self.model, "position_prefix", 0) if table.ndim == 3 else 0
+        prefix = self.model.position_prefix
         fitted = resize_positions(
             flat.astype(jnp.float32), self.model.grid, prefix=prefix, old_grid=self.grid
         ).astype(table.dtype)
         if table.ndim != 3:
             fitted = fitted.reshape(1, *self.model.grid, table.shape[-1])
-        params[TABLE] = fitted
+        params[name] = fitted
         return {**variables, "params": params}
 
 
@@ -148,23 +142,21 @@ def at_size(model: Any, applied: Any, size: int) -> Any:
     except UserError:
         pass
     try:
-        other = model.clone(img_size=size)
-        other.check()
+        other = model.at_size(size)
     except UserError as error:
         text = str(error).replace("img_size=", "size ")
         raise UserError(f"{KEY}: {size} does not fit the model: {text}") from error
     moved = _differences(variables, _shapes(other))
-    if moved not in ([], [f"params/{TABLE}"]):
+    if moved not in ([], [f"params/{model.position_table}"]):
         use = "a model with a position for each patch, such as deit_small_patch16_224"
-        if hasattr(model, "dynamic_img_size"):
-            use = "config.model.dynamic_img_size=True"
+        if model.size_option is not None:
+            use = f"config.model.{model.size_option}"
         raise UserError(
             f"{KEY}: {type(model).__name__} takes only images of {h}x{w}, because the "
             f"shape of {moved[0]} depends on their size; use {use}, or multi_scale=()."
         )
-    quantized = isinstance(applied, QuantizedModel)
-    inner = dataclasses.replace(applied, model=other) if quantized else other
-    return Rescaled(inner, model.grid) if moved else inner
+    moved_to = applied.at_size(size)
+    return Rescaled(moved_to, model.grid) if moved else moved_to
 
 
 def _shapes(model: Any) -> Any:

@@ -5,9 +5,8 @@ from typing import Any
 
 from vit_jax_tricks.compress.pruning.groups import (
     Group,
-    block_sizes,
     parameter_shapes,
-    resized,
+    unit_counts,
     unrolled,
 )
 from vit_jax_tricks.flops import count_flops, forward_shapes
@@ -32,9 +31,9 @@ def unit_costs(model: Any, groups: Mapping[str, Group]) -> dict[str, int]:
     for name, group in groups.items():
         key = _signature(group, groups, shapes)
         if key not in known:
-            sizes = block_sizes(model, group.kind, shapes)
-            sizes[group.block] += 1
-            known[key] = model_macs(resized(model, {group.kind: sizes})) - base
+            more = unit_counts(model, group.kind)
+            more[group.block] += 1
+            known[key] = model_macs(model.with_units({group.kind: more})) - base
         costs[name] = known[key]
     return costs
 

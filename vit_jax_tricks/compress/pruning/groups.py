@@ -6,7 +6,6 @@ that are longer along one axis, and that is the unit's axis.
 
 import dataclasses
 import functools
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,14 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.models.pruned import FIELDS
+from vit_jax_tricks.models.base import ImageModel
+from vit_jax_tricks.models.pruned import KINDS, whole
 from vit_jax_tricks.param_names import by_path
 
 
-KINDS = {"heads": "block_heads", "hidden": "block_hidden"}
-_PROJECTIONS = {"heads": "attn/proj", "hidden": "mlp/fc2"}
-# Norms over all heads or hidden units together: removing one changes all the others.
-_NORMS = {"heads": "scale_attn_norm", "hidden": "scale_mlp_norm"}
 Plan = Mapping[str, Sequence[int]]  # kept indices of each group, by its name
 
 
@@ -61,50 +57,36 @@ def find_groups(model: Any, kinds: Sequence[str] = tuple(KINDS)) -> dict[str, Gr
     Parameters are named as in `unrolled(model)`. A block without heads has no heads
     group.
 
-    Raises: UserError for a family whose blocks cannot be unequal, blocks with parallel
-      branches, and norms over all heads or hidden units.
+    Raises: UserError for an unknown kind, and units that the model cannot lose
+      (`ImageModel.unprunable`).
     """
-    if not all(hasattr(model, field) for field in FIELDS.values()):
-        raise UserError(
-            f"{type(model).__name__} cannot be pruned: its blocks must be equal; use "
-            "ViT, DeiT, Swin, LV-ViT, T2T-ViT or ConViT."
-        )
-    if getattr(model, "parallel", 1) > 1:
-        raise UserError(
-            f"parallel={model.parallel}: parallel branches of a block cannot be pruned."
-        )
+    if not isinstance(model, ImageModel):  # an argument may be any Flax module
+        raise UserError(whole(model))
+    reasons = model.unprunable()
     for kind in kinds:
         if kind not in KINDS:
             raise UserError(f'kind "{kind}" is unknown: {" or ".join(KINDS)}.')
-        if getattr(model, _NORMS[kind], False):
-            raise UserError(
-                f"{_NORMS[kind]}=True normalises all {kind} together, so none can be "
-                f"removed without changing the others; prune without {kind}."
-            )
+        if kind in reasons:
+            raise UserError(reasons[kind])
     model = unrolled(model)
     before = parameter_shapes(model)
-    sizes = {kind: block_sizes(model, kind, before) for kind in kinds}
-    found = {}
+    axes: dict[tuple[str, str], dict[str, tuple[int, int]]] = {}
+    paths = {block.path for block in model.blocks()}
     for kind in kinds:
-        more = {block: n + (n > 0) for block, n in sizes[kind].items()}
-        after = parameter_shapes(resized(model, {kind: more}))
-        axes: dict[str, dict[str, tuple[int, int]]] = {}
+        more = {block: n + 1 for block, n in unit_counts(model, kind).items()}
+        after = parameter_shapes(model.with_units({kind: more}))
         for path, shape in before.items():
             for axis, (n, m) in enumerate(zip(shape, after[path], strict=True)):
                 if n != m:
-                    block = _BLOCK.match(path)
-                    assert block is not None, path
-                    axes.setdefault(block[0], {})[path] = (axis, m - n)
-        for block, size in sizes[kind].items():
-            if block in axes:
-                place = f"{block}/{_PROJECTIONS[kind]}"
-                group = Group(block, kind, size, place, axes[block])
-                found[group.name] = group
-    order = [f"{block}/{kind}" for block in _blocks(model) for kind in KINDS]
-    return {name: found[name] for name in order if name in found}
-
-
-_BLOCK = re.compile(r"(?:layers_\d+/)?blocks_\d+")
+                    inside = (b for b in paths if path.startswith(f"{b}/"))
+                    axes.setdefault((next(inside), kind), {})[path] = (axis, m - n)
+    found = [
+        Group(block.path, kind, units.count, units.place, axes[block.path, kind])
+        for block in model.blocks()
+        for kind, units in block.units.items()
+        if kind in kinds
+    ]
+    return {group.name: group for group in found}
 
 
 def unrolled(model: Any) -> Any:
@@ -112,36 +94,10 @@ def unrolled(model: Any) -> Any:
     return model.clone(scan=False, remat=False)
 
 
-def resized(model: Any, sizes: Mapping[str, Mapping[str, int]]) -> Any:
-    """The model with other numbers of heads or hidden units, by kind and block.
-
-    Raises: UserError if the model's fields do not allow it.
-    """
-    fields = {}
-    for kind, counts in sizes.items():
-        if hasattr(model, "depths"):
-            stages = enumerate(model.depths)
-            fields[KINDS[kind]] = tuple(
-                tuple(counts[f"layers_{s}/blocks_{i}"] for i in range(depth))
-                for s, depth in stages
-            )
-        else:
-            fields[KINDS[kind]] = tuple(counts[block] for block in _blocks(model))
-    new = model.clone(**fields)
-    new.check()
-    return new
-
-
-def block_sizes(
-    model: Any, kind: str, shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, int]:
-    """Number of heads or hidden units of each block.
-
-    0 for blocks without attention; 1, which is not read, for blocks without an MLP.
-    """
-    none = 0 if kind == "heads" else 1
-    paths = {b: f"{b}/{_PROJECTIONS[kind]}/kernel" for b in _blocks(model)}
-    return {b: shapes[path][0] if path in shapes else none for b, path in paths.items()}
+def unit_counts(model: ImageModel, kind: str) -> dict[str, int]:
+    """Number of heads or hidden units of each block that has some, by its path."""
+    blocks = model.blocks()
+    return {b.path: b.units[kind].count for b in blocks if kind in b.units}
 
 
 def parameter_shapes(model: Any) -> dict[str, tuple[int, ...]]:
@@ -150,11 +106,3 @@ def parameter_shapes(model: Any) -> dict[str, tuple[int, ...]]:
     init = functools.partial(model.init, train=False)
     params = jax.eval_shape(init, jax.random.key(0), images)["params"]
     return {path: tuple(leaf.shape) for path, leaf in by_path(params).items()}
-
-
-def _blocks(model: Any) -> list[str]:
-    if hasattr(model, "depths"):
-        stages = enumerate(model.depths)
-        return [f"layers_{s}/blocks_{i}" for s, n in stages for i in range(n)]
-    depth = len(model.kinds) if hasattr(model, "kinds") else model.depth
-    return [f"blocks_{i}" for i in range(depth)]

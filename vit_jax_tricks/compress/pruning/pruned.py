@@ -14,10 +14,8 @@ from vit_jax_tricks.compress.pruning.groups import (
     KINDS,
     Group,
     Plan,
-    block_sizes,
     find_groups,
-    parameter_shapes,
-    resized,
+    unit_counts,
     unrolled,
 )
 from vit_jax_tricks.compress.pruning.scoring import OF_THE_LOSS, check_criterion, score
@@ -171,14 +169,13 @@ def pruned_model(model: Any, groups: Mapping[str, Group], plan: Plan) -> Any:
     """
     check_plan("pruned_model", groups, plan)
     model = unrolled(model)
-    shapes = parameter_shapes(model)
-    sizes = {}
+    left = {}
     for name, kept in plan.items():
         group = groups[name]
-        if group.kind not in sizes:
-            sizes[group.kind] = block_sizes(model, group.kind, shapes)
-        sizes[group.kind][group.block] = len(kept)
-    return resized(model, sizes)
+        if group.kind not in left:
+            left[group.kind] = unit_counts(model, group.kind)
+        left[group.kind][group.block] = len(kept)
+    return model.with_units(left)
 
 
 def shrink(variables: Params, groups: Mapping[str, Group], plan: Plan) -> Params:

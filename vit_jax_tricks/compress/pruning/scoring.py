@@ -74,7 +74,7 @@ def score_batch(
     params = by_path(variables["params"])
     of_weights = ATTENTION.get(criterion)
     if criterion == "class_attention":
-        prefix = getattr(model, "prefix_tokens", 1)
+        prefix = model.prefix_tokens
         of_weights = functools.partial(scores.class_attention, prefix=prefix)
     found = {}
     for name, group in groups.items():
@@ -131,10 +131,7 @@ def check_criterion(model: Any, criterion: str) -> None:
         raise UserError(
             f'criterion "{criterion}" is unknown.{nearest(criterion, CRITERIA)}'
         )
-    late = hasattr(model, "depths") or hasattr(model, "local_up_to_layer")
-    if criterion == "class_attention" and (
-        late or not getattr(model, "class_token", True)
-    ):
+    if criterion == "class_attention" and not model.class_token_in_every_block:
         raise UserError(
             "class_attention needs a class token in every block, but "
             f"{type(model).__name__} lacks one here; use another criterion."

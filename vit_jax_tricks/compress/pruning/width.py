@@ -15,15 +15,9 @@ import numpy as np
 
 from vit_jax_tricks.compress.inputs import pairs
 from vit_jax_tricks.compress.pruning.checks import different, shown
-from vit_jax_tricks.compress.pruning.groups import (
-    block_sizes,
-    parameter_shapes,
-    resized,
-    unrolled,
-)
+from vit_jax_tricks.compress.pruning.groups import parameter_shapes, unrolled
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.losses.inputs import Number
-from vit_jax_tricks.models.positions import parse
 from vit_jax_tricks.models.stacking import flatten, unflatten
 from vit_jax_tricks.typing import Array, Float, Params
 
@@ -48,10 +42,10 @@ def keep_channels(
     if share == 1:
         return model, None
     check_width(model)
-    count = max(1, round(share * model.embed_dim / MULTIPLE)) * MULTIPLE
+    count = max(1, round(share * model.width / MULTIPLE)) * MULTIPLE
     scores = channel_scores(model, variables, batches)
     kept = np.sort(np.argsort(-scores, kind="stable")[:count])
-    return with_width(model, len(kept)), tuple(map(int, kept))
+    return model.with_width(len(kept)), tuple(map(int, kept))
 
 
 def channel_scores(
@@ -64,14 +58,14 @@ def channel_scores(
     Raises: UserError without a batch.
     """
     model = unrolled(model)
+    blocks = {block.path for block in model.blocks()}
 
     @jax.jit
     def step(variables: Params, images: Array) -> Array:
         seen = []
 
         def watch(next_fun, args, kwargs, context):
-            path = context.module.path
-            if len(path) == 1 and path[0].startswith("blocks_"):
+            if "/".join(context.module.path) in blocks:
                 wide = jnp.asarray(args[0], jnp.float32)
                 variance = wide.var((0, 1))
                 seen.append(variance / variance.sum())
@@ -90,43 +84,25 @@ def channel_scores(
 
 def check_width(model: Any) -> None:
     """Raises UserError for a model whose width is not set by its weights alone."""
-    name = type(model).__name__
-    why = None
-    if hasattr(model, "depths") or not hasattr(model, "head_dim"):
-        why = f"{name} ties its width to stages, heads or fixed positions"
-    elif getattr(model, "stem", "patch") != "patch":
-        why = f'stem="{model.stem}" has a fixed width'
-    elif getattr(model, "global_pool", "token") in ("map", "prr"):
-        why = f'global_pool="{model.global_pool}" cuts the width into heads'
-    elif parse(getattr(model, "pos_embed", "learn")).absolute not in (None, "learn"):
-        why = f'pos_embed="{model.pos_embed}" is computed from the width'
-    if why is not None:
+    if (why := model.fixed_width()) is not None:
         raise UserError(f"{why}; prune only heads and hidden units, with width=1.")
 
 
-def with_width(model: Any, width: int) -> Any:
-    """The model with another `embed_dim`, and unchanged heads and hidden units."""
-    shapes = parameter_shapes(model)
-    sizes = {"hidden": block_sizes(model, "hidden", shapes)}
-    dim = model.head_dim or model.embed_dim // model.num_heads
-    return resized(model.clone(embed_dim=width, head_dim=dim), sizes)
-
-
 def narrowed(variables: Params, model: Any, channels: tuple[int, ...] | None) -> Params:
-    """The variables of `with_width(model, len(channels))`, with unstacked blocks.
+    """The variables of `model.with_width(len(channels))`, with unstacked blocks.
 
     Raises: UserError for channels that the model does not have.
     """
     arrays = flatten(variables)
     model = unrolled(model)
     if channels is not None:
-        if not different(np.asarray(channels), model.embed_dim):
+        if not different(np.asarray(channels), model.width):
             raise UserError(
                 f"narrowed: channels is {shown(np.asarray(channels))}; expected "
-                f"different whole numbers from 0 to {model.embed_dim - 1}."
+                f"different whole numbers from 0 to {model.width - 1}."
             )
         before = parameter_shapes(model)
-        after = parameter_shapes(with_width(model, model.embed_dim + MULTIPLE))
+        after = parameter_shapes(model.with_width(model.width + MULTIPLE))
         index = np.asarray(channels)
         for path, shape in before.items():
             for axis, (n, m) in enumerate(zip(shape, after[path], strict=True)):

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax.numpy as jnp
 
 from vit_jax_tricks.compress.quant.apply import quantized_apply
@@ -21,12 +20,14 @@ from vit_jax_tricks.compress.quant.ranges import Range
 from vit_jax_tricks.compress.quant.rules import Rule, match
 from vit_jax_tricks.compress.quant.spec import Spec
 from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.models.token_head import TokenHead
+from vit_jax_tricks.models.wrapper import ModelWrapper
 from vit_jax_tricks.param_names import parameters
 from vit_jax_tricks.typing import Array, Num, Params
 
 
 @dataclasses.dataclass(frozen=True)
-class QuantizedModel:
+class QuantizedModel(ModelWrapper):
     """`model` with every place named by `rules` fake-quantised, in training too.
 
     Its variables are the model's, with `params["quant"]` (see `range_store`). A
@@ -37,17 +38,9 @@ class QuantizedModel:
     the weight at each call, s = max|w| / high, so that no weight is ever clipped;
     * any other keeps its calibrated value, as in NVIDIA's recipe (no gradient reaches
     it, and no decay).
-
-    Other attributes are looked up on `model`.
     """
 
-    model: nn.Module
     rules: tuple[Rule, ...]
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "model":
-            raise AttributeError(name)
-        return getattr(self.model, name)
 
     def apply(
         self,
@@ -110,6 +103,13 @@ class QuantizedModel:
                 one = jnp.ones(() if name in group else (len(group),), jnp.float32)
                 ranges[name] = spec.range(-one, one)
         return self.with_ranges(variables, ranges)
+
+    def token_head(self) -> TokenHead:
+        """Raises UserError: only the float model classifies places."""
+        raise UserError(
+            "a quantised model has no token logits; use the float run that it was "
+            "made from."
+        )
 
     def _specs(self, params: Params, more: Mapping[str, Any]) -> dict[str, Spec]:
         weights = parameters(params)
