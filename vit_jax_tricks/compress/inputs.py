@@ -1,6 +1,6 @@
 """Checks of what compression and export take: model, variables and batches."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -17,7 +17,7 @@ def check_float(fn: str, model: Any, variables: Any) -> None:
 
     `fn` is the name of the caller.
     """
-    if not isinstance(model, nn.Module):
+    if not isinstance(model, nn.Module):  # an argument may be anything
         raise UserError(
             f"{fn}: model is {given(model)}; expected a Flax module such as "
             "create_model makes. Of a QuantizedModel, give its .model."
@@ -41,19 +41,17 @@ def pairs(
 
     Raises: UserError for no batch, anything but a pair, and labels outside the classes.
     """
-    empty = True
-    for batch in batches:
+    classes = getattr(model, "num_classes", None)  # of any Flax module, if it has some
+
+    def check(batch: Any) -> None:
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             raise UserError(
                 f"{fn}: a batch is {given(batch)}; expected a pair (images, labels): "
                 "give a list of pairs, [(images, labels)]."
             )
-        images, labels = batch
-        _check_classes(fn, labels, getattr(model, "num_classes", None))
-        yield images, labels
-        empty = False
-    if empty:
-        raise UserError(f"{fn} got no batch of images: give at least one.")
+        _check_classes(fn, batch[1], classes)
+
+    yield from _checked(fn, batches, check)
 
 
 def only_images(fn: str, batches: Iterable[Array]) -> Iterator[Array]:
@@ -66,13 +64,24 @@ def only_images(fn: str, batches: Iterable[Array]) -> Iterator[Array]:
             f"{fn}: batches is {given(batches)}; expected an iterable of batches: give "
             "[images] for a single one."
         )
-    empty = True
-    for batch in batches:
+
+    def check(batch: Any) -> None:
         if isinstance(batch, (tuple, list)):
             raise UserError(
                 f"{fn}: a batch is {given(batch)}; expected images alone: give "
                 "(images for images, labels in batches)."
             )
+
+    yield from _checked(fn, batches, check)
+
+
+def _checked(
+    fn: str, batches: Iterable[Any], check: Callable[[Any], None]
+) -> Iterator[Any]:
+    """Yields the batches that pass `check`. Raises UserError for no batch."""
+    empty = True
+    for batch in batches:
+        check(batch)
         yield batch
         empty = False
     if empty:

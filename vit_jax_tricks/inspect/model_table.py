@@ -34,8 +34,7 @@ def rows(names: Iterable[str], compiled: Mapping[str, float]) -> Iterator[str]:
     for name in names:
         entry = lookup(name)
         model: Any = create_model(name, num_classes=entry.parameters_classes)
-        if hasattr(model, "scan"):
-            model = model.clone(scan=True)  # the same program, traced faster
+        model = model.clone(scan=True)  # the same program, traced faster
         variables, images = forward_shapes(model, 1)
         leaves = jax.tree.leaves(variables["params"])
         h, w, _ = model.image_shape

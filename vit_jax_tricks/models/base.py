@@ -75,6 +75,11 @@ class ImageModel(nn.Module):
         return "pos_embed"
 
     @property
+    def any_size(self) -> bool:
+        """Whether one model takes images of any size that `at_size` allows."""
+        return False
+
+    @property
     def size_option(self) -> str | None:
         """The field that lets one model take images of any size, as it is typed."""
         return None

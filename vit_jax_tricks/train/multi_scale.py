@@ -131,22 +131,17 @@ def at_size(model: Any, applied: Any, size: int) -> Any:
     Raises:
       UserError: the model takes no images of this size.
     """
-    h, w, channels = model.image_shape
+    h, w, _ = model.image_shape
     if (h, w) == (size, size):
         return applied
-    variables = _shapes(model)
-    images = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
-    try:
-        jax.eval_shape(functools.partial(model.apply, train=False), variables, images)
-        return applied  # it takes any size
-    except UserError:
-        pass
     try:
         other = model.at_size(size)
     except UserError as error:
         text = str(error).replace("img_size=", "size ")
         raise UserError(f"{KEY}: {size} does not fit the model: {text}") from error
-    moved = _differences(variables, _shapes(other))
+    if model.any_size:
+        return applied
+    moved = _differences(_shapes(model), _shapes(other))
     if moved not in ([], [f"params/{model.position_table}"]):
         use = "a model with a position for each patch, such as deit_small_patch16_224"
         if model.size_option is not None:
