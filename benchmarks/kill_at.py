@@ -44,7 +44,7 @@ BALLAST = "ballast"
 
 def batch_pictures(x: Experiment, number: int | None) -> Path:
     """Returns the first picture of training batch `number` (from 1), or a test one."""
-    data: Any = x.data
+    data: Any = x.task.data
     if number is None:
         return Path(data.test.name(x.eval_batch_size))  # in its second batch
     with x.train_batches(number - 1) as batches:

@@ -108,12 +108,12 @@ def batches(x: Any, pack: pathlib.Path) -> Iterator[Batch]:
     b, rng = x.batch_size, np.random.default_rng(0)
     made = []
     for _ in range(4):
-        index = rng.permutation(x.data.num_train)[:b].astype(np.int32)
-        label = [x.data.whole_train[int(i)][1] for i in index]
+        index = rng.permutation(x.task.data.num_train)[:b].astype(np.int32)
+        label = [x.task.data.whole_train[int(i)][1] for i in index]
         batch = {"index": index, "label": np.array(label, np.int32)}
         box = np.tile(np.array([0.1, 0.1, 0.7, 0.7], np.float32), (b, 1))
         image = rng.integers(0, 256, (b, 224, 224, 3), np.uint8)
-        rows = labels.rows(x.data.example_ids(index))
+        rows = labels.rows(x.task.data.example_ids(index))
         made.append(batch | rows | {"box": box, "image": image})
     return itertools.cycle(made)
 
@@ -135,7 +135,7 @@ def main() -> None:
         data = many_classes(root / "images")
         spec = f"{file}:data={data},batch_size={options.batch}"
         first = build(spec, {}, root)
-        pack = random_pack(first.data, root / "pack")
+        pack = random_pack(first.task.data, root / "pack")
         for name, change in changes.items():
             turns[name], costs[name] = contestant(build(spec, change, pack))
         stream = batches(first, pack)

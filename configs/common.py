@@ -16,6 +16,7 @@ def get_config() -> ml_collections.ConfigDict:
     """The defaults: a plain supervised run."""
     c = ml_collections.ConfigDict()
     c.name = "run"  # names the default workdir, runs/NAME
+    c.task = "supervised"  # what is trained: a name of tasks.TASKS
     c.seed = 0  # parameters, data order, augmentation, dropout
     c.epochs = 100.0  # passes over the training split
     c.steps = config_dict.placeholder(int)  # overrides epochs when set

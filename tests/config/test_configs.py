@@ -12,6 +12,7 @@ import pytest
 from vit_jax_tricks import config, data
 from vit_jax_tricks.data.views import View
 from vit_jax_tricks.sharding import make_mesh
+from vit_jax_tricks.tasks import supervised
 from vit_jax_tricks.train import experiment
 
 
@@ -74,7 +75,7 @@ def fake_data(monkeypatch):
             _reader=NoExamples(),
         )
 
-    monkeypatch.setattr(experiment.data, "build", build)
+    monkeypatch.setattr(supervised.data, "build", build)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
@@ -96,7 +97,7 @@ def test_whole_step_by_shape(spec, fake_data):
     for before, now in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
         assert (before.shape, before.dtype) == (now.shape, now.dtype)
     assert {v.shape for v in metrics.values()} == {()}
-    sums = jax.eval_shape(x.eval_step, state.variables, x.batch_shape(train=False))
+    sums = jax.eval_shape(x.task.evaluate, state.variables, x.batch_shape(train=False))
     assert set(sums) == {"correct", "correct5", "loss", "count"}
     # What the loop reads, and nothing else is left.
     assert x.config.log.steps
@@ -137,7 +138,7 @@ def test_recipes_of_300_and_10_epochs_are_the_published_ones(
     )
     assert float(x.lr(round(150 * steps))) == pytest.approx((lr + 1e-5) / 2, rel=1e-3)
     assert float(x.lr(round(300 * steps))) == pytest.approx(1e-5, rel=1e-4)
-    assert x.model.drop_path_rate == 0.1
+    assert x.task.model.drop_path_rate == 0.1
 
 
 def test_convit_recipe_is_deit_s_without_a_moving_average():
@@ -155,7 +156,7 @@ def test_convit_recipe_is_deit_s_without_a_moving_average():
 def test_swin_recipe_is_the_published_one(name, drop_path, fake_data):
     x = experiment.build(config.load(f"configs/swin_{name}.py"))
     steps = 1_281_167 / 1024
-    assert x.model.drop_path_rate == drop_path
+    assert x.task.model.drop_path_rate == drop_path
     assert x.total_steps == round(300 * steps)
     assert not x.has_ema
     # Every rate is for a batch of 512; the cosine begins at the end of warm-up.
@@ -171,7 +172,7 @@ def test_swin_recipe_is_the_published_one(name, drop_path, fake_data):
 def test_bfloat16_keeps_parameters_and_loss_in_float32(fake_data):
     spec = config.load("configs/digits.py", [("dtype", "bfloat16")])
     x = experiment.build(spec, devices=jax.devices()[:1])
-    assert x.model.dtype == jnp.bfloat16
+    assert x.task.model.dtype == jnp.bfloat16
     state, metrics = jax.eval_shape(
         x.train_step, x.state_shape(), x.batch_shape(train=True)
     )

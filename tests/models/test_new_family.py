@@ -17,8 +17,8 @@ from vit_jax_tricks.models.blocks import BlockParts, block_parts
 from vit_jax_tricks.models.layers.attention import Attention
 from vit_jax_tricks.models.layers.mlp import Mlp
 from vit_jax_tricks.models.token_head import TokenHead
+from vit_jax_tricks.tasks.multi_scale import Rescaled, at_size
 from vit_jax_tricks.teach.token_logits import token_logits
-from vit_jax_tricks.train.multi_scale import Rescaled, at_size
 
 
 class Step(nn.Module):

@@ -136,17 +136,18 @@ def test_a_pack_gives_what_the_teacher_said(teacher, pack):
     plain = "--config.augment.mixup=0.0"
     live = build(*SOFT, plain, f"--config.teacher.sources={teacher}")
     x = build(*SOFT, plain, f"--config.teacher.pack={pack}")
-    assert not x.teaching.teachers
+    assert not x.task.teaching.teachers
     with x.train_batches() as batches:
         batch = next(batches)
-    augment = x.train_step.keywords["augment"]
+    augment = x.task.prepare.keywords["augment"]
     _, geometry = augment(jax.random.key(0), batch["image"], batch["index"])
-    stored = x.train_step.keywords["stored"](geometry, batch)
+    stored = x.task.prepare.keywords["stored"](geometry, batch)
     got = as_targets(stored)["teacher_logits"]
-    mean, std = x.spec.mean[0], x.spec.std[0]
+    mean, std = x.task.spec.mean[0], x.task.spec.std[0]
     images = jnp.asarray((batch["image"] / 255 - mean) / std, jnp.float32)
     frozen = live.place_frozen()
-    want = live.train_step.keywords["teach"](frozen, images)["teacher_logits"][0]
+    teach = live.task.forward_loss.keywords["teach"]
+    want = teach(frozen, images)["teacher_logits"][0]
     np.testing.assert_allclose(got, jax.nn.log_softmax(want), atol=1e-4)
 
 
@@ -251,7 +252,8 @@ def test_no_collectives_for_stored_labels(pack):
     x = build(*SOFT, f"--config.teacher.pack={pack}")
     mesh = make_mesh()
     with jax.set_mesh(mesh):
-        augment, stored = (x.train_step.keywords[key] for key in ("augment", "stored"))
+        parts = x.task.prepare.keywords
+        augment, stored = parts["augment"], parts["stored"]
 
         def labels(key, batch):
             _, geometry = augment(key, batch["image"], batch["index"])

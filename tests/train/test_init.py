@@ -26,7 +26,7 @@ def build(*args: str) -> experiment.Experiment:
 def test_the_first_state_holds_the_weights(run, scan):
     x = build(f"--config.init={run}", f"--config.model.scan={scan}")
     state = x.compile_init()
-    expected, _ = load_pretrained(x.model, run, verbose=False)
+    expected, _ = load_pretrained(x.task.model, run, verbose=False)
     assert runs.same(state.params, expected["params"])
     assert runs.same(state.ema["params"], expected["params"])
     assert int(state.step) == 0

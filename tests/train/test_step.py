@@ -17,12 +17,15 @@ from vit_jax_tricks.augment.pixels import normalize
 from vit_jax_tricks.models import create_model
 from vit_jax_tricks.objectives import Objective
 from vit_jax_tricks.optim import optimizer
+from vit_jax_tricks.optim.optimizer import Costly
 from vit_jax_tricks.optim.schedule import make as make_schedule
 from vit_jax_tricks.pretrained.export import reference_arrays
 from vit_jax_tricks.pretrained.load import load_arrays
 from vit_jax_tricks.runs.scores import eval_step
 from vit_jax_tricks.sharding import batch_sharding, make_mesh, state_shardings
 from vit_jax_tricks.state import create
+from vit_jax_tricks.tasks import supervised
+from vit_jax_tricks.tasks.task import Task
 from vit_jax_tricks.train.step import train_step
 
 
@@ -44,6 +47,22 @@ def average(old, new, step, decay=0.9, warmup=False):
     return ema.ema_update(old, new, decay=decay, step=step, warmup=warmup)
 
 
+def task_of(model, objective, **options):
+    """A supervised task without data."""
+    unused = ("init", "evaluate", "means", "train_batches", "eval_batches")
+    return Task(
+        train_batch={},
+        eval_batch={},
+        prepare=functools.partial(supervised.prepare, **options),
+        forward_loss=functools.partial(
+            supervised.forward_loss, model=model, objective=objective
+        ),
+        num_train=1,
+        title="",
+        **dict.fromkeys(unused, nothing),
+    )
+
+
 def make(classes=10, seed=0, **options):
     """A tiny model's state and its step."""
     overrides = options.pop("model", {})
@@ -57,18 +76,20 @@ def make(classes=10, seed=0, **options):
         grad_clip=options.pop("clip", None),
     )
     state = create(variables, optimizer=chain, key=jax.random.key(seed), ema=True)
+    how = {
+        "optimizer": options.pop("optimizer", chain),
+        "average": average,
+        "accumulate": options.pop("accumulate", 1),
+    }
     defaults = {
-        "model": model,
-        "optimizer": chain,
-        "objective": Objective(SMOOTH),
         "num_classes": classes,
         "mean": (0.5,) * 3,
         "std": (0.5,) * 3,
         "augment": nothing,
         "mix": no_mix,
-        "average": average,
     }
-    return state, functools.partial(train_step, **defaults | options)
+    task = task_of(model, Objective(SMOOTH), **defaults | options)
+    return state, functools.partial(train_step, task=task, **how)
 
 
 def batch(b=16, classes=10, seed=0):
@@ -126,12 +147,9 @@ def golden_run(dtype):
 
     @by_default
     def step(state, fed, x, lam, targets):
-        return train_step(
-            state,
-            fed,
-            model=model,
-            optimizer=chain,
-            objective=Objective(PLAIN),
+        task = task_of(
+            model,
+            Objective(PLAIN),
             num_classes=10,
             mean=(0.0,) * 3,
             std=(1.0,) * 3,
@@ -140,8 +158,8 @@ def golden_run(dtype):
                 augment.mixup_with(x, y.astype(x.dtype), lam)[0],
                 targets,
             ),
-            average=average,
         )
+        return train_step(state, fed, task=task, optimizer=chain, average=average)
 
     for t, lam in enumerate(manifest["lam"]):
         fed = {
@@ -270,11 +288,12 @@ def test_a_step_that_is_not_finite_changes_only_the_counters():
     assert (int(again.skipped), int(again.streak)) == (1, 0)
 
 
-@pytest.mark.parametrize("costly_update", [False, True])
-def test_updates_that_are_not_finite_change_only_the_counters(costly_update):
+@pytest.mark.parametrize("costly", [False, True])
+def test_updates_that_are_not_finite_change_only_the_counters(costly):
     """The loss and the gradient are finite, the new parameters are not."""
     state, step = make(schedule=lambda count: jnp.float32(jnp.inf), algorithm="adamw")
-    step = functools.partial(step, costly_update=costly_update)
+    if costly:
+        step = functools.partial(step, optimizer=Costly(*step.keywords["optimizer"]))
     after, metrics = jax.jit(step)(state, batch())
     assert np.isfinite(metrics["loss"])
     assert np.isfinite(metrics["grad_norm"])
@@ -307,9 +326,10 @@ def test_a_state_of_the_optimizer_that_is_not_finite_is_not_taken():
 
 def test_an_update_taken_at_once_or_after_a_check_is_the_same():
     state, step = make(algorithm="sgd")
+    chain = step.keywords["optimizer"]
     taken = [
-        jax.jit(functools.partial(step, costly_update=costly))(state, batch())[0]
-        for costly in (False, True)
+        jax.jit(functools.partial(step, optimizer=each))(state, batch())[0]
+        for each in (chain, Costly(*chain))
     ]
     assert int(taken[0].skipped) == 0
     close(*taken, atol=1e-6)
@@ -333,7 +353,11 @@ def test_eval_counts_each_example_once_and_ignores_padding():
     state, step = make(classes=3)
     data = batch(12, classes=3)
     data["image"] = normalize(data["image"], (0.5,) * 3, (0.5,) * 3)
-    count = jax.jit(functools.partial(eval_step, model=step.keywords["model"]))
+    count = jax.jit(
+        functools.partial(
+            eval_step, model=step.keywords["task"].forward_loss.keywords["model"]
+        )
+    )
     whole = count(state.variables, data | {"mask": jnp.ones(12)})
     padded = {k: jnp.concatenate([v, v[:4]]) for k, v in data.items()}
     padded["mask"] = jnp.asarray([1.0] * 12 + [0.0] * 4)

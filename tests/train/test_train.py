@@ -15,7 +15,6 @@ import runs
 from vit_jax_tricks import augment, config
 from vit_jax_tricks.random import step_key
 from vit_jax_tricks.runs import model_inputs
-from vit_jax_tricks.runs.scores import evaluate
 from vit_jax_tricks.storage.checkpoint import Checkpointer
 from vit_jax_tricks.train import experiment, loop, report
 from vit_jax_tricks.train.experiment import Experiment
@@ -243,7 +242,7 @@ def test_every_example_counts_once_on_any_batch_and_mesh(whole):
             load(f"eval.batch_size={batch}"), devices=jax.devices()[:devices]
         )
         state = x.compile_init()
-        results.append(evaluate(x, x.compile_eval_step(), {"": state.variables}))
+        results.append(x.evaluate(x.compile_eval_step(), {"": state.variables}))
     counts = [{k: v * 359 for k, v in r.items() if "loss" not in k} for r in results]
     assert counts[0]["accuracy"] == round(counts[0]["accuracy"])
     assert all(c == counts[0] for c in counts)

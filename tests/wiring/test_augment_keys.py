@@ -79,7 +79,7 @@ def start(folder, changes):
 def test_the_compiled_step_augments_as_the_keys_say(name, folder):
     changes = (CASES | SLOW)[name]
     x, state = start(folder, changes)
-    want = expected(x.model, state.params, changes)
+    want = expected(x.task.model, state.params, changes)
     _, found = x.compile_train_step()(state, x.put(reference.batch_of()), [])
     got = [float(found[key]) for key in ("loss", "accuracy", "grad_norm")]
     np.testing.assert_allclose(got, want, rtol=TOLERANCE)
@@ -91,9 +91,9 @@ def test_no_key_of_a_case_is_idle(name, folder):
     """Left out, each one moves the loss or the gradient by far more than rounding."""
     changes = (CASES | SLOW)[name]
     x, state = start(folder, changes)
-    want = expected(x.model, state.params, changes)
+    want = expected(x.task.model, state.params, changes)
     for key in changes:
-        other = expected(x.model, state.params, changes | {key: DEFAULTS[key]})
+        other = expected(x.task.model, state.params, changes | {key: DEFAULTS[key]})
         apart = np.abs(np.subtract(other, want) / want)[[0, 2]].max()
         assert apart > 5 * TOLERANCE, f"{key}: {apart}"
 

@@ -96,7 +96,7 @@ def test_the_central_part_is_crop_pct_of_the_side(crop, folder):
     x = opened(folder, image_size=16, train_crop=crop, crop_pct=0.8)
     (batch,) = first(x.train_batches())
     shows(batch, paths(folder / "train"), lambda image: image[2:18, 2:18])
-    (batch,) = first(x.data.test_batches(21))
+    (batch,) = first(x.task.data.test_batches(21))
     shows(batch, paths(folder / "test"), lambda image: image[2:18, 2:18])
 
 
@@ -126,7 +126,7 @@ def test_random_crops_are_as_large_and_wide_as_the_keys_say(scale, ratio, loose)
 def test_fewer_examples_are_a_fixed_choice(folder):
     x = opened(folder, examples=10)
     rows = np.sort(np.random.default_rng(0).permutation(48)[:10])
-    assert x.data.num_train == 10
+    assert x.task.data.num_train == 10
     files = paths(folder / "train")
     (batch,) = first(x.train_batches())
     shows(batch, [files[row] for row in rows])
@@ -169,9 +169,9 @@ def test_splits_and_place_of_a_tfds_data_set(home):
         data__data_dir=str(home / "elsewhere"),
         model=reference.SMALL | {"patch_size": 4},
     )
-    assert x.data.image_shape == (8, 8, 1)
-    assert x.data.num_train == round(0.3 * 1438)
-    assert x.data.num_train + x.data.num_test == 1438
+    assert x.task.data.image_shape == (8, 8, 1)
+    assert x.task.data.num_train == round(0.3 * 1438)
+    assert x.task.data.num_train + x.task.data.num_test == 1438
     assert list((home / "elsewhere").iterdir())
 
 

@@ -23,6 +23,7 @@ UPDATE = "test_update_keys.py::test_a_step_is_its_parts"
 # The file and test that would fail were a key ignored; `*` is the rest of a section.
 CASES = {
     "name": "test_every_key.py::test_the_name_is_that_of_the_folder",
+    "task": "../tasks/test_toy_task.py::test_a_config_names_its_task",
     "seed": "test_loss_keys.py::test_the_seed_draws_parameters_and_names_every_stream",
     "epochs": "test_loss_keys.py::test_the_length_of_a_run",
     "steps": "test_loss_keys.py::test_the_length_of_a_run",

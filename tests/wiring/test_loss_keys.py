@@ -10,7 +10,6 @@ import reference
 
 from configs import common
 from vit_jax_tricks.runs import scores
-from vit_jax_tricks.runs.scores import evaluate
 
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -59,7 +58,7 @@ def test_the_step_s_loss_is_the_formula(name, folder):
     state, batch = reference.lively(x), reference.batch_of()
     loss = jax.jit(lambda state, batch: x.train_step(state, batch)[1]["loss"])
     images, labels = reference.prepared(MIXED, batch)
-    logits, aux = heads(x.model)(state.params, images)
+    logits, aux = heads(x.task.model)(state.params, images)
     first, second = formula(logits, labels), formula(aux["logits_dist"], labels)
     want = 1.5 * np.mean((1 - share) * first + share * second)
     assert float(loss(state, batch)) == pytest.approx(float(want), rel=1e-5)
@@ -95,7 +94,7 @@ def test_terms_add_up_by_their_weights(folder):
 )
 def test_the_model_computes_in_the_type(name, dtype, folder):
     x = reference.build(folder, dtype=name)
-    assert x.model.dtype == dtype
+    assert x.task.model.dtype == dtype
     leaves = jax.tree.leaves(x.state_shape().params)
     assert {str(leaf.dtype) for leaf in leaves} == {"float32"}
 
@@ -122,22 +121,22 @@ def test_evaluation_counts_each_example_once(size, folder):
     """Accuracy and loss by NumPy over the 21 pictures; the last batch is padded."""
     x = reference.build(folder, eval__batch_size=size)
     variables = jax.tree.map(np.asarray, reference.lively(x).variables)
-    run, calls = jax.jit(x.eval_step), []
+    run, calls = jax.jit(x.task.evaluate), []
 
     def counted(variables, batch):
         calls.append(len(batch["label"]))
         return run(variables, batch)
 
-    found = evaluate(x, counted, {"": variables, "_ema": variables})
+    found = x.evaluate(counted, {"": variables, "_ema": variables})
     assert calls == [size] * (2 * -(-21 // size))
     images, labels = [], []
-    for batch in x.data.test_batches(64):
+    for batch in x.task.data.test_batches(64):
         real = batch["mask"] > 0
         images.append(batch["image"][real])
         labels.append(batch["label"][real])
     labels = np.concatenate(labels)
     np.testing.assert_array_equal(np.bincount(labels), [7, 7, 7])
-    logits, _ = heads_of_evaluation(x.model)(
+    logits, _ = heads_of_evaluation(x.task.model)(
         variables, reference.normal(np.concatenate(images))
     )
     loss = reference.cross_entropy(logits, reference.one_hot(labels)).mean()
@@ -179,7 +178,7 @@ def test_the_seed_draws_parameters_and_names_every_stream(folder):
     state = x.compile_init()
     images = jnp.zeros((1, reference.SIDE, reference.SIDE, 3))
     key = reference.named(jax.random.key(9), "init")
-    want = jax.jit(lambda: x.model.init(key, images, train=False))()
+    want = jax.jit(lambda: x.task.model.init(key, images, train=False))()
     found = state.params["blocks_0"]["attn"]["qkv"]["kernel"]
     np.testing.assert_allclose(
         found, want["params"]["blocks_0"]["attn"]["qkv"]["kernel"], rtol=1e-6

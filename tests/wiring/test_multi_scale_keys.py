@@ -9,8 +9,8 @@ import reference
 from vit_jax_tricks import augment
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import create_model
+from vit_jax_tricks.tasks.multi_scale import at_size
 from vit_jax_tricks.train import banner
-from vit_jax_tricks.train.multi_scale import at_size
 
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -47,7 +47,7 @@ def by_hand(x, params, size):
     grid = size // 8
     box = jnp.broadcast_to(jnp.array([0, 0, 16, 16]), (len(images), 4))
     images = augment.crop_and_resize(reference.to_float(images), box, size=(size, size))
-    model = x.model.clone(img_size=size)
+    model = x.task.model.clone(img_size=size)
 
     def loss(params):
         table = params["pos_embed"]
@@ -68,7 +68,7 @@ def test_a_step_is_its_parts(scaled, programs, size):
     """Images and positions of its size; jit equals eager, but for rounding."""
     state, batch = reference.lively(scaled), scaled.put(reference.batch_of())
     want = by_hand(scaled, state.params, size)
-    _, eager = scaled.scales.steps[size](state, batch, [])
+    _, eager = scaled.train_step_at(size)(state, batch, [])
     after, found = programs[size](state, batch, [])
     got = [float(found[key]) for key in ("loss", "grad_norm")]
     np.testing.assert_allclose(got, want, rtol=TOLERANCE)
@@ -84,7 +84,7 @@ def test_every_stage_gives_the_size(folder):
     changes = dict(crop="random_resized", flip=True, pad=1, mixup=0.5, erasing=0.5)
     given = {f"augment__{key}": value for key, value in changes.items()}
     x = reference.build(folder, augment__multi_scale=(8,), **given)
-    stack = x.scales.steps[8].keywords["augment"]
+    stack = x.task.variants[8].prepare.keywords["augment"]
     batch = reference.batch_of()
     images, geometry = jax.jit(stack)(jax.random.key(0), batch["image"], batch["index"])
     assert images.shape == (reference.BATCH, 8, 8, 3)

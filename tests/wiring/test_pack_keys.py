@@ -77,7 +77,7 @@ def test_teachers_that_are_named_are_asked(folder, workdirs):
 
     @functools.partial(jax.jit, static_argnums=1)
     def logits(variables, train):
-        return x.model.apply(variables, images, train=train)[0]
+        return x.task.model.apply(variables, images, train=train)[0]
 
     student = logits({"params": params}, True)
     losses = []
@@ -153,7 +153,7 @@ def test_a_pack_labels_the_step(released, folder, pack):
         reference.normal(images),
         {name: labels[name] for name in names},
     )
-    apply = jax.jit(lambda x_: x.model.apply({"params": params}, x_, train=True))
+    apply = jax.jit(lambda x_: x.task.model.apply({"params": params}, x_, train=True))
     logits, aux = apply(images)
     image = reference.cross_entropy(logits, labels["class_labels"])
     dense = labels["token_labels"].reshape(16, 4, 3)

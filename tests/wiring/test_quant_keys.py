@@ -34,13 +34,13 @@ def test_the_rules_are_those_of_the_keys(folder):
         "uint8", symmetric=False, observer="percentile", percentile=99.0, learned=True
     )
     own = (("head/kernel", Spec("int8")), (".*fc2/kernel", None))
-    assert x.quantized.rules == (*own, *standard_rules(weight, activation))
-    assert x.calibration == 7
+    assert x.task.quantized.rules == (*own, *standard_rules(weight, activation))
+    assert x.task.calibration == 7
 
 
 def test_without_keys_nothing_is_quantised(folder):
     x = reference.build(folder)
-    assert x.quantized is None
+    assert x.task.quantized is None
     assert set(x.state_shape().params) == {
         "blocks_0",
         "cls_token",
@@ -60,8 +60,8 @@ def test_ranges_are_those_of_all_calibration_images(folder):
         quant__calibration=48,
     )
     state = x.compile_init()
-    found = x.quantized.ranges(state.variables)["patch_embed/proj/input"]
-    images = [batch["image"] for batch in x.data.test_batches(48, "train")]
+    found = x.task.quantized.ranges(state.variables)["patch_embed/proj/input"]
+    images = [batch["image"] for batch in x.task.data.test_batches(48, "train")]
     largest = np.abs(reference.normal(np.concatenate(images))).max()
     assert float(found.scale) == pytest.approx(float(largest) / 127, rel=1e-6)
 
@@ -69,8 +69,10 @@ def test_ranges_are_those_of_all_calibration_images(folder):
 def teacher(x, scale):
     """A teacher like the student, with parameters of its own."""
     params = jax.tree.map(lambda leaf: scale * leaf, reference.lively(x).params)
-    trained = Trained(x.spec, x.model, {"": {"params": params}}, f"teacher {scale}")
-    return teachers.Teacher(trained, x.model.token_head())
+    trained = Trained(
+        x.task.spec, x.task.model, {"": {"params": params}}, f"teacher {scale}"
+    )
+    return teachers.Teacher(trained, x.task.model.token_head())
 
 
 def test_labels_of_several_teachers_are_their_mean(folder):
@@ -99,7 +101,9 @@ def test_labels_of_several_teachers_are_their_mean(folder):
     )
     found = jax.jit(teach)([one.variables for one in two], images)
     logits, tokens = [], []
-    apply = jax.jit(lambda variables: x.model.apply(variables, images, train=False))
+    apply = jax.jit(
+        lambda variables: x.task.model.apply(variables, images, train=False)
+    )
     for one in two:
         image, aux = apply(one.variables)
         logits.append(image)
@@ -129,7 +133,7 @@ def test_tokens_of_a_teacher_are_those_of_its_patches(folder):
         grid=None,
     )
     found = jax.jit(teach)([one.variables], images)
-    _, aux = jax.jit(functools.partial(x.model.apply, train=False))(
+    _, aux = jax.jit(functools.partial(x.task.model.apply, train=False))(
         one.variables, images
     )
     assert found["teacher_tokens"].shape == (16, 4, 16)  # 2 x 2 patches

@@ -178,7 +178,11 @@ def wanted(experiment, steps):
     for count, i in enumerate((0, 2, 3)):
         before, _, _, batch = steps[i]
         found = micro_batches(
-            experiment.model, before.params, before.batch_stats, batch, int(before.step)
+            experiment.task.model,
+            before.params,
+            before.batch_stats,
+            batch,
+            int(before.step),
         )
         params, grads = flat(before.params), flat(found[2])
         moments = moments or {name: (0.0, 0.0) for name in params}
@@ -231,5 +235,5 @@ def test_micro_batches_have_keys_of_their_own(experiment, steps, wanted):
     """With one key for both the loss would be another, by far more than rounding."""
     before, _, _, batch = steps[0]
     given = before.params, before.batch_stats, batch, FIRST
-    same, *_ = micro_batches(experiment.model, *given, keys=(0, 0))
+    same, *_ = micro_batches(experiment.task.model, *given, keys=(0, 0))
     assert abs(same - wanted[0][0]) > 1e-2

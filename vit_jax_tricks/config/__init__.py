@@ -12,6 +12,8 @@ from vit_jax_tricks.config.load import (
     located,
     of_run,
     recorded,
+    section_of_run,
+    task_of_run,
     typed,
 )
 from vit_jax_tricks.config.section import Section
@@ -37,6 +39,8 @@ __all__ = [
     "parse_arg",
     "parse_value",
     "recorded",
+    "section_of_run",
+    "task_of_run",
     "tuples",
     "typed",
 ]

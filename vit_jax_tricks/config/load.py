@@ -18,7 +18,7 @@ import ml_collections
 
 from vit_jax_tricks import paths
 from vit_jax_tricks.config.section import Section
-from vit_jax_tricks.config.values import override, tuples
+from vit_jax_tricks.config.values import OPEN_SECTIONS, override, tuples
 from vit_jax_tricks.console import say
 from vit_jax_tricks.errors import UserError, nearest
 
@@ -244,6 +244,33 @@ def of_run(workdir: str | Path) -> ml_collections.ConfigDict:
         named = ", ".join(f"config.{key}" for key in sorted(unknown))
         say(f"{named} of {workdir}: unknown to this version and not used")
     return out
+
+
+def section_of_run(workdir: str | Path) -> Section:
+    """The config of a run, for reading, with the sections of its own task.
+
+    Keys newer than the run have their defaults.
+
+    Raises:
+      UserError: the folder holds no readable config.json.
+    """
+    values = tuples(recorded(workdir))
+    free = {path.removeprefix("config.") for path in OPEN_SECTIONS}
+    for key, default in defaults().items():
+        if isinstance(default, dict) and key not in free:
+            values[key] = {**default, **values.get(key, {})}
+        else:
+            values.setdefault(key, default)
+    return Section(values)
+
+
+def task_of_run(workdir: str | Path) -> str:
+    """The name of a run's task; a folder that states none has the default one."""
+    default = defaults()["task"]
+    try:
+        return str(recorded(workdir).get("task", default))
+    except UserError:
+        return default
 
 
 def recorded(workdir: str | Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import os
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ def fingerprint(data: Data) -> dict[str, Any]:
     }
 
 
-def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Differences between two fingerprints, in words."""
     if before.get("classes") != now["classes"]:
         return ["other classes"]

@@ -21,10 +21,14 @@ from vit_jax_tricks.optim.schedule import Schedule
 from vit_jax_tricks.param_names import path_str
 
 
-__all__ = ["COSTLY", "OPTIMIZERS", "build", "describe"]
+__all__ = ["OPTIMIZERS", "Costly", "build", "describe"]
 
 Table = dict[str, Factors]
 Transform = optax.GradientTransformation
+
+
+class Costly(optax.GradientTransformation):
+    """An optimiser that multiplies matrices: an update is better not made twice."""
 
 
 def _layerwise(values: np.ndarray, like: jax.Array) -> jax.Array:
@@ -229,7 +233,7 @@ OPTIMIZERS = {
     "muon": _muon,
     "sgd": _sgd,
 }
-COSTLY = frozenset({"muon"})  # multiply matrices: an update is better not made twice
+COSTLY = frozenset({"muon"})  # multiply matrices
 
 
 def _parts(name: str, table: Table, weight_decay: float, given: dict) -> Parts:
@@ -315,8 +319,13 @@ def build(
         _scale(table, "lr"),
         optax.scale_by_learning_rate(schedule),
     )
-    if all(leaf.trainable.any() for leaf in table.values()):
-        return chain
+    if not all(leaf.trainable.any() for leaf in table.values()):
+        chain = _partly(chain, table)
+    return Costly(*chain) if name in COSTLY else chain
+
+
+def _partly(chain: Transform, table: Table) -> Transform:
+    """The chain for trainable parameters; frozen ones have no state."""
 
     def labels(tree: Any) -> Any:
         return jax.tree_util.tree_map_with_path(

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vit_jax_tricks.runs.data import open_data
-    from vit_jax_tricks.runs.evaluation import evaluate
     from vit_jax_tricks.runs.prediction import predict
     from vit_jax_tricks.runs.pruning import prune
     from vit_jax_tricks.runs.quantization import quantize
@@ -18,18 +17,18 @@ if TYPE_CHECKING:
 __all__ = ["Trained", "evaluate", "load", "open_data", "predict", "prune", "quantize"]
 
 _HOME = {
-    "Trained": "trained",
-    "evaluate": "evaluation",
-    "load": "trained",
-    "open_data": "data",
-    "predict": "prediction",
-    "prune": "pruning",
-    "quantize": "quantization",
+    "Trained": "runs.trained",
+    "evaluate": "tasks.evaluation",  # the run's task says how
+    "load": "runs.trained",
+    "open_data": "runs.data",
+    "predict": "runs.prediction",
+    "prune": "runs.pruning",
+    "quantize": "runs.quantization",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = importlib.import_module(f"{__name__}.{_HOME[name]}")
+    home = importlib.import_module(f"vit_jax_tricks.{_HOME[name]}")
     return getattr(home, name)

@@ -13,7 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from vit_jax_tricks import __version__, paths
+from vit_jax_tricks import __version__, config, paths
 from vit_jax_tricks.config import tuples
 from vit_jax_tricks.data.views import View
 from vit_jax_tricks.errors import UserError
@@ -127,6 +127,11 @@ def read(workdir: str | Path) -> ModelSpec:
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
+        if (other := config.task_of_run(workdir)) != config.defaults()["task"]:
+            raise UserError(
+                f"{workdir} is a run of the task {other}, which trains no single image "
+                "classifier; give another run."
+            ) from error
         raise UserError(
             f"{workdir} holds no run with a readable {FILE} and classes.json; start "
             "the training command of the run again, which writes them."

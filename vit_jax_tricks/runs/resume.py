@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from vit_jax_tricks.storage.manifest import step_folders, write_durably
 
 # A different value of any of these makes a different run, with its own workdir.
 IDENTITY = (
+    "task",
     "seed",
     "init",
     "batch_size",
@@ -69,9 +71,10 @@ def check_run(
     workdir: Path,
     config: Section,
     class_names: list[str],
-    taught: list[dict[str, str]],
-    data: dict[str, Any],
+    taught: Sequence[Mapping[str, str]],
+    data: Mapping[str, Any] | None,
     resume: str,
+    keys: Sequence[str] = (),
 ) -> None:
     """Checks that the workdir's run is this one, and prints what has changed since.
 
@@ -79,8 +82,9 @@ def check_run(
       workdir: must exist.
       config, class_names: those of the present run.
       taught: fingerprints of teachers and packs.
-      data: `fingerprint` of the data.
+      data: `fingerprint` of the data, if the task has one.
       resume: "new_data" accepts other data.
+      keys: keys and sections, beside those of every run, that make another run.
 
     Raises:
       UserError: the workdir belongs to another run.
@@ -89,10 +93,10 @@ def check_run(
         return
     same_taught = [t["checksum"] for t in taught] == _checksums(workdir)
     known = {"teacher.sources", "teacher.pack"} if same_taught else set()
-    if (workdir / "data.json").exists():
+    if data is not None and (workdir / "data.json").exists():
         same_data = not changes(_read(workdir / "data.json", dict), data)
         known |= {"data.name"} if same_data else set()
-    _check_same_run(workdir, config, class_names, known)
+    _check_same_run(workdir, config, class_names, known, (*IDENTITY, *keys))
     if taught and not same_taught:
         _read(workdir / "teachers.json", list)
         raise UserError(
@@ -100,25 +104,28 @@ def check_run(
             "pack, in the same place; put it back, or give another workdir. "
             "Nothing was changed."
         )
-    _check_same_data(workdir, data, resume)
+    if data is not None:
+        _check_same_data(workdir, data, resume)
 
 
 def record(
     workdir: Path,
     config: Section,
     class_names: list[str],
-    model: dict[str, Any],
-    taught: list[dict[str, str]],
-    data: dict[str, Any] | None = None,
+    model: Mapping[str, Any] | None,
+    taught: Sequence[Mapping[str, str]],
+    data: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes `config.json`, `classes.json`, `model.json` and, if given, the others.
+    """Writes `config.json`, `classes.json` and, if given, the others.
 
     `config.json` also names the version that wrote it.
     """
     if not step_folders(workdir / "checkpoints"):
         (workdir / BEGUN).touch()
     values = config.to_dict() | {"version": __version__}
-    files = {"config": values, "classes": class_names, "model": model}
+    files: dict[str, Any] = {"config": values, "classes": class_names}
+    if model is not None:
+        files["model"] = model
     if taught:
         files["teachers"] = taught
     if data is not None:
@@ -172,7 +179,7 @@ def _visible(folder: Path) -> list[str]:
     ]
 
 
-def _check_same_data(workdir: Path, data: dict[str, Any], resume: str) -> None:
+def _check_same_data(workdir: Path, data: Mapping[str, Any], resume: str) -> None:
     path = workdir / "data.json"
     if not path.exists():
         say(f"{path} is not there, so data that changed since would not be noticed")
@@ -211,28 +218,36 @@ def _checksums(workdir: Path) -> list[str] | None:
 
 
 def _check_same_run(
-    workdir: Path, config: Section, class_names: list[str], known: set[str]
+    workdir: Path,
+    config: Section,
+    class_names: list[str],
+    known: set[str],
+    identity: Sequence[str],
 ) -> None:
-    """Rejects another run; what `known` names is the same, wherever it now lies."""
-    # Sections newer than the run had their defaults.
-    old = defaults() | located(_read(workdir / "config.json", dict))
-    old = json.loads(json.dumps(old))
+    """Rejects another run; what `known` names is the same, wherever it now lies.
+
+    `identity` are the keys that make a run.
+    """
     new = json.loads(json.dumps(config.to_dict()))
+    # Sections newer than the run had their defaults; a task may have dropped some.
+    old = {key: value for key, value in defaults().items() if key in new}
+    old |= located(_read(workdir / "config.json", dict))
+    old = json.loads(json.dumps(old))
     changed = [
         (key, _get(old, key), _get(new, key))
         for key in _keys(new)
         if _get(old, key) != _get(new, key)
     ]
-    identity = [
+    others = [
         (key, before, now)
         for key, before, now in changed
-        if any(_under(key, other) for other in IDENTITY)
+        if any(_under(key, other) for other in identity)
         and _placeless(key, before, known) != _placeless(key, now, known)
     ]
     gone = [k for k in _keys(old) if _under(k, "model") and k not in _keys(new)]
-    identity += [(k, _get(old, k), None) for k in gone]
-    if identity:
-        what = ", ".join(f"config.{k} was {a!r}, now {b!r}" for k, a, b in identity)
+    others += [(k, _get(old, k), None) for k in gone]
+    if others:
+        what = ", ".join(f"config.{k} was {a!r}, now {b!r}" for k, a, b in others)
         raise UserError(
             f"{workdir} holds another run: {what}; give another workdir. "
             "Nothing was changed."

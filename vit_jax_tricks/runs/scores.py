@@ -1,16 +1,15 @@
 """Accuracy and loss over whole splits: one evaluation step, and sums over batches."""
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
 
+from vit_jax_tricks.data import Data
 from vit_jax_tricks.runs.model_inputs import model_inputs
-from vit_jax_tricks.runs.model_spec import ModelSpec
-from vit_jax_tricks.sharding import batch_sharding
 from vit_jax_tricks.typing import Array, Params
 
 
@@ -25,20 +24,41 @@ class Model(Protocol):
 
 
 @runtime_checkable
-class Evaluated(Protocol):
-    """Interface that `evaluate` needs; an `Experiment` implements it."""
+class Measure(Protocol):
+    """Measures variables on a split: a `Task`, or `Classifying`.
+
+    `eval_batches` (split, *, batch_size, sharding, progress) yields batches on the
+    devices; `evaluate` (variables, batch) gives sums over a batch; `means` converts
+    their totals to metrics.
+    """
 
     @property
-    def data(self) -> Any: ...
+    def evaluate(self) -> Callable[..., dict[str, Array]]: ...
 
     @property
-    def eval_batch_size(self) -> int: ...
+    def means(self) -> Callable[..., dict[str, float]]: ...
 
     @property
-    def spec(self) -> ModelSpec: ...
+    def eval_batches(self) -> Callable[..., Iterable[dict[str, Array]]]: ...
 
-    @property
-    def mesh(self) -> Mesh: ...
+
+class Classifying(NamedTuple):
+    """The `Measure` of an image classifier."""
+
+    evaluate: Callable[..., dict[str, Array]]
+    means: Callable[..., dict[str, float]]
+    eval_batches: Callable[..., Iterable[dict[str, Array]]]
+
+
+def classifying(
+    model: Model, source: Data, *, mean: tuple[float, ...], std: tuple[float, ...]
+) -> Classifying:
+    """Accuracy and loss of a model, whose images are normalised, on data."""
+    return Classifying(
+        evaluate=functools.partial(eval_step, model=model),
+        means=functools.partial(means, num_classes=source.num_classes),
+        eval_batches=functools.partial(model_inputs, source, mean=mean, std=std),
+    )
 
 
 def eval_step(
@@ -71,42 +91,35 @@ def eval_step(
     }
 
 
-def evaluate(
-    experiment: Evaluated,
-    eval_step: Callable,
-    variables: dict[str, Params],
-    *,
-    check: Callable[[], None] = lambda: None,
+def measured(
+    measure: Measure,
+    batches: Iterable[dict[str, Array]],
+    variables: Mapping[str, Params],
+    step: Callable[..., dict[str, Array]],
 ) -> dict[str, float]:
-    """Accuracy and loss over the test split for each named set of variables.
+    """Metrics of each set of variables over all batches.
 
     Args:
-      experiment: provides the data and the mesh.
-      eval_step: compiled, `(variables, batch) -> sums`.
-      variables: by suffix: {"": raw, "_ema": averaged}.
-      check: called before each batch; may raise to stop.
+      measure: gives the means.
+      batches: as `measure.eval_batches` yields them.
+      variables: by the suffix of their metrics: {"": raw, "_ema": averaged}.
+      step: `measure.evaluate`, compiled.
 
     Returns:
-      accuracy, accuracy_top5 (for more than 5 classes) and loss, each with its suffix,
-        in 0..1 and nats.
+      count, the number of examples, and the metrics, each with its suffix.
     """
-    batches = model_inputs(
-        experiment.data,
-        "test",
-        batch_size=experiment.eval_batch_size,
-        mean=experiment.spec.mean,
-        std=experiment.spec.std,
-        sharding=batch_sharding(experiment.mesh),
-        progress=lambda done, total: check(),
-    )
-    totals = tally(batches, eval_step, variables)
-    return means(totals, experiment.data.num_classes)
+    totals = tally(batches, step, variables)
+    out: dict[str, float] = {"count": next(iter(totals.values()))["count"]}
+    for suffix, sums in totals.items():
+        found = measure.means(sums)
+        out |= {f"{name}{suffix}": value for name, value in found.items()}
+    return out
 
 
 def tally(
     batches: Iterable[dict[str, Array]],
     eval_step: Callable,
-    variables: dict[str, Params],
+    variables: Mapping[str, Params],
 ) -> dict[str, dict[str, float]]:
     """Sums of `eval_step` over batches, by the suffix of the variables."""
     totals: dict[str, dict[str, float]] = {}
@@ -123,15 +136,10 @@ def tally(
     return totals
 
 
-def means(
-    totals: Mapping[str, Mapping[str, float]], num_classes: int
-) -> dict[str, float]:
-    """Metrics computed from the sums, each with its suffix."""
-    out = {}
-    for suffix, total in totals.items():
-        count = total["count"]
-        out[f"accuracy{suffix}"] = total["correct"] / count
-        out[f"loss{suffix}"] = total["loss"] / count
-        if num_classes > 5:
-            out[f"accuracy_top5{suffix}"] = total["correct5"] / count
+def means(sums: Mapping[str, float], *, num_classes: int) -> dict[str, float]:
+    """accuracy, loss (nats) and, for more than 5 classes, accuracy_top5, in 0..1."""
+    count = sums["count"]
+    out = {"accuracy": sums["correct"] / count, "loss": sums["loss"] / count}
+    if num_classes > 5:
+        out["accuracy_top5"] = sums["correct5"] / count
     return out

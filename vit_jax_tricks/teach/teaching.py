@@ -30,7 +30,7 @@ class Teaching:
     Attributes:
       teachers: models that run inside the step.
       pack: labels that come with the data.
-      stored, teach: arguments of `step.train_step`.
+      stored, teach: arguments of `supervised.prepare` and `supervised.forward_loss`.
     """
 
     teachers: list[teachers.Teacher]

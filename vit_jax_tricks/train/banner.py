@@ -5,63 +5,45 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from vit_jax_tricks import console
 from vit_jax_tricks.compress.quant.range_store import without_ranges
 from vit_jax_tricks.console import si
 from vit_jax_tricks.flops import count_flops
+from vit_jax_tricks.tasks.task import batch_of
 from vit_jax_tricks.train.experiment import Experiment
-from vit_jax_tricks.train.multi_scale import MultiScale, at_size
 
 
 def forward_flops(experiment: Experiment, size: int | None = None) -> float:
-    """FLOPs of one image's forward pass, counted from its jaxpr (2 for each MAC).
+    """FLOPs of one example's forward pass, counted from its jaxpr (2 for each MAC).
 
-    `size` is the side of the image, if not that of the data.
+    `size` is a variant of the task, such as the side of its images.
     """
-    model, (h, w, c) = experiment.model, experiment.data.image_shape
-    if size is not None:
-        model, h, w = at_size(model, model, size), size, size
-    images = jax.ShapeDtypeStruct((1, h, w, c), jnp.float32)
-
-    def forward(variables: Any, images: Any) -> Any:
-        return model.apply(variables, images, train=False)[0]
-
-    return float(count_flops(forward, experiment.state_shape().variables, images).flops)
+    task, variables = experiment.task.at(size), experiment.state_shape().variables
+    one = batch_of(task.eval_batch, 1)
+    return float(count_flops(task.forward or task.evaluate, variables, one).flops)
 
 
 def facts(experiment: Experiment) -> dict[str, Any]:
     """The rows that need no compiled program."""
-    x, data, config = experiment, experiment.data, experiment.config.to_dict()
+    x, config = experiment, experiment.config.to_dict()
     devices = list(x.mesh.devices.flat)
     params = jax.tree.leaves(without_ranges(x.state_shape().variables)["params"])
     flops = forward_flops(x)
     mesh = " × ".join(f"{k} {v}" for k, v in x.mesh.shape.items() if v > 1)
-    shape = "×".join(map(str, data.image_shape))
-    parts = config["accumulate"]
-    micro = f", {parts} micro-batches" if parts > 1 else ""
-    quant = config["quant"]
-    quantized = {
-        "quantized": f"weights {quant['weights']}, activations {quant['activations']}"
-        + (", learned steps" if quant["learned"] else "")
-    }
+    micro = f", {x.accumulate} micro-batches" if x.accumulate > 1 else ""
     return {
-        "model": config["model"]["name"],
+        "model": x.task.title,
         "parameters": f"{sum(p.size for p in params):,}",
         "forward": f"{si(flops, 'FLOP')} per image ({si(flops / 2, 'MAC')})",
-        **(quantized if x.quantized else {}),
-        "compute type": jnp.dtype(x.model.dtype).name,
-        "data": f"{data.name}: {data.num_train:,} train, {data.num_test:,} test, "
-        f"{data.num_classes} classes, {shape}",
-        **({"image sizes": _sizes(x.scales)} if x.scales else {}),
+        **x.task.facts,
         "devices": f"{len(devices)} × {devices[0].device_kind}"
         + (f" (mesh {mesh})" if mesh else ""),
         "effective batch": f"{x.batch_size}{micro}",
         "peak learning rate": f"{x.peak_lr:.3g} ({config['schedule']['name']}, "
         f"{config['optimizer']['name']})",
         "steps": f"{x.total_steps:,} "
-        f"({x.total_steps * x.batch_size / data.num_train:.1f} epochs)",
+        f"({x.total_steps * x.batch_size / x.task.num_train:.1f} epochs)",
     }
 
 
@@ -92,8 +74,3 @@ def show(
     rows["workdir"] = workdir
     console.banner(str(experiment.config.to_dict()["name"]), rows)
     return {size: 3 * forward_flops(experiment, size) for size in train_steps}, rows
-
-
-def _sizes(scales: MultiScale) -> str:
-    held = f", {scales.every} steps each" if scales.every > 1 else ""
-    return f"{', '.join(map(str, sorted(scales.steps)))}{held}"

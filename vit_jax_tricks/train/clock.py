@@ -16,7 +16,7 @@ class Clock:
       evaluated: the last step whose evaluation is in metrics.jsonl.
       logged: the last step whose training metrics are in metrics.jsonl.
       sums, count: sums and number of the training metrics since that line.
-      best, best_step: the highest test accuracy so far, and its step.
+      best, best_step: the highest test score so far, and its step.
     """
 
     metrics_offset: int = 0

@@ -15,13 +15,10 @@ from typing import Any
 import jax
 
 from vit_jax_tricks import paths
-from vit_jax_tricks.augment.pixels import normalize
 from vit_jax_tricks.config import Section
 from vit_jax_tricks.console import Bar, say
-from vit_jax_tricks.data.fingerprint import fingerprint
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.runs.resume import begun_is_over, check_run, open_workdir, record
-from vit_jax_tricks.runs.scores import evaluate
 from vit_jax_tricks.state import TrainState
 from vit_jax_tricks.stop import Stop, Stopped
 from vit_jax_tricks.storage.checkpoint import Checkpointer, SaveError
@@ -31,7 +28,6 @@ from vit_jax_tricks.train.clock import Clock
 from vit_jax_tricks.train.experiment import Experiment, build
 from vit_jax_tricks.train.hardware import mfu
 from vit_jax_tricks.train.metrics import MetricsWriter, read
-from vit_jax_tricks.train.nonfinite import first_nonfinite
 
 
 PATIENCE = 3  # non-finite steps in a row end the run
@@ -112,9 +108,9 @@ class Loop:
     def _open(self) -> None:
         """Restores or creates the state, and opens the metrics."""
         x, config = self.experiment, self.experiment.config
-        class_names = list(x.data.class_names)
-        taught, seen = x.teaching.fingerprint(), fingerprint(x.data)
-        check_run(self.workdir, config, class_names, taught, seen, self.resume)
+        kept = x.task.record()
+        names, taught, data = list(kept.class_names), list(kept.teachers), kept.data
+        check_run(self.workdir, config, names, taught, data, self.resume, kept.keys)
         self.state, meta = self._restore()
         self.start = int(self.state.step)
         self.clock = Clock.of(meta, self.start, say) if meta else Clock()
@@ -130,7 +126,7 @@ class Loop:
             offset=self.clock.metrics_offset,
             step=self.start,
         )
-        record(self.workdir, config, class_names, x.spec.to_json(), taught, seen)
+        record(self.workdir, config, names, kept.model, taught, data)
         self.began = time.monotonic()
 
     def _restore(self) -> tuple[TrainState, dict[str, Any]]:
@@ -159,7 +155,8 @@ class Loop:
         say(f"{self.workdir} is finished; train longer or elsewhere")
         if not report.exists(self.workdir):
             self._report(banner.facts(self.experiment))
-        lines = [m for m in read(self.workdir) if "test/accuracy" in m][-1:]
+        score = f"test/{self.experiment.task.score}"
+        lines = [m for m in read(self.workdir) if score in m][-1:]
         return {k: v for m in lines for k, v in m.items() if k.startswith("test/")}
 
     def _compile(self) -> tuple[dict[str, Any], Any, Any]:
@@ -192,7 +189,7 @@ class Loop:
                     self._save(step)
                 if evaluate_now:
                     result = self._evaluate(step, eval_step)
-                    self._save(step, score=_best(result))
+                    self._save(step, score=self._best(result))
                     self.window = (time.monotonic(), step)
                 if step == total:
                     self.checkpointer.wait()
@@ -292,9 +289,7 @@ class Loop:
                 f"{text}: loss and gradient are finite, but the optimizer's "
                 f"update is not. {kept}; config.schedule.lr is far too high."
             )
-        spec = self.experiment.spec
-        images = normalize(batch["image"], spec.mean, spec.std)
-        culprit = first_nonfinite(self.experiment.model, self.state.variables, images)
+        culprit = self.experiment.task.culprit(self.state.variables, batch)
         raise UserError(
             f"{text}; first offender: {culprit}. {kept}; lower "
             "config.schedule.lr, or set config.optimizer.grad_clip=1.0."
@@ -307,7 +302,7 @@ class Loop:
         means = self.clock.means() | {
             "train/lr": float(jax.device_get(x.lr(max(step - 1 - skipped, 0)))),
             "train/skipped": float(skipped),
-            "train/epoch": step * x.batch_size / x.data.num_train,
+            "train/epoch": step * x.batch_size / x.task.num_train,
         }
         now = time.monotonic()
         began, since = self.window
@@ -329,15 +324,15 @@ class Loop:
             variables["_ema"] = self.state.averages
         began = time.monotonic()
         with self.stop.immediate():
-            result = evaluate(
-                self.experiment, eval_step, variables, check=self.stop.check
+            result = self.experiment.evaluate(
+                eval_step, variables, check=self.stop.check
             )
         result = {f"test/{k}": v for k, v in result.items()}
         seconds = time.monotonic() - began
         self._write(step, result | {"time/eval_seconds": seconds})
         self.clock.evaluated = step
-        if _best(result) > self.clock.best:
-            self.clock.best, self.clock.best_step = _best(result), step
+        if self._best(result) > self.clock.best:
+            self.clock.best, self.clock.best_step = self._best(result), step
         shown = "  ".join(f"{k} {v:.4f}" for k, v in result.items() if "loss" not in k)
         say(f"step {step}  {shown}")
         return result
@@ -355,14 +350,28 @@ class Loop:
     def _seconds(self) -> float:
         return self.clock.seconds + time.monotonic() - self.began
 
+    def _best(self, result: dict[str, float]) -> float:
+        """The better of the scores of the raw and the averaged parameters.
+
+        Variables whose loss is not finite have no score, not even that of chance.
+        """
+        score = f"test/{self.experiment.task.score}"
+        scores = [
+            result[f"{score}{suffix}"]
+            for suffix in ("", "_ema")
+            if math.isfinite(result.get(f"test/loss{suffix}", math.nan))
+        ]
+        return max(scores, default=0.0)
+
     def _report(self, facts: dict[str, Any]) -> None:
         best = f"{self.clock.best:.4f} at step {self.clock.best_step}"
+        score = self.experiment.task.score
         facts |= {
-            "best test accuracy": best,
+            f"best test {score}": best,
             "skipped steps": int(self.state.skipped),
             "seconds in the loop": f"{self._seconds():.1f}",
         }
-        say(f"report: {report.write(self.workdir, facts)}")
+        say(f"report: {report.write(self.workdir, facts, score)}")
 
 
 @contextlib.contextmanager
@@ -377,16 +386,3 @@ def _closing(thing: Any) -> Iterator[Any]:
 
 def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0] or type(error).__name__
-
-
-def _best(result: dict[str, float]) -> float:
-    """The better of the accuracies of the raw and the averaged parameters.
-
-    Variables whose loss is not finite have no accuracy, not even that of chance.
-    """
-    scores = [
-        result[f"test/accuracy{suffix}"]
-        for suffix in ("", "_ema")
-        if math.isfinite(result.get(f"test/loss{suffix}", math.nan))
-    ]
-    return max(scores, default=0.0)

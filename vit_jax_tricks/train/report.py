@@ -7,39 +7,43 @@ from vit_jax_tricks.storage.manifest import write_durably
 from vit_jax_tricks.train import metrics
 
 
-CURVES = {
-    "loss.png": ("loss", ("train/loss", "test/loss", "test/loss_ema")),
-    "accuracy.png": (
-        "accuracy",
-        ("train/accuracy", "test/accuracy", "test/accuracy_ema"),
-    ),
-    "learning_rate.png": ("learning rate", ("train/lr",)),
-}
-
-
 def exists(workdir: Path) -> bool:
     """Whether the report was written completely."""
     return (Path(workdir) / "report" / "summary.md").exists()
 
 
-def write(workdir: Path, facts: dict[str, Any]) -> Path:
+def write(workdir: Path, facts: dict[str, Any], score: str = "accuracy") -> Path:
     """Writes `report/` under `workdir` and returns the summary's path.
 
     Args:
       workdir: the run's; its `metrics.jsonl` is read.
       facts: rows of the summary's table, such as devices and parameters.
+      score: the metric of the best checkpoint.
     """
     lines = metrics.read(workdir)
     folder = Path(workdir) / "report"
     folder.mkdir(exist_ok=True)
     pictures = [
         name
-        for name, (label, keys) in CURVES.items()
+        for name, (label, keys) in _curves(score).items()
         if _plot(folder / name, lines, label, keys)
     ]
-    text = _summary(workdir, lines, facts, pictures)
+    text = _summary(workdir, lines, facts, pictures, score)
     write_durably(folder / "summary.md", text)  # the last of the report's files
     return folder / "summary.md"
+
+
+def _curves(score: str) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """The pictures: name -> axis and metrics."""
+
+    def over(name: str) -> tuple[str, tuple[str, ...]]:
+        return name, (f"train/{name}", f"test/{name}", f"test/{name}_ema")
+
+    return {
+        "loss.png": over("loss"),
+        f"{score}.png": over(score),
+        "learning_rate.png": ("learning rate", ("train/lr",)),
+    }
 
 
 def _series(lines: list[dict[str, Any]], key: str) -> tuple[list[int], list[float]]:
@@ -68,11 +72,15 @@ def _plot(path: Path, lines: list[dict], label: str, keys: tuple[str, ...]) -> b
 
 
 def _summary(
-    workdir: Path, lines: list[dict], facts: dict[str, Any], pictures: list[str]
+    workdir: Path,
+    lines: list[dict],
+    facts: dict[str, Any],
+    pictures: list[str],
+    score: str,
 ) -> str:
     rows = [("| | |"), ("|---|---|")]
     rows += [f"| {name} | {_cell(value)} |" for name, value in facts.items()]
-    for key in ("test/accuracy", "test/accuracy_ema"):
+    for key in (f"test/{score}", f"test/{score}_ema"):
         steps, values = _series(lines, key)
         if values:
             best = max(range(len(values)), key=values.__getitem__)

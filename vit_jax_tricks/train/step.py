@@ -13,20 +13,14 @@ import jax.numpy as jnp
 import optax
 from einops import rearrange
 
-from vit_jax_tricks.augment.pixels import normalize, to_float
-from vit_jax_tricks.objectives import Objective
-from vit_jax_tricks.objectives.targets import Batch, Stored, Teach, as_targets
+from vit_jax_tricks.optim.optimizer import Costly
 from vit_jax_tricks.random import step_key
-from vit_jax_tricks.runs.scores import Model
-from vit_jax_tricks.state import TrainState, variables
+from vit_jax_tricks.state import TrainState
+from vit_jax_tricks.tasks.task import Batch, Metrics, Task
 from vit_jax_tricks.train.guard import guarded
 from vit_jax_tricks.typing import Array, Params, PRNGKeyArray
 
 
-Metrics = dict[str, Array]
-Augment = Callable[[PRNGKeyArray, Array, Array], tuple[Array, Any]]
-Erase = Callable[[PRNGKeyArray, Array, Array], Array]
-Mix = Callable[[PRNGKeyArray, Array, Array], tuple[Array, Any]]
 Average = Callable[[Params, Params, Array], Params]
 
 
@@ -35,23 +29,12 @@ def train_step(
     batch: Batch,
     frozen: Any = (),
     *,
-    model: Model,
+    task: Task,
     optimizer: optax.GradientTransformation,
-    objective: Objective,
-    num_classes: int,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    augment: Augment,
-    erase: Erase | None = None,
-    mix: Mix,
-    mix_first: bool = False,
-    stored: Stored | None = None,
-    teach: Teach | None = None,
     average: Average | None = None,
     accumulate: int = 1,
-    costly_update: bool = False,
 ) -> tuple[TrainState, Metrics]:
-    """augment → normalise → erase → mix → teach → forward → loss → update.
+    """prepare → forward and loss → update.
 
     If the loss, the gradient or any new value (parameters, statistics, average,
     optimiser state) is not finite, the step changes nothing but the counters `step`,
@@ -59,80 +42,39 @@ def train_step(
 
     Args:
       state: the training state.
-      batch: image uint8 [b, h, w, c], label int32 [b], index int32 [b], and the inputs
-        of `stored`.
-      frozen: variables of teachers, for `teach`; a step never changes them.
-      model: `model.apply(variables, images, train=True)` returns `(logits, aux)`, with
-        logits in at least float32.
+      batch: as `task.train_batches` yields them.
+      frozen: variables of teachers, for the task; a step never changes them.
+      task: its `prepare` and `forward_loss` are used.
       optimizer: an optax transformation that includes clipping and decay.
-      objective: the loss.
-      num_classes: k.
-      mean, std: for each channel, for images in [0, 1].
-      augment: (key, uint8 images [b, h, w, c], index [b]) -> (images, geometry), the
-        images uint8 or float in [0, 1]; draws for each image.
-      erase: (key, normalised images, index) -> images, or None.
-      mix: (key, images, labels [b, k]) -> (images, labels); with `stored`, the labels
-        are a dict of "label" and the results of `stored`.
-      mix_first: mixes before normalising and erasing, so that erased boxes stay whole.
-      stored: (geometry, batch) -> labels that come with the data, such as those of a
-        label pack, for the augmented images; they are mixed with the images.
-      teach: (frozen, images) -> the teachers' outputs for the images as the model gets
-        them.
       average: (ema, current, step) -> ema, or None.
       accumulate: number of micro-batches, run one after another; their gradients are
         averaged.
-      costly_update: as in `guard.guarded`, for optimizers that multiply matrices.
 
     Returns:
-      The new state and scalar metrics: loss, each term, accuracy, grad_norm, skipped,
-        streak.
+      The new state and scalar metrics: those of the task, grad_norm, skipped, streak.
+
+    Raises:
+      UserError: micro-batches of a task that does not allow them.
     """
+    task.check_accumulate(accumulate)
 
     def key(name: str) -> PRNGKeyArray:
         return step_key(state.key, name, state.step)
 
-    images, geometry = augment(key("augment"), batch["image"], batch["index"])
-    images = to_float(images)
-    labels: Any = jax.nn.one_hot(batch["label"], num_classes, dtype=jnp.float32)
-    if stored is not None:
-        labels = {"label": labels, **stored(geometry, batch)}
-    if mix_first:
-        images, labels = mix(key("mix"), images, labels)
-    images = normalize(images, mean, std)
-    if erase is not None:
-        images = erase(key("erase"), images, batch["index"])
-    if not mix_first:
-        images, labels = mix(key("mix"), images, labels)
+    def loss_fn(params: Params, batch_stats: Params, inputs: Any, micro: Any = None):
+        def own(name: str) -> PRNGKeyArray:
+            return key(name) if micro is None else jax.random.fold_in(key(name), micro)
 
-    def loss_fn(params: Params, batch_stats: Params, micro: Batch, dropout: Any):
-        (logits, aux), updates = model.apply(
-            variables(params, batch_stats),
-            micro["image"],
-            train=True,
-            rngs={"dropout": dropout},
-            mutable=["batch_stats"],
+        return task.forward_loss(
+            params, batch_stats, inputs, frozen, key=own, step=state.step
         )
-        targets = as_targets(micro)
-        if teach is not None:
-            targets |= teach(frozen, micro["image"])
-        label = micro["label"].astype(logits.dtype)
-        losses, terms = objective(logits=logits, aux=aux, labels=label, targets=targets)
-        hits = jnp.argmax(logits, -1) == jnp.argmax(label, -1)
-        metrics = {"loss": losses.mean(), "accuracy": hits.astype(jnp.float32).mean()}
-        if len(terms) > 1:
-            metrics |= {f"loss_{name}": term.mean() for name, term in terms.items()}
-        return metrics["loss"], (metrics, updates.get("batch_stats", {}))
 
+    inputs = task.prepare(key, batch)
     grad_fn = jax.grad(loss_fn, has_aux=True)
-    micro = {"image": images, **({"label": labels} if stored is None else labels)}
     if accumulate == 1:
-        grads, (metrics, batch_stats) = grad_fn(
-            state.params, state.batch_stats, micro, key("dropout")
-        )
+        grads, (metrics, batch_stats) = grad_fn(state.params, state.batch_stats, inputs)
     else:
-        grads, (metrics, batch_stats) = _accumulated(
-            grad_fn, state, micro, key("dropout"), accumulate
-        )
+        grads, (metrics, batch_stats) = _accumulated(grad_fn, state, inputs, accumulate)
 
     grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
@@ -149,7 +91,11 @@ def train_step(
     old = (state.params, state.batch_stats, state.ema, state.opt_state)
     with jax.named_scope("update"):
         finite, (params, batch_stats, ema, opt_state) = guarded(
-            finite, updated, old, like=state.params, costly=costly_update
+            finite,
+            updated,
+            old,
+            like=state.params,
+            costly=isinstance(optimizer, Costly),
         )
     bad = 1 - finite.astype(jnp.int32)
     state = state.replace(
@@ -166,28 +112,26 @@ def train_step(
 
 
 def _accumulated(
-    grad_fn: Callable, state: TrainState, batch: Batch, dropout: Any, accumulate: int
+    grad_fn: Callable, state: TrainState, inputs: Any, accumulate: int
 ) -> tuple[Params, tuple[Metrics, Params]]:
     """Mean gradient and metrics over micro-batches; BatchNorm statistics carry over.
 
     Micro-batch i takes the examples i, i + accumulate, ..., so that each device keeps
     its own examples, whatever the mesh.
     """
-    micros = {
-        k: rearrange(v, "(b a) ... -> a b ...", a=accumulate) for k, v in batch.items()
-    }
+    micros = jax.tree.map(
+        lambda x: rearrange(x, "(b a) ... -> a b ...", a=accumulate), inputs
+    )
 
-    def body(carry: Any, inputs: Any):
+    def body(carry: Any, given: Any):
         sums, batch_stats = carry
-        i, micro = inputs
-        grads, (metrics, batch_stats) = grad_fn(
-            state.params, batch_stats, micro, jax.random.fold_in(dropout, i)
-        )
+        i, micro = given
+        grads, (metrics, batch_stats) = grad_fn(state.params, batch_stats, micro, i)
         sums = jax.tree.map(jnp.add, sums, (grads, metrics))
         return (sums, batch_stats), None
 
-    first = {k: v[0] for k, v in micros.items()}
-    shapes = jax.eval_shape(grad_fn, state.params, state.batch_stats, first, dropout)
+    first = jax.tree.map(lambda x: x[0], micros)
+    shapes = jax.eval_shape(grad_fn, state.params, state.batch_stats, first, 0)
     grads, (metrics, _) = shapes
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (grads, metrics))
     (sums, batch_stats), _ = jax.lax.scan(

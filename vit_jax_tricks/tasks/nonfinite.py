@@ -1,5 +1,6 @@
 """Finds the origin of the first NaN or infinity of a step."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -8,6 +9,9 @@ import jax.numpy as jnp
 
 from vit_jax_tricks.param_names import path_str
 from vit_jax_tricks.typing import Array, Float, Params
+
+
+REST = "the loss or the gradient"
 
 
 def first_nonfinite(
@@ -21,9 +25,8 @@ def first_nonfinite(
     """
     if not jnp.isfinite(images).all():
         return "the images"
-    for path, leaf in jax.tree_util.tree_flatten_with_path(variables)[0]:
-        if not jnp.isfinite(leaf).all():
-            return f"parameter {path_str(path)}"
+    if named := _first("parameter", variables):
+        return named
     found: list[str] = []
 
     def watch(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
@@ -35,4 +38,16 @@ def first_nonfinite(
 
     with nn.intercept_methods(watch):
         model.apply(variables, images, train=False)
-    return f"module {found[0]}" if found else "the loss or the gradient"
+    return f"module {found[0]}" if found else REST
+
+
+def first_input(variables: Params, batch: Mapping[str, Array]) -> str:
+    """Names the first non-finite input or parameter, without running a model."""
+    return _first("input", batch) or _first("parameter", variables) or REST
+
+
+def _first(kind: str, tree: Any) -> str | None:
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        if not jnp.isfinite(leaf).all():
+            return f"{kind} {path_str(path)}"
+    return None

@@ -1,4 +1,4 @@
-"""Multi-scale training: a step for each image size, and the size of each step.
+"""Multi-scale training: a task for each image size, and the size of each step.
 
 The parameters are those of the model at the size that the data is read at; a table of
 positions is resampled to the grid of the step's size inside the step.
@@ -25,21 +25,26 @@ KEY = "config.augment.multi_scale"
 
 @dataclasses.dataclass(frozen=True)
 class MultiScale:
-    """The steps of a run that trains at several image sizes.
+    """The tasks of a run that trains at several image sizes.
 
     Attributes:
-      steps: the training step of each size, not jitted.
+      tasks: the task of each size.
       every: number of steps in a row that have one size.
       seed: the run's.
     """
 
-    steps: Mapping[int, Any]
+    tasks: Mapping[int, Any]
     every: int
     seed: int
 
     def size(self, step: int) -> int:
         """The image size of a step, of (seed, step) alone."""
-        return training_size(step, list(self.steps), every=self.every, seed=self.seed)
+        return training_size(step, list(self.tasks), every=self.every, seed=self.seed)
+
+    def words(self) -> str:
+        """The sizes, for people."""
+        held = f", {self.every} steps each" if self.every > 1 else ""
+        return f"{', '.join(map(str, sorted(self.tasks)))}{held}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +96,7 @@ def build(
     needs: frozenset[str],
     at: Callable[[int, Any], Any],
 ) -> MultiScale | None:
-    """The steps of `config.augment.multi_scale`; None without sizes.
+    """The tasks of `config.augment.multi_scale`; None without sizes.
 
     Args:
       sizes: image sizes, of square images.
@@ -99,7 +104,7 @@ def build(
       model: the model at the size that the data is read at.
       applied: the model, or a quantised one, that the step applies.
       needs: the teacher outputs of the objective.
-      at: (size, model) -> the training step.
+      at: (size, model) -> the task.
 
     Raises:
       UserError: a size that the data, the model or the objective does not allow.
@@ -121,8 +126,8 @@ def build(
             f"{h}x{h} images; use multi_scale=() with config.loss.token_labels and "
             "token_distillation."
         )
-    steps = {size: at(size, at_size(model, applied, size)) for size in sizes}
-    return MultiScale(steps, every, seed)
+    tasks = {size: at(size, at_size(model, applied, size)) for size in sizes}
+    return MultiScale(tasks, every, seed)
 
 
 def at_size(model: Any, applied: Any, size: int) -> Any:
