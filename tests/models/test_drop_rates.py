@@ -11,8 +11,8 @@ import scipy.stats
 from model_goldens import jit_once
 from test_regularisers import make
 
-from vit_jax_tricks.models.block import run_blocks
 from vit_jax_tricks.models.layers.drop import DropPath
+from vit_jax_tricks.models.stack import Plan, run_stack
 from vit_jax_tricks.models.stage import Stage
 
 
@@ -106,9 +106,8 @@ class Blocks(nn.Module):
     def __call__(self, x):
         rates, scan = (0.0, 1.0, 0.5, 0.5), self.kind != "unrolled"
         if self.kind == "stage":
-            return Stage((Doubles,) * 4, scan)(x, rates, True)
-        options = dict(scan=scan, remat=False, block_type=Doubles)
-        return run_blocks([{}] * 4, x, rates, True, **options)
+            return Stage((Doubles,) * 4, rates, Plan(scan))(x, True)
+        return run_stack([Doubles] * 4, x, rates, True, Plan(scan))
 
 
 @pytest.mark.parametrize("kind", ["unrolled", "scanned", "stage"])

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from vit_jax_tricks.models import pruned
 from vit_jax_tricks.models.blocks import BlockParts
 from vit_jax_tricks.models.layers.head import Classifier
+from vit_jax_tricks.models.stack import Plan
 from vit_jax_tricks.models.token_head import TokenHead
 from vit_jax_tricks.typing import Array, Float, Params
 
@@ -19,7 +20,7 @@ class ImageModel(nn.Module):
     A family describes itself by the methods below, in its own file; nothing outside
     `models` asks which family a model is of. The defaults are those of a model whose
     last tokens are the places of `grid`, whose classifier is named `head`, and whose
-    blocks are equal.
+    blocks are equal. `hooks` are functions between the blocks, each a `stack.Hook`.
     """
 
     img_size: int | tuple[int, int] = 224
@@ -29,6 +30,7 @@ class ImageModel(nn.Module):
     drop_path_rate: float = 0.0
     scan: bool = False
     remat: bool = False
+    hooks: tuple[Any, ...] = ()
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -38,6 +40,11 @@ class ImageModel(nn.Module):
         size = self.img_size
         h, w = (size, size) if isinstance(size, int) else size
         return h, w, self.in_chans
+
+    @property
+    def plan(self) -> Plan:
+        """The fields that say how the blocks are run."""
+        return Plan(self.scan, self.remat, self.hooks)
 
     @property
     def dtypes(self) -> dict[str, Any]:

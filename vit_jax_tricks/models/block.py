@@ -1,12 +1,13 @@
-"""Pre-norm transformer block, and a stack of blocks that can be scanned."""
+"""Transformer block with attention and an MLP, each behind or before a norm."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
+from vit_jax_tricks.models.layers import functional
 from vit_jax_tricks.models.layers.attention import Attention
 from vit_jax_tricks.models.layers.drop import DropPath
 from vit_jax_tricks.models.layers.mlp import Mlp
@@ -29,8 +30,9 @@ class Block(nn.Module):
     fields num_heads, head_dim, qkv_bias, attn_drop, proj_drop and dtypes; `mlp_layer`
     replaces `Mlp` and must have the fields hidden, act, drop and dtypes. `post_norm`
     moves each norm behind its branch, as timm's `ResPostBlock` does; `init_values` is
-    then the norm's initial scale. `bias` and `rope` are passed to the attention;
-    `out_gain` multiplies the initial kernel at the end of either branch.
+    then the norm's initial scale. `bias` and `rope` are passed to the attention, and
+    `key_bias` is added to the bias of each key; `out_gain` multiplies the initial
+    kernel at the end of either branch.
 
     Sources: Dosovitskiy et al., 2020, arXiv:2010.11929; parallel branches: Touvron et
     al., 2022, arXiv:2203.09795 (`Layer_scale_init_Block_paralx2` of
@@ -67,6 +69,7 @@ class Block(nn.Module):
         bias: Float[Array, "#b #g n n"] | None = None,
         rope: Float[Array, "#b n #g e"] | None = None,
         out_gain: Float[Array, ""] | float | None = None,
+        key_bias: Float[Array, "b n"] | None = None,
     ) -> Float[Array, "b n d"]:
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         attn_layer = self.attn_layer or partial(
@@ -94,7 +97,7 @@ class Block(nn.Module):
         norm = partial(NORMS[self.norm_layer], self.norm_eps, **dtypes)
         start = 1.0 if self.init_values is None else self.init_values
         gain = {} if out_gain is None else {"out_gain": out_gain}
-        given = {"bias": bias, "rope": rope}
+        given = {"bias": functional.with_key_bias(bias, key_bias), "rope": rope}
         given = gain | {key: y for key, y in given.items() if y is not None}
         parts = {"mha": [(1, attn, "attn")], "ffn": [(2, mlp, "mlp")]}
         parts["tr"] = parts["mha"] + parts["ffn"]
@@ -114,64 +117,3 @@ class Block(nn.Module):
                 branches.append(DropPath()(y, drop_path) / self.skip_lam)
             x = constrain(sum(branches, start=x))
         return x
-
-
-def run_blocks(
-    layers: Sequence[Mapping[str, Any]],
-    x: Float[Array, "b n d"],
-    rates: Sequence[float],
-    train: bool,
-    *,
-    scan: bool,
-    remat: bool,
-    start: int = 0,
-    block_type: type[nn.Module] = Block,
-    bias: Float[Array, "#b #g n n"] | None = None,
-    rope: Float[Array, "..."] | None = None,
-    shrink: bool = False,
-) -> Float[Array, "b n d"]:
-    """Applies a `Block` with each layer's fields and drop path rate in turn.
-
-    Call it from a compact module. `scan` traces the leading equal layers once, with
-    their parameters stacked under `blocks`; the others are `blocks_0`, ..., numbered
-    from `start` (only a stack that starts at 0 is scanned). `remat` recomputes each
-    block in the backward pass. Every block receives `bias` and `rope` [#b, n, #g, e]; a
-    `rope` with an additional leading axis for the blocks is split among them. With
-    `shrink`, the last initial kernels of the branches of block i are divided by sqrt(2
-    (i + 1)).
-    """
-    block = block_type
-    if remat:
-        block = nn.remat(block_type, prevent_cse=not scan, static_argnums=(3,))
-    ropes = None
-    if rope is not None and rope.ndim == 5:
-        rope, ropes = None, rope
-    drops = train and any(rates)
-    gains = [(2 * (start + i + 1)) ** -0.5 for i in range(len(layers))]
-    run = 0
-    if scan and layers and not start:
-        run = next((i for i, f in enumerate(layers) if f != layers[0]), len(layers))
-
-        def body(module, x, rate, own, gain, bias, rope):
-            rope = rope if own is None else own
-            return module(x, rate, train, bias, rope, gain), None
-
-        axes: Any = (0, 0, 0, nn.broadcast, nn.broadcast)
-        scanned = nn.scan(
-            body,
-            variable_axes={"params": 0, "intermediates": 0},
-            split_rngs={"params": True, "dropout": True},
-            in_axes=axes,
-            length=run,
-        )
-        stacked = jnp.asarray(rates[:run], jnp.float32) if drops else None
-        own = None if ropes is None else ropes[:run]
-        gain = jnp.asarray(gains[:run], jnp.float32) if shrink else None
-        module = block(name="blocks", **layers[0])
-        x = scanned(module, x, stacked, own, gain, bias, rope)[0]
-    for i in range(run, len(layers)):
-        rate = rates[i] if drops else None
-        own = rope if ropes is None else ropes[i]
-        module = block(name=f"blocks_{start + i}", **layers[i])
-        x = module(x, rate, train, bias, own, gains[i] if shrink else None)
-    return x

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from vit_jax_tricks.models import checks
-from vit_jax_tricks.models.block import run_blocks
+from vit_jax_tricks.models.block import Block
 from vit_jax_tricks.models.blocks import BlockParts, block_parts, numbered
 from vit_jax_tricks.models.late_class_token import LateClassToken
 from vit_jax_tricks.models.layers import functional
@@ -19,6 +19,7 @@ from vit_jax_tricks.models.layers.talking_heads import (
     TalkingHeadsAttention,
 )
 from vit_jax_tricks.models.registry import IMAGENET, Entry, Preprocessing, register
+from vit_jax_tricks.models.stack import Plan, run_stack
 from vit_jax_tricks.sharding import constrain
 from vit_jax_tricks.typing import Array, Float
 
@@ -43,7 +44,11 @@ class ClassAttentionBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b n d"], cls_token: Float[Array, "b 1 d"], train: bool
+        self,
+        cls_token: Float[Array, "b 1 d"],
+        drop_path: None,
+        train: bool,
+        patches: Float[Array, "b n d"],
     ) -> Float[Array, "b 1 d"]:
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         norm = partial(LayerNorm, self.norm_eps, **dtypes)
@@ -52,7 +57,7 @@ class ClassAttentionBlock(nn.Module):
             self.num_heads, self.head_dim, self.qkv_bias, name="attn", **dtypes
         )
         mlp = Mlp(self.mlp_hidden, self.act_layer, name="mlp", **dtypes)
-        both = jnp.concatenate([cls_token, x], axis=1)
+        both = jnp.concatenate([cls_token, patches], axis=1)
         cls_token = cls_token + scale(name="ls1")(attn(norm(name="norm1")(both)))
         y = mlp(norm(name="norm2")(cls_token), train)
         return constrain(cls_token + scale(name="ls2")(y))
@@ -121,14 +126,21 @@ class CaiT(LateClassToken):
         rates = functional.drop_path_rates(
             self.drop_path_rate, self.depth, decay="constant"
         )
-        layers = [patches] * self.depth
         x = PatchDropout(self.patch_drop_rate, prefix=0)(x, train)
-        x = run_blocks(layers, x, rates, train, scan=self.scan, remat=self.remat)
+        blocks = [partial(Block, **patches)] * self.depth
+        x = run_stack(blocks, x, rates, train, self.plan)
         hidden = int(self.embed_dim * self.mlp_ratio_token_only)
-        for i in range(self.depth_token_only):
-            name = f"blocks_token_only_{i}"
-            block = ClassAttentionBlock(mlp_hidden=hidden, name=name, **shared)
-            cls_token = block(x, cls_token, train)
+        late = [partial(ClassAttentionBlock, mlp_hidden=hidden, **shared)]
+        cls_token = run_stack(
+            late * self.depth_token_only,
+            cls_token,
+            (0.0,) * self.depth_token_only,
+            train,
+            Plan(hooks=self.hooks),
+            name="blocks_token_only",
+            offset=self.depth,
+            shared={"patches": x},
+        )
         return jnp.concatenate([cls_token, x], axis=1)
 
 

@@ -219,10 +219,14 @@ class CoAtNet(ImageModel):
         rates = functional.drop_path_rates(self.drop_path_rate, sum(self.depths))
         ends = accumulate(self.depths)
         for i, (depth, end) in enumerate(zip(self.depths, ends, strict=True)):
-            stage = Stage(
-                self._blocks(i), self.scan, self.scan_from, name=f"stages_{i}"
-            )
-            x = stage(x, tuple(rates[end - depth : end]), train)
+            x = Stage(
+                self._blocks(i),
+                tuple(rates[end - depth : end]),
+                self.plan,
+                self.scan_from,
+                end - depth,
+                name=f"stages_{i}",
+            )(x, train)
         norm = (self.transformer_norm_layer, self.transformer_norm_eps)
         if not self.head_hidden_size:
             x = norm2d(*norm, name="norm", **self.dtypes)(x, train)
@@ -261,8 +265,6 @@ class CoAtNet(ImageModel):
             )
         if "weight_init" in block.__dataclass_fields__:
             fields["weight_init"] = self.weight_init
-        if self.remat:
-            block = nn.remat(block, prevent_cse=not self.scan, static_argnums=(3,))
         return partial(
             block,
             features,

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import checks, pruned, regularisers
-from vit_jax_tricks.models.block import run_blocks
+from vit_jax_tricks.models.block import Block
 from vit_jax_tricks.models.blocks import BlockParts, numbered
 from vit_jax_tricks.models.late_class_token import LateClassToken
 from vit_jax_tricks.models.layers import functional
 from vit_jax_tricks.models.layers.gated_attention import GatedPositionalAttention
 from vit_jax_tricks.models.registry import IMAGENET, Entry, Preprocessing, register
+from vit_jax_tricks.models.stack import run_stack
 from vit_jax_tricks.typing import Array, Float
 
 
@@ -101,13 +102,14 @@ class ConViT(LateClassToken):
             scale=self.qk_scale,
         )
         rates = functional.drop_path_rates(self.drop_path_rate, self.depth)
-        run = partial(run_blocks, train=train, scan=self.scan, remat=self.remat)
         first = self.local_up_to_layer
         local = [{**plain, "attn_layer": gated}] * first
         layers = pruned.layers(self, local + [plain] * (self.depth - first))
-        x = run(layers[:first], x, rates[:first])
+        blocks = [partial(Block, **fields) for fields in layers]
+        x = run_stack(blocks[:first], x, rates[:first], train, self.plan)
         x = jnp.concatenate([cls_token, x], axis=1)
-        return run(layers[first:], x, rates[first:], start=first)
+        late, own = blocks[first:], rates[first:]
+        return run_stack(late, x, own, train, self.plan, start=first, offset=first)
 
 
 # Heads, parameters, published ImageNet-1k top-1 (arXiv:2103.10697, table 1).

@@ -1,6 +1,7 @@
 """LV-ViT: a convolutional stem, scaled residuals, and class logits for every token."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -10,7 +11,7 @@ from vit_jax_tricks.augment.mix_token import mix_tokens, random_box
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import checks, pruned
 from vit_jax_tricks.models.base import PatchModel
-from vit_jax_tricks.models.block import run_blocks
+from vit_jax_tricks.models.block import Block
 from vit_jax_tricks.models.blocks import BlockParts, numbered
 from vit_jax_tricks.models.layers import functional
 from vit_jax_tricks.models.layers.conv_stem import ConvStem
@@ -19,6 +20,7 @@ from vit_jax_tricks.models.layers.head import Classifier
 from vit_jax_tricks.models.layers.norm import LayerNorm
 from vit_jax_tricks.models.layers.patch_embed import PatchEmbed
 from vit_jax_tricks.models.registry import IMAGENET, Entry, Preprocessing, register
+from vit_jax_tricks.models.stack import run_stack
 from vit_jax_tricks.models.token_head import TokenHead
 from vit_jax_tricks.sharding import constrain
 from vit_jax_tricks.typing import Array, Float, Int, Num
@@ -251,7 +253,8 @@ class LVViT(PatchModel):
         rates = functional.drop_path_rates(
             self.drop_path_rate, len(layers), decay=decay
         )
-        return run_blocks(layers, x, rates, train, scan=self.scan, remat=self.remat)
+        blocks = [partial(Block, **own) for own in layers]
+        return run_stack(blocks, x, rates, train, self.plan)
 
 
 DENSE = {"return_dense": True, "mix_token": True}

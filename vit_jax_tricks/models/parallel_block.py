@@ -48,6 +48,7 @@ class ParallelScalingBlock(nn.Module):
         bias: Float[Array, "#b #g n n"] | None = None,
         rope: Float[Array, "#b n #g e"] | None = None,
         out_gain: Float[Array, ""] | float | None = None,
+        key_bias: Float[Array, "b n"] | None = None,
     ) -> Float[Array, "b n d"]:
         b, n, d = x.shape
         m, heads = self.mlp_hidden, (self.num_heads, self.head_dim)
@@ -70,6 +71,7 @@ class ParallelScalingBlock(nn.Module):
         if rope is not None:
             q, k = functional.rotate(q, rope), functional.rotate(k, rope)
         weights = drop(self.attn_drop_rate)
+        bias = functional.with_key_bias(bias, key_bias)
         z = functional.attention(q, k, v, bias=bias, drop=weights)
         y = drop(self.proj_drop_rate)(functional.ACTIVATIONS[self.act_layer](y))
         inits = initializers.scaled(initializers.vit(d), out_gain)

@@ -6,6 +6,7 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import pruned, regularisers
@@ -23,11 +24,11 @@ from vit_jax_tricks.models.layers.functional.pooling import GLOBAL_POOLS
 from vit_jax_tricks.models.layers.head import Classifier
 from vit_jax_tricks.models.layers.norm import LayerNorm
 from vit_jax_tricks.models.registry import IMAGENET, Entry, Preprocessing, register
+from vit_jax_tricks.models.stage import Stage
 from vit_jax_tricks.models.swin_block import (
     PatchGrid,
     PatchMerging,
     SwinBlock,
-    SwinStage,
     WindowAttention,
 )
 from vit_jax_tricks.models.token_head import TokenHead
@@ -192,7 +193,8 @@ class WindowedTransformer(PatchModel):
         rates = functional.drop_path_rates(self.drop_path_rate, sum(self.depths))
         ends = accumulate(self.depths, initial=0)
         for stage, (start, end) in enumerate(pairwise(ends)):
-            x = self._stage(stage, rates[start:end])(x, train)
+            shifted = jnp.arange(end - start) % 2 == 1 if self.scan else None
+            x = self._stage(stage, rates[start:end], start)(x, train, shifted=shifted)
         x = LayerNorm(self.norm_eps, name="norm", **self.dtypes)(x)
         features = GLOBAL_POOLS[self.global_pool](x)
         head = Classifier(self.num_classes, self.drop_rate, name="head", **self.dtypes)
@@ -208,17 +210,12 @@ class WindowedTransformer(PatchModel):
         check_patches(other)
         check_images(other, images)
 
-    def _stage(self, stage: int, rates: list[float]) -> SwinStage:
+    def _stage(self, stage: int, rates: list[float], offset: int) -> Stage:
+        """A stage; blocks 1, 3, ... are shifted, by an input if they are scanned."""
         width = self.embed_dim << stage
         window, shift = self.windows(stage)
-        block = SwinBlock
-        if self.remat:
-            static = (4,) if self.scan else (2, 4)
-            block = nn.remat(
-                SwinBlock, prevent_cse=not self.scan, static_argnums=static
-            )
         block = partial(
-            block,
+            SwinBlock,
             window=window,
             shift=shift,
             post_norm=self.post_norm,
@@ -232,18 +229,21 @@ class WindowedTransformer(PatchModel):
         merging = partial(
             PatchMerging, width, self.norm_eps, self.post_norm, **self.dtypes
         )
-        return SwinStage(
-            tuple(
-                partial(
-                    block,
-                    attention=partial(attention, num_heads=layer["num_heads"]),
-                    mlp_hidden=layer["mlp_hidden"],
-                )
-                for layer in self.sizes(stage)
-            ),
-            merging if stage else None,
+        blocks = [
+            partial(
+                block,
+                attention=partial(attention, num_heads=layer["num_heads"]),
+                mlp_hidden=layer["mlp_hidden"],
+                shifted=i % 2 == 1,
+            )
+            for i, layer in enumerate(self.sizes(stage))
+        ]
+        return Stage(
+            (blocks[0],) * len(blocks) if self.scan else tuple(blocks),
             tuple(rates),
-            self.scan,
+            self.plan,
+            offset=offset,
+            downsample=merging if stage else None,
             name=f"layers_{stage}",
         )
 

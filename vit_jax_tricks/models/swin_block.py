@@ -1,6 +1,6 @@
-"""Parts of a Swin Transformer: window attention, block, patch merging and stage."""
+"""Parts of a Swin Transformer: window attention, block and patch merging."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -96,6 +96,7 @@ class WindowedAttention(nn.Module):
         x: Float[Array, "b m n d"],
         mask: Float[Array, "m n n"] | None,
         train: bool,
+        key_bias: Float[Array, "b m n"] | None = None,
     ) -> Float[Array, "b m n d"]:
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         if not self.num_heads:
@@ -109,7 +110,7 @@ class WindowedAttention(nn.Module):
             k,
             v,
             scale=scale,
-            bias=functional.masked_bias(bias, mask),
+            bias=functional.masked_bias(bias, mask, key_bias),
             drop=nn.Dropout(self.attn_drop, deterministic=not train),
         )
         y = dense(x.shape[-1], axis=(-2, -1), name="proj")(y)
@@ -154,8 +155,9 @@ class SwinBlock(nn.Module):
     x <- x + drop(attn(norm1(x))); x <- x + drop(mlp(norm2(x))). With `post_norm` the
     norm ends the branch, x + drop(norm(attn(x))), and its initial gain is `init_values`
     or 0, as in Swin V2; otherwise `init_values` adds LayerScale. `attention` builds the
-    layer, which is called as (windows, mask, train). `shifted`, which may be traced,
-    says whether the windows move by `shift`.
+    layer, which is called as (windows, mask, train, key_bias). The windows move by
+    `shift` if `shifted`; the argument, which may be traced, replaces the field.
+    `key_bias` is added to the attention logits of each key.
 
     Sources: Liu et al., 2021 (Swin), arXiv:2103.14030; Liu et al., 2021 (Swin V2),
     arXiv:2111.09883.
@@ -166,6 +168,7 @@ class SwinBlock(nn.Module):
     shift: tuple[int, int]
     mlp_hidden: int
     post_norm: bool
+    shifted: bool = False
     init_values: float | None = None
     proj_drop_rate: float = 0.0
     act_layer: str = "gelu"
@@ -177,9 +180,10 @@ class SwinBlock(nn.Module):
     def __call__(
         self,
         x: Float[Array, "b h w d"],
-        shifted: bool | Bool[Array, ""],
         drop_path: Float[Array, ""] | float | None,
         train: bool,
+        shifted: Bool[Array, ""] | None = None,
+        key_bias: Float[Array, "b h w"] | None = None,
     ) -> Float[Array, "b h w d"]:
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         attention = self.attention(name="attn")
@@ -188,12 +192,20 @@ class SwinBlock(nn.Module):
         )
 
         def attn(x: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
+            def attend(windows: Array, mask: Array | None) -> Array:
+                if key_bias is None:
+                    return attention(windows, mask, train)
+                return attention(windows[..., :-1], mask, train, windows[..., -1])
+
+            if key_bias is not None:  # partitioned into windows as the features are
+                keys = key_bias[..., None].astype(x.dtype)
+                x = jnp.concatenate([x, keys], axis=-1)
             return functional.over_windows(
-                lambda windows, mask: attention(windows, mask, train),
+                attend,
                 x,
                 window=self.window,
                 shift=self.shift,
-                shifted=shifted,
+                shifted=self.shifted if shifted is None else shifted,
             )
 
         start = (self.init_values or 0.0) if self.post_norm else 1.0
@@ -203,40 +215,4 @@ class SwinBlock(nn.Module):
             if self.init_values is not None and not self.post_norm:
                 y = LayerScale(self.init_values, name=f"ls{i}", **dtypes)(y)
             x = constrain(x + DropPath()(y, drop_path))
-        return x
-
-
-class SwinStage(nn.Module):
-    """Optional `downsample`, then each of `blocks` with its drop path rate.
-
-    Blocks 1, 3, ... are shifted. With `scan`, one traced block serves all of them, and
-    rolls by an amount known only at run time.
-    """
-
-    blocks: tuple[Callable[..., nn.Module], ...]
-    downsample: Callable[..., nn.Module] | None
-    drop_path_rates: Sequence[float]
-    scan: bool
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "b h w c"], train: bool
-    ) -> Float[Array, "b i j d"]:
-        if self.downsample is not None:
-            x = self.downsample(name="downsample")(x)
-        depth = len(self.drop_path_rates)
-        drops = train and any(self.drop_path_rates)
-        if self.scan:
-            scan = nn.scan(
-                lambda block, x, args: (block(x, *args, train), None),
-                variable_axes={"params": 0, "intermediates": 0},
-                split_rngs={"params": True, "dropout": True},
-                length=depth,
-            )
-            shifted = jnp.arange(depth) % 2 == 1
-            rates = jnp.asarray(self.drop_path_rates, jnp.float32) if drops else None
-            return scan(self.blocks[0](name="blocks"), x, (shifted, rates))[0]
-        for i, rate in enumerate(self.drop_path_rates):
-            block = self.blocks[i](name=f"blocks_{i}")
-            x = block(x, i % 2 == 1, rate if drops else None, train)
         return x

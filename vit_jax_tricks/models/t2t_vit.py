@@ -1,6 +1,7 @@
 """T2T-ViT: overlapping soft splits before a deep and narrow transformer."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -10,7 +11,7 @@ import numpy as np
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import checks, pruned
 from vit_jax_tricks.models.base import ImageModel
-from vit_jax_tricks.models.block import run_blocks
+from vit_jax_tricks.models.block import Block
 from vit_jax_tricks.models.blocks import BlockParts, numbered
 from vit_jax_tricks.models.layers import functional
 from vit_jax_tricks.models.layers.drop import PatchDropout
@@ -20,6 +21,7 @@ from vit_jax_tricks.models.layers.head import Classifier
 from vit_jax_tricks.models.layers.norm import LayerNorm
 from vit_jax_tricks.models.layers.tokens_to_token import EPS, TokensToToken
 from vit_jax_tricks.models.registry import IMAGENET, Entry, Preprocessing, register
+from vit_jax_tricks.models.stack import run_stack
 from vit_jax_tricks.sharding import constrain
 from vit_jax_tricks.typing import Array, Float, Num
 
@@ -165,15 +167,10 @@ class T2TViT(ImageModel):
             qk_scale=self.qk_scale,
             **self.dtypes,
         )
+        layers = pruned.layers(self, [fields] * self.depth)
+        blocks = [partial(Block, **own) for own in layers]
         rates = functional.drop_path_rates(self.drop_path_rate, self.depth)
-        x = run_blocks(
-            pruned.layers(self, [fields] * self.depth),
-            constrain(x),
-            rates,
-            train,
-            scan=self.scan,
-            remat=self.remat,
-        )
+        x = run_stack(blocks, constrain(x), rates, train, self.plan)
         x = LayerNorm(EPS, name="norm", **self.dtypes)(x)
         features = x[:, 0]
         logits = Classifier(self.num_classes, name="head", **self.dtypes)(

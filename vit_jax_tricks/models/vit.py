@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from vit_jax_tricks.models import checks, pruned, vit_check, vit_parts
 from vit_jax_tricks.models.base import PatchModel
-from vit_jax_tricks.models.block import Block, run_blocks
+from vit_jax_tricks.models.block import Block
 from vit_jax_tricks.models.blocks import BlockParts
 from vit_jax_tricks.models.layers import functional, initializers
 from vit_jax_tricks.models.layers.attention import Attention
@@ -29,6 +29,7 @@ from vit_jax_tricks.models.positions import (
     parse,
     relative_layers,
 )
+from vit_jax_tricks.models.stack import run_stack
 from vit_jax_tricks.models.token_head import TokenHead
 from vit_jax_tricks.sharding import constrain
 from vit_jax_tricks.typing import Array, Float, Int, Num, Params
@@ -248,7 +249,7 @@ class VisionTransformer(PatchModel):
         return tokens
 
     def rotary(self, kept: Int[Array, "b n"] | None) -> Float[Array, "..."] | None:
-        """The `rope` of `run_blocks`: [#b, n, 1, e], or [l, #b, n, g, e] by block."""
+        """The `rope` of the blocks: [#b, n, 1, e], or [l, #b, n, g, e] by block."""
         kind = self.positions.rope
         if kind is None:
             return None
@@ -314,17 +315,21 @@ class VisionTransformer(PatchModel):
             self.drop_path_rate, self.depth, decay=self.drop_path_decay
         )
         parallel = self.block_fn == "parallel_scaling"
-        return run_blocks(
-            pruned.layers(self, [self.block_fields(relative)] * self.depth),
+        block = ParallelScalingBlock if parallel else Block
+        layers = pruned.layers(self, [self.block_fields(relative)] * self.depth)
+        each: dict[str, Any] = {}
+        if self.weight_init == "eva":
+            each["out_gain"] = [(2 * i + 2) ** -0.5 for i in range(self.depth)]
+        if rope is not None and rope.ndim == 5:
+            each["rope"], rope = rope, None
+        return run_stack(
+            [partial(block, **own) for own in layers],
             x,
             rates,
             train,
-            scan=self.scan,
-            remat=self.remat,
-            block_type=ParallelScalingBlock if parallel else Block,
-            bias=bias,
-            rope=rope,
-            shrink=self.weight_init == "eva",
+            self.plan,
+            shared={"bias": bias, "rope": rope},
+            each=each,
         )
 
     def block_fields(self, relative: dict[str, Any]) -> dict[str, Any]:

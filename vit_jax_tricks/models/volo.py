@@ -20,6 +20,7 @@ from vit_jax_tricks.models.layers.conv_stem import ConvStem
 from vit_jax_tricks.models.layers.head import Classifier
 from vit_jax_tricks.models.layers.norm import LayerNorm
 from vit_jax_tricks.models.registry import IMAGENET, Entry, Preprocessing, register
+from vit_jax_tricks.models.stack import Plan, run_stack
 from vit_jax_tricks.models.stage import Stage
 from vit_jax_tricks.models.token_head import TokenHead
 from vit_jax_tricks.models.volo_block import EPS, ClassBlock, Downsample, Outlooker
@@ -195,21 +196,23 @@ class VOLO(PatchModel):
                 x = Downsample(width, name=name, **self.dtypes)(x)
                 continue
             done, depth = i + 1, self.layers[i]
-            stage = Stage((self._block(i),) * depth, self.scan, name=name)
+            first = ends[i] - depth
+            own = tuple(rates[first : ends[i]])
             if self.outlook_attention[i]:
-                x = stage(x, (0.0,) * depth, train)
+                own = (0.0,) * depth
+            blocks = (self._block(i),) * depth
+            stage = Stage(blocks, own, self.plan, offset=first, name=name)
+            if self.outlook_attention[i]:
+                x = stage(x, train)
             else:
-                own = tuple(rates[ends[i] - depth : ends[i]])
                 tokens = x.reshape(x.shape[0], -1, x.shape[-1])
-                x = stage(tokens, own, train).reshape(x.shape)
+                x = stage(tokens, train).reshape(x.shape)
         return x
 
     def _block(self, stage: int) -> Callable[..., nn.Module]:
         """Factory of the blocks of a stage."""
         outlook = self.outlook_attention[stage]
         block: Any = Outlooker if outlook else Block
-        if self.remat:
-            block = nn.remat(block, prevent_cse=not self.scan, static_argnums=(3,))
         fields = {} if outlook else {"norm_eps": EPS}
         return partial(block, **self._fields(stage), **fields)
 
@@ -220,9 +223,16 @@ class VOLO(PatchModel):
         b, _, d = x.shape
         token = jnp.broadcast_to(self.table("cls_token", (1, 1, d)), (b, 1, d))
         x = jnp.concatenate([token, x], axis=1)
-        for i in range(len(self.post_layers or ())):
-            x = ClassBlock(**self._fields(-1), name=f"post_network_{i}")(x, train)
-        return x
+        count = len(self.post_layers or ())
+        return run_stack(
+            [partial(ClassBlock, **self._fields(-1))] * count,
+            x,
+            (0.0,) * count,
+            train,
+            Plan(hooks=self.hooks),
+            name="post_network",
+            offset=sum(self.layers),
+        )
 
     def _fields(self, stage: int) -> dict[str, Any]:
         """Fields shared by the blocks of a stage."""

@@ -7,6 +7,7 @@ from vit_jax_tricks.models.layers.functional.attention import (
     gated_position_weights,
     mix_heads,
     talking_heads_attention,
+    with_key_bias,
 )
 from vit_jax_tricks.models.layers.functional.drop import (
     drop_path,
@@ -119,4 +120,5 @@ __all__ = [
     "talking_heads_attention",
     "window_partition",
     "window_reverse",
+    "with_key_bias",
 ]

@@ -53,6 +53,21 @@ def attention(
     return jnp.einsum("...gnm,...mgh->...ngh", weights.astype(v.dtype), v)
 
 
+def with_key_bias(
+    bias: Float[Array, "#b #g n n"] | None, key_bias: Float[Array, "b n"] | None
+) -> Float[Array, "#b #g n n"] | None:
+    """Adds `key_bias` to the attention bias of each key, for all heads and queries.
+
+    The logarithm of a token's size makes it count as so many tokens; a large negative
+    number hides it.
+    """
+    if key_bias is None:
+        return bias
+    b, n = key_bias.shape
+    keys = jnp.broadcast_to(key_bias[:, None, None], (b, 1, n, n))
+    return keys if bias is None else bias.astype(keys.dtype) + keys
+
+
 def mix_heads(
     x: Float[Array, "b g n m"], kernel: Float[Array, "g k"], bias: Float[Array, "k"]
 ) -> Float[Array, "b k n m"]:

@@ -69,12 +69,21 @@ def shift_mask(
 
 
 def masked_bias(
-    bias: Float[Array, "g n n"], mask: Float[Array, "m n n"] | None
-) -> Float[Array, "1 #m g n n"]:
-    """Position bias plus the window masks, as `attention` adds them to its logits."""
+    bias: Float[Array, "g n n"],
+    mask: Float[Array, "m n n"] | None,
+    key_bias: Float[Array, "b m n"] | None = None,
+) -> Float[Array, "#b #m g n n"]:
+    """Position bias plus the window masks, as `attention` adds them to its logits.
+
+    `key_bias` is added to the bias of each key.
+    """
     if mask is None:
-        return bias[None, None]
-    return (bias[None] + mask[:, None].astype(bias.dtype))[None]
+        both = bias[None, None]
+    else:
+        both = (bias[None] + mask[:, None].astype(bias.dtype))[None]
+    if key_bias is None:
+        return both
+    return both + key_bias[:, :, None, None].astype(bias.dtype)
 
 
 def over_windows(
