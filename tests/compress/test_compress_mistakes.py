@@ -372,13 +372,6 @@ def test_batches():
         assert_refused(sensitivity.sensitivity, given, [part], ("eager",))
 
 
-def test_models_that_stack_their_blocks():
-    model, variables = tiny(scan=True)
-    arguments = {"variables": variables, "images": IMAGES, "groups": {}, "gates": {}}
-    arguments |= {"model": model}
-    assert_refused(gates.gated_apply, arguments, ["make it with scan=False"])
-
-
 def test_criteria():
     right, _ = model_table()["score_batch"]
     arguments = right | {"criterion": "tailor"}

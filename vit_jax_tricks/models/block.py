@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from vit_jax_tricks.models.layers import functional
+from vit_jax_tricks.models.layers import functional, gates
 from vit_jax_tricks.models.layers.attention import Attention
 from vit_jax_tricks.models.layers.drop import DropPath
 from vit_jax_tricks.models.layers.mlp import Mlp
@@ -32,7 +32,8 @@ class Block(nn.Module):
     moves each norm behind its branch, as timm's `ResPostBlock` does; `init_values` is
     then the norm's initial scale. `bias` and `rope` are passed to the attention, and
     `key_bias` is added to the bias of each key; `out_gain` multiplies the initial
-    kernel at the end of either branch.
+    kernel at the end of either branch. The gates `width` [d] and `depth` [] are
+    those of `layers.gates`.
 
     Sources: Dosovitskiy et al., 2020, arXiv:2010.11929; parallel branches: Touvron et
     al., 2022, arXiv:2203.09795 (`Layer_scale_init_Block_paralx2` of
@@ -101,19 +102,21 @@ class Block(nn.Module):
         given = gain | {key: y for key, y in given.items() if y is not None}
         parts = {"mha": [(1, attn, "attn")], "ffn": [(2, mlp, "mlp")]}
         parts["tr"] = parts["mha"] + parts["ffn"]
+        width, depth = gates.find(self, "width", x.shape[-1]), gates.find(self, "depth")
         for part, layer, name in parts[self.kind]:
             branches = []
             for j in range(self.parallel):
                 end = f"_{j}" if j else ""
                 y = x if self.kind == "tr" else x * self.skip_lam
                 if not self.post_norm:
-                    y = norm(name=f"norm{part}{end}")(y)
+                    y = norm(name=f"norm{part}{end}")(y, width)
                 extra = given if name == "attn" else gain
                 y = layer(name=f"{name}{end}")(y, train, **extra)
                 if self.post_norm:
-                    y = norm(name=f"norm{part}{end}", start=start)(y)
+                    y = norm(name=f"norm{part}{end}", start=start)(y, width)
                 elif self.init_values is not None:
                     y = LayerScale(self.init_values, name=f"ls{part}{end}", **dtypes)(y)
+                y = functional.gated(functional.gated(y, width), depth, units=0)
                 branches.append(DropPath()(y, drop_path) / self.skip_lam)
             x = constrain(sum(branches, start=x))
         return x

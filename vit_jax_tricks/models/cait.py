@@ -10,7 +10,7 @@ from vit_jax_tricks.models import checks
 from vit_jax_tricks.models.block import Block
 from vit_jax_tricks.models.blocks import BlockParts, block_parts, numbered
 from vit_jax_tricks.models.late_class_token import LateClassToken
-from vit_jax_tricks.models.layers import functional
+from vit_jax_tricks.models.layers import functional, gates
 from vit_jax_tricks.models.layers.drop import PatchDropout
 from vit_jax_tricks.models.layers.mlp import Mlp
 from vit_jax_tricks.models.layers.norm import LayerNorm, LayerScale
@@ -57,10 +57,17 @@ class ClassAttentionBlock(nn.Module):
             self.num_heads, self.head_dim, self.qkv_bias, name="attn", **dtypes
         )
         mlp = Mlp(self.mlp_hidden, self.act_layer, name="mlp", **dtypes)
+        width = gates.find(self, "width", patches.shape[-1])
+        depth = gates.find(self, "depth")
+
+        def branch(y: Float[Array, "b 1 d"]) -> Float[Array, "b 1 d"]:
+            return functional.gated(functional.gated(y, width), depth, units=0)
+
         both = jnp.concatenate([cls_token, patches], axis=1)
-        cls_token = cls_token + scale(name="ls1")(attn(norm(name="norm1")(both)))
-        y = mlp(norm(name="norm2")(cls_token), train)
-        return constrain(cls_token + scale(name="ls2")(y))
+        y = attn(norm(name="norm1")(both, width))
+        cls_token = cls_token + branch(scale(name="ls1")(y))
+        y = mlp(norm(name="norm2")(cls_token, width), train)
+        return constrain(cls_token + branch(scale(name="ls2")(y)))
 
 
 class CaiT(LateClassToken):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from vit_jax_tricks.models import checks
 from vit_jax_tricks.models.base import PatchModel
-from vit_jax_tricks.models.layers import functional
+from vit_jax_tricks.models.layers import functional, gates
 from vit_jax_tricks.models.layers.head import Classifier
 from vit_jax_tricks.models.layers.norm import LayerNorm
 from vit_jax_tricks.models.layers.patch_embed import PatchEmbed
@@ -78,10 +78,12 @@ class LateClassToken(PatchModel):
         b, n, d = x.shape
         if self.use_pos_embed:
             x = x + self.table("pos_embed", (1, n, d))
-        x = nn.Dropout(self.pos_drop_rate, deterministic=not train)(constrain(x))
+        width = gates.find(self, "width", d)
+        x = constrain(functional.gated(x, width))
+        x = nn.Dropout(self.pos_drop_rate, deterministic=not train)(x)
         cls_token = jnp.broadcast_to(self.table("cls_token", (1, 1, d)), (b, 1, d))
-        tokens = self._blocks(x, cls_token, train)
-        tokens = LayerNorm(self.norm_eps, name="norm", **self.dtypes)(tokens)
+        tokens = self._blocks(x, functional.gated(cls_token, width), train)
+        tokens = LayerNorm(self.norm_eps, name="norm", **self.dtypes)(tokens, width)
         mean = self.global_pool == "avg"
         features = tokens[:, 1:].mean(1) if mean else tokens[:, 0]
         head = Classifier(self.num_classes, self.drop_rate, name="head", **self.dtypes)

@@ -13,7 +13,7 @@ from vit_jax_tricks.models import checks, pruned
 from vit_jax_tricks.models.base import PatchModel
 from vit_jax_tricks.models.block import Block
 from vit_jax_tricks.models.blocks import BlockParts, numbered
-from vit_jax_tricks.models.layers import functional
+from vit_jax_tricks.models.layers import functional, gates
 from vit_jax_tricks.models.layers.conv_stem import ConvStem
 from vit_jax_tricks.models.layers.drop import PatchDropout
 from vit_jax_tricks.models.layers.head import Classifier
@@ -187,7 +187,8 @@ class LVViT(PatchModel):
             maps, lam = mix_tokens(maps, box)
             mix = {"mix_box": box, "mix_lam": lam}
         x = self._blocks(self._embed(maps, train), train)
-        x = LayerNorm(EPS, name="norm", **self.dtypes)(x)
+        width = gates.find(self, "width", x.shape[-1])
+        x = LayerNorm(EPS, name="norm", **self.dtypes)(x, width)
         features = x[:, 0]
         aux = {"tokens": x, "features": features} | mix
         logits = Classifier(self.num_classes, name="head", **self.dtypes)(
@@ -229,6 +230,7 @@ class LVViT(PatchModel):
         token = jnp.broadcast_to(self.table("cls_token", (1, 1, d)), (b, 1, d))
         x = jnp.concatenate([token, patches], axis=1)
         x = x + self.table("pos_embed", (1, 1 + patches.shape[1], d))
+        x = functional.gated(x, gates.find(self, "width", d))
         x = nn.Dropout(self.drop_rate, deterministic=not train)(x)
         return constrain(PatchDropout(self.patch_drop_rate)(x, train))
 

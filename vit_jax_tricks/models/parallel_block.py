@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from vit_jax_tricks.models.layers import functional, initializers
+from vit_jax_tricks.models.layers import functional, gates, initializers
 from vit_jax_tricks.models.layers.drop import DropPath
 from vit_jax_tricks.models.layers.norm import NORMS, LayerScale
 from vit_jax_tricks.sharding import constrain
@@ -57,7 +57,8 @@ class ParallelScalingBlock(nn.Module):
         dense = partial(nn.DenseGeneral, **dtypes)
         drop = partial(nn.Dropout, deterministic=not train)
         width = m + 3 * self.num_heads * self.head_dim
-        y = norm(name="in_norm")(x)
+        channels, depth = gates.find(self, "width", d), gates.find(self, "depth")
+        y = norm(name="in_norm")(x, channels)
         inits = initializers.vit(d)
         y = dense(width, use_bias=self.qkv_bias, name="in_proj", **inits)(y)
         y, qkv = y[..., :m], y[..., m:].reshape(b, n, 3, *heads)
@@ -73,7 +74,10 @@ class ParallelScalingBlock(nn.Module):
         weights = drop(self.attn_drop_rate)
         bias = functional.with_key_bias(bias, key_bias)
         z = functional.attention(q, k, v, bias=bias, drop=weights)
-        y = drop(self.proj_drop_rate)(functional.ACTIVATIONS[self.act_layer](y))
+        z = functional.gated(z, gates.find(self, "heads", self.num_heads), after=1)
+        y = functional.ACTIVATIONS[self.act_layer](y)
+        y = functional.gated(y, gates.find(self, "hidden", m))
+        y = drop(self.proj_drop_rate)(y)
         inits = initializers.scaled(initializers.vit(d), out_gain)
         project = partial(dense, d, use_bias=self.proj_bias, **inits)
         y = project(axis=(-2, -1), name="attn_out_proj")(z) + project(
@@ -81,4 +85,5 @@ class ParallelScalingBlock(nn.Module):
         )(y)
         if self.init_values is not None:
             y = LayerScale(self.init_values, name="ls", **dtypes)(y)
+        y = functional.gated(functional.gated(y, channels), depth, units=0)
         return constrain(x + DropPath()(y, drop_path))

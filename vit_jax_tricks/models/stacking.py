@@ -54,13 +54,29 @@ def unstack_blocks(
     }
     if name not in params:
         return rest
-    depth = jax.tree.leaves(params[name])[0].shape[0]
-    separate = _numbered(numbering, name)
-    first = next(i for i in range(len(separate) + 1) if i not in separate)
+    depth, first = _stacked(params, numbering, name)
     return rest | {
         f"{name}_{first + i}": jax.tree.map(lambda leaf, i=i: leaf[i], params[name])
         for i in range(depth)
     }
+
+
+def stack_like(arrays: Params, like: Params, name: str = "blocks") -> Params:
+    """Stacks the blocks that are stacked in `like`, at every level of the tree.
+
+    Each of those blocks needs the same arrays; nothing is stacked if none has any.
+    """
+    out = {
+        key: stack_like(value, like.get(key, {}), name)
+        if isinstance(value, dict)
+        else value
+        for key, value in arrays.items()
+    }
+    if name not in like:
+        return out
+    depth, first = _stacked(like, like, name)
+    found = [out.pop(f"{name}_{first + i}", {}) for i in range(depth)]
+    return out | {name: jax.tree.map(_stack, *found)} if any(found) else out
 
 
 def flatten(variables: Params) -> dict[str, Any]:
@@ -70,9 +86,21 @@ def flatten(variables: Params) -> dict[str, Any]:
     return traverse_util.flatten_dict(separate, sep="/")
 
 
+def unstacked(variables: Params) -> Params:
+    """The variables with unstacked blocks."""
+    return unflatten(flatten(variables))
+
+
 def unflatten(arrays: Mapping[str, Any]) -> Params:
     """Inverse of `flatten`, with unstacked blocks."""
     return traverse_util.unflatten_dict(dict(arrays), sep="/")
+
+
+def _stacked(params: Params, numbering: Params, name: str) -> tuple[int, int]:
+    """How many blocks `params` has stacked, and the number of the first one."""
+    separate = _numbered(numbering, name)
+    first = next(i for i in range(len(separate) + 1) if i not in separate)
+    return jax.tree.leaves(params[name])[0].shape[0], first
 
 
 def _stack(*leaves: Any) -> Any:

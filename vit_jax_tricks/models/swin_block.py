@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from vit_jax_tricks.models.layers import functional
+from vit_jax_tricks.models.layers import functional, gates
 from vit_jax_tricks.models.layers.drop import DropPath
 from vit_jax_tricks.models.layers.mlp import Mlp
 from vit_jax_tricks.models.layers.no_heads import NoHeads
@@ -113,6 +113,7 @@ class WindowedAttention(nn.Module):
             bias=functional.masked_bias(bias, mask, key_bias),
             drop=nn.Dropout(self.attn_drop, deterministic=not train),
         )
+        y = functional.gated(y, gates.find(self, "heads", self.num_heads), after=1)
         y = dense(x.shape[-1], axis=(-2, -1), name="proj")(y)
         return nn.Dropout(self.proj_drop, deterministic=not train)(y)
 
@@ -209,10 +210,12 @@ class SwinBlock(nn.Module):
             )
 
         start = (self.init_values or 0.0) if self.post_norm else 1.0
+        depth = gates.find(self, "depth")
         for i, layer in enumerate((attn, partial(mlp, train=train)), start=1):
             norm = LayerNorm(self.norm_eps, start=start, name=f"norm{i}", **dtypes)
             y = norm(layer(x)) if self.post_norm else layer(norm(x))
             if self.init_values is not None and not self.post_norm:
                 y = LayerScale(self.init_values, name=f"ls{i}", **dtypes)(y)
+            y = functional.gated(y, depth, units=0)
             x = constrain(x + DropPath()(y, drop_path))
         return x

@@ -13,7 +13,7 @@ from vit_jax_tricks.models import checks, pruned
 from vit_jax_tricks.models.base import ImageModel
 from vit_jax_tricks.models.block import Block
 from vit_jax_tricks.models.blocks import BlockParts, numbered
-from vit_jax_tricks.models.layers import functional
+from vit_jax_tricks.models.layers import functional, gates
 from vit_jax_tricks.models.layers.drop import PatchDropout
 from vit_jax_tricks.models.layers.functional.position_sincos import sinusoid_positions
 from vit_jax_tricks.models.layers.functional.resample import resize_table
@@ -153,6 +153,8 @@ class T2TViT(ImageModel):
         x = jnp.concatenate([token, x], axis=1) + jnp.asarray(
             self.positions, self.dtype
         )
+        width = gates.find(self, "width", d)
+        x = functional.gated(x, width)
         x = nn.Dropout(self.drop_rate, deterministic=not train)(x)
         x = PatchDropout(self.patch_drop_rate)(x, train)
         fields = dict(
@@ -171,7 +173,7 @@ class T2TViT(ImageModel):
         blocks = [partial(Block, **own) for own in layers]
         rates = functional.drop_path_rates(self.drop_path_rate, self.depth)
         x = run_stack(blocks, constrain(x), rates, train, self.plan)
-        x = LayerNorm(EPS, name="norm", **self.dtypes)(x)
+        x = LayerNorm(EPS, name="norm", **self.dtypes)(x, width)
         features = x[:, 0]
         logits = Classifier(self.num_classes, name="head", **self.dtypes)(
             features, train

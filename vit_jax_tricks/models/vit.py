@@ -11,7 +11,7 @@ from vit_jax_tricks.models import checks, pruned, vit_check, vit_parts
 from vit_jax_tricks.models.base import PatchModel
 from vit_jax_tricks.models.block import Block
 from vit_jax_tricks.models.blocks import BlockParts
-from vit_jax_tricks.models.layers import functional, initializers
+from vit_jax_tricks.models.layers import functional, gates, initializers
 from vit_jax_tricks.models.layers.attention import Attention
 from vit_jax_tricks.models.layers.attention_pool import AttentionPool
 from vit_jax_tricks.models.layers.gated_attention import GatedPositionalAttention
@@ -185,7 +185,7 @@ class VisionTransformer(PatchModel):
         x, kept = self.embed(images, train)
         rope = self.rotary(kept)
         if self.pre_norm:
-            x = self.norm(name="norm_pre")(x)
+            x = self.norm(name="norm_pre")(x, gates.find(self, "width", x.shape[-1]))
         x = self.encode(x, rope, train)
         tokens, features = self.pool(x, train)
         return self.classify(tokens, features, train)
@@ -213,6 +213,7 @@ class VisionTransformer(PatchModel):
                 table = functional.sincos_2d(self.grid, d, form=form)
                 x = x + jnp.asarray(table, self.dtype)[None]
             x = jnp.concatenate([*prefix, x], axis=1)
+        x = functional.gated(x, gates.find(self, "width", d))
         x = nn.Dropout(self.pos_drop_rate, deterministic=not train)(x)
         if not train or self.patch_drop_rate == 0:
             return constrain(x), None
@@ -398,11 +399,12 @@ class VisionTransformer(PatchModel):
         """
         mean = self.global_pool in ("avg", "avgmax", "max")
         fc_norm = mean if self.fc_norm is None else self.fc_norm
+        width = gates.find(self, "width", x.shape[-1])
         if self.final_norm and not fc_norm:
-            x = self.norm(name="norm")(x)
+            x = self.norm(name="norm")(x, width)
         features = self.reduce(x, train)
         if self.final_norm and fc_norm:
-            features = self.norm(name="fc_norm")(features)
+            features = self.norm(name="fc_norm")(features, width)
         return x, features
 
     def reduce(self, x: Float[Array, "b n d"], train: bool) -> Float[Array, "b d"]:

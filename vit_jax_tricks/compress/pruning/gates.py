@@ -1,4 +1,4 @@
-"""Runs a model with a gate on every head and hidden unit, without changing its code."""
+"""Runs a model with a gate on every head and hidden unit of its prunable groups."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,9 @@ import jax.numpy as jnp
 from vit_jax_tricks.checks import checked
 from vit_jax_tricks.compress.pruning.checks import check_gates, check_groups, check_plan
 from vit_jax_tricks.compress.pruning.groups import Group, Plan, unrolled
-from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.models.gates import nested_gates
+from vit_jax_tricks.models.layers.gates import GATES
+from vit_jax_tricks.models.stacking import unstack_blocks, unstacked
 from vit_jax_tricks.param_names import by_path
 from vit_jax_tricks.typing import Array, Float
 
@@ -28,47 +30,46 @@ def gated_apply(
     """`model.apply` with the outputs of heads and hidden units multiplied by gates.
 
     `gates` are given by group, for all images or for each; groups without gates pass
-    unchanged. Blocks are not stacked: `model` and `variables` are unrolled. `options`
-    are those of `model.apply` (rngs, mutable).
+    unchanged. They are the collection of `models.gates`. `options` are those of
+    `model.apply` (rngs, mutable).
 
     Returns:
-      The model's result, and its intermediates by path: the outputs before their gates
+      The model's result, and its intermediates by path: the outputs after their gates
         as `blocks_0/attn/proj` [b, ..., g, h] and `blocks_0/mlp/fc2` [b, ..., s], and
-        the attention probabilities as `blocks_0/attn` [b, ..., g, n, n].
+        the attention probabilities as `blocks_0/attn` [b, ..., g, n, n]. Blocks that
+        are scanned or rematerialised have no intermediates.
 
-    Raises: UserError for images of another shape or dtype, stacked blocks, groups of
-      another model, gates of unknown groups, and gates of another length.
+    Raises: UserError for images of another shape or dtype, groups of another model,
+      gates of unknown groups, and gates of another length.
     """
-    check_groups("gated_apply", groups, by_path(variables["params"]))
+    params = variables["params"]
+    params = unstack_blocks(params) if model.scan else params
+    check_groups("gated_apply", groups, by_path(params))
     check_gates("gated_apply", groups, gates)
-    if getattr(model, "scan", False):
-        raise UserError(
-            "gated_apply: the model has scan=True; make it with scan=False."
-        )
-    by_place = {group.place: group for group in groups.values()}
+    if gates:
+        found = {f"{groups[n].layer}/{groups[n].kind}": g for n, g in gates.items()}
+        variables = {**variables, GATES: nested_gates(model, found)}
+    places = {group.place for group in groups.values()}
     heads = [group.layer for group in groups.values() if group.kind == "heads"]
     weights = {f"{layer}/Dropout_0": layer for layer in heads}
     seen: dict[str, Array] = {}
 
-    def gate(next_fun, args, kwargs, context):
+    def watch(next_fun, args, kwargs, context):
         path = "/".join(context.module.path)
-        if context.method_name != "__call__":
-            return next_fun(*args, **kwargs)
-        if path in weights:
-            seen[weights[path]] = args[0]
-        if path in by_place:
-            group, x = by_place[path], args[0]
-            seen[path] = x
-            if group.name in gates:
-                value = gates[group.name].astype(x.dtype)
-                end = 1 if group.kind == "heads" else 0
-                middle = (1,) * (x.ndim - 2 - end)
-                shape = (value.shape[0], *middle, group.size, *(1,) * end)
-                args = (x * value.reshape(shape), *args[1:])
+        if context.method_name == "__call__":
+            if path in weights:
+                seen[weights[path]] = args[0]
+            if path in places:
+                seen[path] = args[0]
         return next_fun(*args, **kwargs)
 
-    with nn.intercept_methods(gate):
-        return model.apply(variables, images, train=train, **options), seen
+    def run() -> Any:
+        return model.apply(variables, images, train=train, **options)
+
+    if model.scan or model.remat:
+        return run(), seen
+    with nn.intercept_methods(watch):
+        return run(), seen
 
 
 @checked
@@ -91,4 +92,5 @@ def masked_apply(
         name: jnp.zeros((1, groups[name].size)).at[:, jnp.asarray(kept, int)].set(1)
         for name, kept in plan.items()
     }
+    variables = unstacked(variables)
     return gated_apply(unrolled(model), variables, images, groups, gates)[0]

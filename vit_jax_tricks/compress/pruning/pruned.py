@@ -23,7 +23,7 @@ from vit_jax_tricks.compress.pruning.select import select
 from vit_jax_tricks.compress.pruning.width import keep_channels, narrowed
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.losses.inputs import Number
-from vit_jax_tricks.models.stacking import flatten, unflatten
+from vit_jax_tricks.models.stacking import flatten, unflatten, unstacked
 from vit_jax_tricks.typing import Array, Params
 
 
@@ -210,8 +210,3 @@ def shrink(variables: Params, groups: Mapping[str, Group], plan: Plan) -> Params
             leaf = arrays[f"params/{path}"]
             arrays[f"params/{path}"] = jnp.take(leaf, index, axis)
     return unflatten(arrays)
-
-
-def unstacked(variables: Params) -> Params:
-    """The variables with unstacked blocks."""
-    return unflatten(flatten(variables))

@@ -16,6 +16,7 @@ from vit_jax_tricks.compress.pruning.checks import check_groups
 from vit_jax_tricks.compress.pruning.gates import gated_apply
 from vit_jax_tricks.compress.pruning.groups import Group, unrolled
 from vit_jax_tricks.errors import UserError, nearest
+from vit_jax_tricks.models.stacking import unstacked
 from vit_jax_tricks.param_names import by_path
 from vit_jax_tricks.typing import Array, Float, Integer
 
@@ -53,9 +54,10 @@ def score_batch(
     their output norm. L is the cross-entropy of the logits.
 
     Raises: UserError for images or labels of another shape or dtype, groups of another
-      model, stacked blocks, and as `check_criterion` does.
+      model, and as `check_criterion` does.
     """
     check_criterion(model, criterion)
+    model, variables = unrolled(model), unstacked(variables)
     if criterion == "taylor":
         return _taylor(variables, images, labels, model=model, groups=groups)
     if criterion == "gradient":

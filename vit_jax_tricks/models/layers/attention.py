@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from vit_jax_tricks.models.layers import functional, initializers
+from vit_jax_tricks.models.layers import functional, gates, initializers
 from vit_jax_tricks.models.layers.no_heads import NoHeads
 from vit_jax_tricks.models.layers.norm import NORMS
 from vit_jax_tricks.typing import Array, Float
@@ -31,7 +31,8 @@ class Attention(nn.Module):
     `bias` is added to it. `rel_values` builds one that maps the weights to an addition
     to the output. `rope` is `functional.rotary_table` of all tokens; `out_gain`
     multiplies the initial kernel of proj. `features` is the output width if it differs
-    from the input's. Without heads, the output is the bias of proj.
+    from the input's. Without heads, the output is the bias of proj. The gate `heads`
+    [g] is that of `layers.gates`.
     """
 
     num_heads: int
@@ -66,6 +67,7 @@ class Attention(nn.Module):
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         norm = partial(NORMS[self.norm_layer], self.norm_eps, **dtypes)
         heads = {"num_heads": self.num_heads, **dtypes}
+        shape = (self.num_heads, self.head_dim)
         if not self.num_heads:
             ends = (self.features or x.shape[-1], self.proj_bias, self.proj_drop)
             return NoHeads(*ends, name="proj", **dtypes)(x, train)
@@ -90,8 +92,13 @@ class Attention(nn.Module):
                 head_dim=self.head_dim, name="rel_values", **heads
             )
             y = jnp.einsum("bgnm,bmgh->bngh", weights, v) + rel_values(weights)
+        open_heads = gates.find(self, "heads", self.num_heads)
+        y = functional.gated(y, open_heads, after=1)
         if self.scale_norm:
-            y = norm(name="norm")(y.reshape(*x.shape[:2], -1)).reshape(y.shape)
+            if open_heads is not None:
+                open_heads = jnp.repeat(open_heads, self.head_dim, axis=-1)
+            y = y.reshape(*x.shape[:2], -1)
+            y = norm(name="norm")(y, open_heads).reshape(*x.shape[:2], *shape)
         y = nn.DenseGeneral(
             self.features or x.shape[-1],
             axis=(-2, -1),

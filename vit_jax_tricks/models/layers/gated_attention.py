@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vit_jax_tricks.models.layers import functional
+from vit_jax_tricks.models.layers import functional, gates
 from vit_jax_tricks.models.layers.no_heads import NoHeads
 from vit_jax_tricks.typing import Array, Float
 
@@ -74,6 +74,7 @@ class GatedPositionalAttention(nn.Module):
         )
         weights = nn.Dropout(self.attn_drop, deterministic=not train)(weights)
         y = jnp.einsum("bgnm,bmgh->bngh", weights.astype(v.dtype), v)
+        y = functional.gated(y, gates.find(self, "heads", self.num_heads), after=1)
         y = dense(x.shape[-1], axis=(-2, -1), name="proj")(y)
         return nn.Dropout(self.proj_drop, deterministic=not train)(y)
 

@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from vit_jax_tricks.models.layers import functional, initializers
+from vit_jax_tricks.models.layers import functional, gates, initializers
 from vit_jax_tricks.typing import Array, Float
 
 
@@ -16,8 +16,8 @@ class GatedMlp(nn.Module):
 
     Dropout is applied after the gate and after fc2. With `act="silu"` this is SwiGLU.
     `packed` uses one layer `fc1` of twice the width for both, gates first; `norm`
-    builds the norm; `out_gain` multiplies the initial kernel of fc2. Equivalent to
-    timm's `SwiGLU` and `SwiGLUPacked`.
+    builds the norm; `out_gain` multiplies the initial kernel of fc2. The gate `hidden`
+    [m] is that of `layers.gates`. Equivalent to timm's `SwiGLU` and `SwiGLUPacked`.
 
     Source: Shazeer, 2020, arXiv:2002.05202.
     """
@@ -53,8 +53,10 @@ class GatedMlp(nn.Module):
         else:
             gate = dense(self.hidden, name="fc1_g", **self.inits(d))(x)
             y = dense(self.hidden, name="fc1_x", **self.inits(d))(x)
-        y = drop()(functional.ACTIVATIONS[self.act](gate) * y)
+        units = gates.find(self, "hidden", self.hidden)
+        y = functional.gated(functional.ACTIVATIONS[self.act](gate) * y, units)
+        y = drop()(y)
         if self.norm is not None:
-            y = self.norm(name="norm")(y)
+            y = self.norm(name="norm")(y, units)
         inits = initializers.scaled(self.inits(self.hidden), out_gain)
         return drop()(dense(d, name="fc2", **inits)(y))

@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from vit_jax_tricks.models.layers import functional, initializers
+from vit_jax_tricks.models.layers import functional, gates, initializers
 from vit_jax_tricks.typing import Array, Float
 
 
@@ -17,7 +17,8 @@ class Mlp(nn.Module):
     Follows timm's `Mlp`. `out_drop` is the rate of the second dropout if it differs,
     and `features` the output width if it differs from the input's. `norm` builds a norm
     before fc2. `out_bias` says whether fc2 has a bias, if that differs from `use_bias`.
-    `out_gain` multiplies the initial kernel of fc2.
+    `out_gain` multiplies the initial kernel of fc2. The gate `hidden` [m] is that of
+    `layers.gates`.
     """
 
     hidden: int
@@ -45,9 +46,11 @@ class Mlp(nn.Module):
         features = self.features or x.shape[-1]
         inits = self.inits(x.shape[-1])
         y = dense(self.hidden, use_bias=self.use_bias, name="fc1", **inits)(x)
-        y = drop(self.drop)(functional.ACTIVATIONS[self.act](y))
+        units = gates.find(self, "hidden", self.hidden)
+        y = functional.gated(functional.ACTIVATIONS[self.act](y), units)
+        y = drop(self.drop)(y)
         if self.norm is not None:
-            y = self.norm(name="norm")(y)
+            y = self.norm(name="norm")(y, units)
         inits = initializers.scaled(self.inits(self.hidden), out_gain)
         y = dense(features, use_bias=last, name="fc2", **inits)(y)
         return drop(self.drop if self.out_drop is None else self.out_drop)(y)

@@ -12,8 +12,9 @@ from vit_jax_tricks.typing import Array, Float
 class LayerNorm(nn.Module):
     """`functional.layer_norm` with learned `scale` and `bias`, returned in `dtype`.
 
-    `scale` is initialised to `start`; with 0, a residual branch that ends in this norm
-    starts at zero.
+    `gate` leaves channels out of the statistics and of the result. `scale` is
+    initialised to `start`; with 0, a residual branch that ends in this norm starts at
+    zero.
     """
 
     eps: float = 1e-6
@@ -22,16 +23,24 @@ class LayerNorm(nn.Module):
     start: float = 1.0
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*s d"]) -> Float[Array, "*s d"]:
+    def __call__(
+        self,
+        x: Float[Array, "*s d"],
+        gate: Float[Array, "#b d"] | Float[Array, "d"] | None = None,
+    ) -> Float[Array, "*s d"]:
         shape = x.shape[-1:]
         start = nn.initializers.constant(self.start)
         scale = self.param("scale", start, shape, self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, shape, self.param_dtype)
-        return functional.layer_norm(x, scale, bias, eps=self.eps).astype(self.dtype)
+        y = functional.layer_norm(x, scale, bias, eps=self.eps, gate=gate)
+        return y.astype(self.dtype)
 
 
 class RmsNorm(nn.Module):
-    """`functional.rms_norm` with a learned `scale`, initialised to `start`."""
+    """`functional.rms_norm` with a learned `scale`, initialised to `start`.
+
+    `gate` as in `LayerNorm`.
+    """
 
     eps: float = 1e-6
     dtype: Any = jnp.float32
@@ -39,10 +48,15 @@ class RmsNorm(nn.Module):
     start: float = 1.0
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*s d"]) -> Float[Array, "*s d"]:
+    def __call__(
+        self,
+        x: Float[Array, "*s d"],
+        gate: Float[Array, "#b d"] | Float[Array, "d"] | None = None,
+    ) -> Float[Array, "*s d"]:
         start = nn.initializers.constant(self.start)
         scale = self.param("scale", start, x.shape[-1:], self.param_dtype)
-        return functional.rms_norm(x, scale, eps=self.eps).astype(self.dtype)
+        y = functional.rms_norm(x, scale, eps=self.eps, gate=gate)
+        return y.astype(self.dtype)
 
 
 NORMS = {"layernorm": LayerNorm, "rmsnorm": RmsNorm}

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from vit_jax_tricks.models.layers import functional
+from vit_jax_tricks.models.layers import functional, gates
 from vit_jax_tricks.models.layers.functional.patches import fold, unfold
 from vit_jax_tricks.models.layers.functional.pooling import avg_pool
 from vit_jax_tricks.typing import Array, Float
@@ -59,4 +59,5 @@ class OutlookAttention(nn.Module):
         y = jnp.einsum("bijgkm,bijgmh->bijghk", weights.astype(v.dtype), v)
         y = fold(y.reshape(*y.shape[:3], -1), k, (h, w), **window)
         y = y.reshape(*y.shape[:3], g, self.head_dim)
+        y = functional.gated(y, gates.find(self, "heads", g), after=1)
         return dense(d, axis=(-2, -1), name="proj")(y)

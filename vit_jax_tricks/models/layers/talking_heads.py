@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from vit_jax_tricks.models.layers import functional
+from vit_jax_tricks.models.layers import functional, gates
 from vit_jax_tricks.typing import Array, Float
 
 
@@ -14,7 +14,8 @@ class TalkingHeadsAttention(nn.Module):
     """Self-attention proj(`functional.talking_heads_attention`(q, k, v)).
 
     (q, k, v) = qkv(x). `qkv/kernel` [d, 3, g, h], `proj/kernel` [g, h, d]; `proj_l` and
-    `proj_w`, kernels [g, g], mix the heads before and after the softmax.
+    `proj_w`, kernels [g, g], mix the heads before and after the softmax. The gate
+    `heads` [g] also closes their part in what is mixed.
 
     Source: Touvron et al., 2021 (CaiT), arXiv:2103.17239; timm's `TalkingHeadAttn`.
     """
@@ -37,14 +38,18 @@ class TalkingHeadsAttention(nn.Module):
         )
         shape = (3, self.num_heads, self.head_dim)
         qkv = dense(shape, use_bias=self.qkv_bias, name="qkv")(x)
+        heads = gates.find(self, "heads", self.num_heads)
+        before = MixHeads(self.param_dtype, name="proj_l")
+        after = MixHeads(self.param_dtype, name="proj_w")
         y = functional.talking_heads_attention(
             qkv[:, :, 0],
             qkv[:, :, 1],
             qkv[:, :, 2],
-            before=MixHeads(self.param_dtype, name="proj_l"),
-            after=MixHeads(self.param_dtype, name="proj_w"),
+            before=lambda logits: before(functional.gated(logits, heads, after=2)),
+            after=lambda weights: after(functional.gated(weights, heads, after=2)),
             drop=nn.Dropout(self.attn_drop, deterministic=not train),
         )
+        y = functional.gated(y, heads, after=1)
         y = dense(x.shape[-1], axis=(-2, -1), name="proj")(y)
         return nn.Dropout(self.proj_drop, deterministic=not train)(y)
 
@@ -101,4 +106,5 @@ class ClassAttention(nn.Module):
             k, v = heads(name="k")(x), heads(name="v")(x)
         drop = nn.Dropout(self.attn_drop, deterministic=not train)
         y = functional.attention(q, k, v, drop=drop)
+        y = functional.gated(y, gates.find(self, "heads", self.num_heads), after=1)
         return dense(x.shape[-1], axis=(-2, -1), name="proj")(y)

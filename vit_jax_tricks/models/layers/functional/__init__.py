@@ -17,6 +17,7 @@ from vit_jax_tricks.models.layers.functional.drop import (
     patch_dropout,
     scale_kept,
 )
+from vit_jax_tricks.models.layers.functional.gating import gated, spread
 from vit_jax_tricks.models.layers.functional.norm import (
     l2_normalize,
     layer_norm,
@@ -80,6 +81,7 @@ __all__ = [
     "drop_path",
     "drop_path_rates",
     "fit_window",
+    "gated",
     "gated_position_weights",
     "irpe_bias",
     "irpe_buckets",
@@ -117,6 +119,7 @@ __all__ = [
     "scale_kept",
     "shift_mask",
     "sincos_2d",
+    "spread",
     "talking_heads_attention",
     "window_partition",
     "window_reverse",
