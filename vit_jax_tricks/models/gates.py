@@ -94,20 +94,20 @@ def architecture_gates(
     >>> logits._cache_size()
     1
     """
-    shapes, blocks = gate_shapes(model), model.blocks()
-    gates = {}
+    blocks = model.blocks()
+    if width is not None and (why := model.fixed_width()):
+        raise UserError(f"architecture_gates: {why}; leave out width.")
+    if depth is not None and len({block.stage for block in blocks}) > 1:
+        raise UserError(
+            f"architecture_gates: {type(model).__name__} has stages, so depth does not "
+            "say which of its blocks are skipped; use nested_gates."
+        )
+    shapes, gates = gate_shapes(model), {}
     if width is not None:
-        if why := model.fixed_width():
-            raise UserError(f"architecture_gates: {why}; leave out width.")
         count = _counts("width", width, None)
         paths = [p for p in shapes if p.rpartition("/")[2] == "width"]
         gates |= {path: leading(count, model.width) for path in paths}
     if depth is not None:
-        if len({block.stage for block in blocks}) > 1:
-            raise UserError(
-                f"architecture_gates: {type(model).__name__} has stages, so depth does "
-                "not say which of its blocks are skipped; use nested_gates."
-            )
         alive = leading(_counts("depth", depth, None), len(blocks))
         gates |= {f"{b.path}/depth": alive[..., i] for i, b in enumerate(blocks)}
     for kind, sizes in {"heads": heads, "hidden": hidden}.items():
