@@ -133,6 +133,7 @@ def leading(count: Integer[Array, "*b"], size: int) -> Float[Array, "*b s"]:
 @functools.lru_cache(maxsize=64)
 def _tree(model: Any) -> Params:
     """The shape of every gate, nested and stacked as in the model."""
+    model = model.clone(hooks=())  # with hooks, stacked blocks declare nothing
     images = jax.ShapeDtypeStruct((1, *model.image_shape), jnp.float32)
     key = {"params": jax.random.key(0)}
     declare = functools.partial(model.apply, {}, train=False, rngs=key, mutable=True)
