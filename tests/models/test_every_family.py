@@ -1,5 +1,7 @@
 """What must hold for every family: under jit, vmap, grad, bfloat16 and in training."""
 
+import re
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ from model_goldens import jit_once
 from small_models import apply
 
 from vit_jax_tricks.models import create_model
+from vit_jax_tricks.param_names import by_path
 
 
 @pytest.fixture(scope="module", params=zoo.ONE_EACH, ids=str)
@@ -71,6 +74,22 @@ def test_training_gradients_are_finite_and_reach_every_parameter(built):
     chex.assert_tree_all_finite(grads)
     moved = [leaf.any() for leaf in jax.tree.leaves(jax.device_get(grads))]
     assert np.mean(moved) > 0.9  # an auxiliary head may have no part in this loss
+
+
+def test_what_a_family_says_of_itself(built):
+    """Blocks with their units, and the tokens before those of the places."""
+    model, variables, images = built
+    params = by_path(variables["params"])
+    said = {}
+    for block in model.blocks():
+        assert any(path.startswith(f"{block.path}/") for path in params), block
+        said |= {f"{u.place}/kernel": u.count for u in block.units.values()}
+    assert said == {place: params[place].shape[0] for place in said}
+    ends = re.compile(r".*blocks_\w+/(attn/proj|mlp/fc2|\w+_out_proj)/kernel")
+    assert {path for path in params if ends.fullmatch(path)} <= said.keys()
+    _, aux = jax.eval_shape(model.apply, variables, images)
+    rows, columns = model.token_head().grid
+    assert aux["tokens"].shape[1] == model.prefix_tokens + rows * columns
 
 
 def test_another_number_of_classes_and_none(built):
