@@ -234,7 +234,7 @@ class LVViT(PatchModel):
         x = nn.Dropout(self.drop_rate, deterministic=not train)(x)
         return constrain(PatchDropout(self.patch_drop_rate)(x, train))
 
-    def _blocks(self, x: Float[Array, "b n d"], train: bool) -> Float[Array, "b n d"]:
+    def _blocks(self, x: Float[Array, "b n d"], train: bool) -> Float[Array, "b m d"]:
         """Applies all transformer blocks."""
         fields = dict(
             num_heads=self.num_heads,

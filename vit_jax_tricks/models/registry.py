@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from vit_jax_tricks.errors import UserError, nearest
 from vit_jax_tricks.models import regularisers
+from vit_jax_tricks.models.stack import check_hooks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +131,7 @@ def create_model(
     check = getattr(model, "check", None)
     if check is not None:
         check()
+    check_hooks(model)
     return model
 
 
@@ -148,6 +150,8 @@ def _convert(key: str, value: Any, expected: Any) -> Any:
     """Converts a value to the field's type: lists to tuples, integers to floats."""
     if key in ("dtype", "param_dtype"):
         return _dtype(key, value)
+    if key == "hooks":
+        return tuple(value)  # of functions: `check_hooks`
     value = _tuples(value)
     options = typing.get_args(expected)
     if typing.get_origin(expected) not in (types.UnionType, typing.Union):

@@ -143,6 +143,22 @@ def run_stack(
     return x
 
 
+def check_hooks(model: Any) -> None:
+    """Raises UserError for a hook that is none, or that would never run."""
+    for hook in model.hooks:
+        if not isinstance(hook, Hook):
+            raise UserError(
+                f"hooks: {hook!r} is no hook; give functions with the attribute "
+                "`before`, as models.stack.Hook describes."
+            )
+        count = len(model.blocks())
+        if absent := [n for n in hook.before if n not in range(count)]:
+            raise UserError(
+                f"hooks: before={tuple(hook.before)} names block {absent[0]}, and "
+                f"{type(model).__name__} has the blocks 0 to {count - 1}."
+            )
+
+
 def take_tokens(
     x: Float[Array, "b n d"], inputs: Inputs, index: Int[Array, "b m"]
 ) -> tuple[Float[Array, "b m d"], Inputs]:
@@ -187,7 +203,8 @@ def _scanned(
         length=high - low,
     )
     if part != whole:
-        if written := [c for c in STACKED if block.is_mutable_collection(c)]:
+        written = [c for c in STACKED if block.is_mutable_collection(c)]
+        if written and not block.is_initializing():
             raise UserError(
                 f'scan=True with hooks between blocks cannot write "{written[0]}"; use '
                 "scan=False."

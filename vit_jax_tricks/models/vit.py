@@ -294,8 +294,8 @@ class VisionTransformer(PatchModel):
         x: Float[Array, "b n d"],
         rope: Float[Array, "..."] | None,
         train: bool,
-    ) -> Float[Array, "b n d"]:
-        """Applies all transformer blocks."""
+    ) -> Float[Array, "b m d"]:
+        """Applies all transformer blocks; hooks may change the number of tokens."""
         relative = relative_layers(
             self.positions.relative,
             self.grid,

@@ -98,11 +98,19 @@ def named(name: str, *, resize: str | None = None, **fields: Any) -> ModelSpec:
 
 
 def fields_of(model: nn.Module) -> dict[str, Any]:
-    """Every field of a model, as `create_model` takes it."""
+    """Every field of a model, as `create_model` takes it.
+
+    Raises: UserError for hooks, which are code.
+    """
+    if model.hooks:
+        raise UserError(
+            "a model with hooks cannot be recorded, since they are code; build it from "
+            "the model of the run: model.clone(hooks=...)."
+        )
     return {
         field.name: _plain(field.name, getattr(model, field.name))
         for field in dataclasses.fields(model)
-        if field.name not in ("parent", "name")
+        if field.name not in ("parent", "name", "hooks")
     }
 
 

@@ -93,7 +93,7 @@ def over_windows(
     window: Size,
     shift: Size,
     shifted: bool | Bool[Array, ""],
-) -> Float[Array, "b h w c"]:
+) -> Float[Array, "b h w d"]:
     """Applies `attend(windows, mask)` to windows of a map, cyclically shifted or not.
 
     Rolls by -shift, pads with zeros at the bottom and right to whole windows, attends,
