@@ -22,9 +22,10 @@ OF_THE_LOOP = ("name", "resume", "checkpoint", "log")
 def _key(x: Experiment) -> str:
     """All that a program depends on; of the data's name, only what it stands for."""
     config = x.config.to_dict()
-    name, data = config["data"].pop("name"), x.task.data
+    name = config["data"].pop("name")
+    size = x.task.facts.get("data", "").rpartition(": ")[2]
     given = {key: value for key, value in config.items() if key not in OF_THE_LOOP}
-    kind = name.partition(":")[0], data.image_shape, data.num_classes, data.num_train
+    kind = name.partition(":")[0], size, x.task.num_train
     return json.dumps([given, kind, [str(d) for d in x.mesh.devices.flat]], default=str)
 
 

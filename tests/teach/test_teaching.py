@@ -73,7 +73,9 @@ def first_step(x: experiment.Experiment):
 
 
 def test_a_teacher_sees_images_in_its_own_way(teacher):
-    (loaded,) = build(*SOFT, f"--config.teacher.sources={teacher}").teaching.teachers
+    (loaded,) = build(
+        *SOFT, f"--config.teacher.sources={teacher}"
+    ).task.teaching.teachers
     spec, model = loaded.trained.spec, loaded.trained.model
     pixels = np.random.default_rng(0).random((4, 16, 16, 1), np.float32)
     mean, std = (0.3,), (0.7,)

@@ -1,6 +1,7 @@
 """The loop: stopped or damaged anywhere, it ends with the same bits."""
 
 import importlib.util
+import json
 import os
 import shutil
 import signal
@@ -14,7 +15,7 @@ import runs
 
 from vit_jax_tricks import augment, config
 from vit_jax_tricks.random import step_key
-from vit_jax_tricks.runs import model_inputs
+from vit_jax_tricks.runs import evaluate, model_inputs
 from vit_jax_tricks.storage.checkpoint import Checkpointer
 from vit_jax_tricks.train import experiment, loop, report
 from vit_jax_tricks.train.experiment import Experiment
@@ -137,6 +138,21 @@ def test_a_finished_run_stays_as_it_is(run):
     (run / "report" / "summary.md").unlink()
     assert "report: " in runs.train(*FULL, workdir=run)
     assert report.exists(run)
+
+
+@pytest.mark.usefixtures("sharing")
+def test_a_run_whose_config_names_no_task_goes_on(run, whole):
+    """Runs made before there were tasks."""
+    file = run / "config.json"
+    values = json.loads(file.read_text())
+    assert values.pop("task") == "supervised"
+    file.write_text(json.dumps(values))
+    assert evaluate(run)["accuracy_ema"] == pytest.approx(
+        runs.metrics(whole)[-1]["test/accuracy_ema"]
+    )
+    shutil.rmtree(run / "checkpoints" / "12")
+    assert "at step 10" in runs.train(*FULL, workdir=run)
+    assert_same(run, whole)
 
 
 @pytest.mark.usefixtures("sharing")

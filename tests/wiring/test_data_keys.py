@@ -60,7 +60,7 @@ def test_the_split_is_that_of_its_hash(seed, fraction, loose):
         digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
         return int.from_bytes(digest, "big") / 2**64
 
-    data = opened(loose, split_seed=seed, test_fraction=fraction).data
+    data = opened(loose, split_seed=seed, test_fraction=fraction).task.data
     want = [path for path in paths(loose) if rank(path) < fraction]
     assert (data.num_train, data.num_test) == (48 - len(want), len(want))
     (batch,) = first(data.test_batches(48))
@@ -153,7 +153,7 @@ def test_broken_pictures_are_left_out_where_that_is_wanted(loose, tmp_path):
     (root / "class0" / "zz.png").write_bytes(stream.getvalue()[:600])
     with pytest.raises(Exception, match=r"zz\.png"):
         opened(root)
-    data = opened(root, skip_broken=True).data
+    data = opened(root, skip_broken=True).task.data
     assert data.num_train + data.num_test == 48
 
 

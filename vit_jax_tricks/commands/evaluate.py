@@ -2,7 +2,7 @@
 
 import json
 
-from vit_jax_tricks import runs
+from vit_jax_tricks import config, runs, tasks
 from vit_jax_tricks.commands import groups
 from vit_jax_tricks.commands.data import open_data
 from vit_jax_tricks.commands.model import load
@@ -29,15 +29,39 @@ def run(
     if model.workdir is None and data.name is None:
         raise UserError(f"give --data=SPEC: {SPECS}.")
     with elsewhere(as_json):
-        trained = load(model, resize="area", both=True)
-        source = open_data(trained, data)
+        if (task := _other_task(model)) is not None:
+            _check_alone(task, model, data)
+            measured, source = model.workdir, None
+            facts = {"weights": str(model.workdir)}
+        else:
+            measured = load(model, resize="area", both=True)
+            source = open_data(measured, data)
+            facts = {"weights": measured.source, "data": source.name}
         with Bar("batch", batch_size, check=stop.check) as show:
             found = runs.evaluate(
-                trained, source, split=split, batch_size=batch_size, progress=show
+                measured, source, split=split, batch_size=batch_size, progress=show
             )
-        result = {"weights": trained.source, "data": source.name, **found}
+        result = {**facts, **found}
         for name, value in result.items():
             shown = f"{value:.4f}" if isinstance(value, float) else value
             say(f"{name:18} {shown}")
     if as_json:
         print(json.dumps(result))
+
+
+def _other_task(model: groups.Model) -> str | None:
+    """The task of the run, unless it trains an image classifier."""
+    if model.workdir is None:
+        return None
+    task = config.task_of_run(model.workdir)
+    return None if task == tasks.DEFAULT else task
+
+
+def _check_alone(task: str, model: groups.Model, data: groups.Data) -> None:
+    """Raises UserError for options that only image classifiers have."""
+    plain = groups.Model(workdir=model.workdir), groups.Data()
+    if (model, data) != plain:
+        raise UserError(
+            f"{model.workdir} is a run of the task {task}, which brings its own model "
+            "and data; give only --workdir, --split, --batch_size and --json."
+        )

@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vit_jax_tricks.runs.data import open_data
     from vit_jax_tricks.runs.prediction import predict
     from vit_jax_tricks.runs.pruning import prune
     from vit_jax_tricks.runs.quantization import quantize
     from vit_jax_tricks.runs.trained import Trained, load
+
+    evaluate: Callable[..., dict[str, int | float]]
 
 __all__ = ["Trained", "evaluate", "load", "open_data", "predict", "prune", "quantize"]
 
