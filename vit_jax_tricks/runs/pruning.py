@@ -12,7 +12,6 @@ from vit_jax_tricks.compress.pruning.groups import KINDS
 from vit_jax_tricks.data import Data
 from vit_jax_tricks.data.sample import Sample
 from vit_jax_tricks.inspect.pruning_sheet import write_sheet
-from vit_jax_tricks.models.pruned import FIELDS
 from vit_jax_tricks.runs import made_run, resume
 from vit_jax_tricks.runs.data import open_data
 from vit_jax_tricks.runs.finetune_config import finetune_config
@@ -150,10 +149,10 @@ def _smaller(trained: Trained, result: pruned.Pruned) -> Trained:
 
 def _sizes(result: pruned.Pruned) -> dict[str, Any]:
     """The fields that differ from the larger model's."""
-    fields = [*FIELDS.values()]
-    if result.channels is not None:
-        fields += ["embed_dim", "head_dim"]
-    return {field: getattr(result.model, field) for field in fields}
+    small, full = result.model, result.full_model
+    names = (field.name for field in dataclasses.fields(small))
+    pairs = {name: (getattr(small, name), getattr(full, name)) for name in names}
+    return {name: value for name, (value, before) in pairs.items() if value != before}
 
 
 def _at(trained: Trained, workdir: Path) -> Trained:
