@@ -16,11 +16,13 @@ from vit_jax_tricks.models import (
     vit_variants,
     volo,
 )
+from vit_jax_tricks.models.feature_maps import Level, features
 from vit_jax_tricks.models.registry import create_model, list_models, preprocessing
 from vit_jax_tricks.models.stacking import stack_blocks, unstack_blocks
 
 
 __all__ = [
+    "Level",
     "beit",
     "cait",
     "clip",
@@ -28,6 +30,7 @@ __all__ = [
     "convit",
     "create_model",
     "eva",
+    "features",
     "list_models",
     "lv_vit",
     "preprocessing",

@@ -1,6 +1,6 @@
 """Bases of the model families: the fields of an image and what follows from them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -8,10 +8,11 @@ import jax.numpy as jnp
 
 from vit_jax_tricks.models import pruned
 from vit_jax_tricks.models.blocks import BlockParts
+from vit_jax_tricks.models.feature_maps import Level, bound_features
 from vit_jax_tricks.models.layers.head import Classifier
 from vit_jax_tricks.models.stack import Plan
 from vit_jax_tricks.models.token_head import TokenHead
-from vit_jax_tricks.typing import Array, Float, Params
+from vit_jax_tricks.typing import Array, Float, Num, Params
 
 
 class ImageModel(nn.Module):
@@ -50,6 +51,32 @@ class ImageModel(nn.Module):
     def dtypes(self) -> dict[str, Any]:
         """The fields `dtype` and `param_dtype` of a layer."""
         return {"dtype": self.dtype, "param_dtype": self.param_dtype}
+
+    @property
+    def feature_info(self) -> tuple[Level, ...]:
+        """The feature maps that `features` returns, from the first to the last."""
+        raise NotImplementedError
+
+    @property
+    def last_norm(self) -> Callable[..., nn.Module] | None:
+        """Factory of the norm after the last block, `norm`; None without one."""
+        raise NotImplementedError
+
+    def features(
+        self,
+        images: Num[Array, "b h w c"],
+        *,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        prefix_tokens: bool = False,
+        train: bool = False,
+    ) -> Any:
+        """Feature maps [b, h, w, d] as `models.features` returns them.
+
+        For a model in another module, and for `model.apply(..., method="features")`.
+        """
+        options = {"indices": indices, "norm": norm, "prefix_tokens": prefix_tokens}
+        return bound_features(self, images, train=train, **options)
 
     def table(
         self, name: str, shape: tuple[int, ...], std: float = 0.02

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from vit_jax_tricks.models import checks
 from vit_jax_tricks.models.block import Block
 from vit_jax_tricks.models.blocks import BlockParts, block_parts, numbered
+from vit_jax_tricks.models.feature_maps import Level, block_levels
 from vit_jax_tricks.models.late_class_token import LateClassToken
 from vit_jax_tricks.models.layers import functional, gates
 from vit_jax_tricks.models.layers.drop import PatchDropout
@@ -92,6 +93,11 @@ class CaiT(LateClassToken):
     def width(self) -> int:
         """Channels of each token."""
         return self.embed_dim
+
+    @property
+    def feature_info(self) -> tuple[Level, ...]:
+        """The feature maps: the output of each block of patches alone."""
+        return block_levels(self.depth, self.embed_dim, self.patch_size)
 
     def check(self) -> None:
         """Raises UserError if the fields contradict one another."""

@@ -14,8 +14,9 @@ from vit_jax_tricks.models.checks import check_images
 from vit_jax_tricks.models.coatnet_block import TransformerBlock2d
 from vit_jax_tricks.models.coatnet_checks import check_coatnet
 from vit_jax_tricks.models.coatnet_parts import PooledHead, Stem
+from vit_jax_tricks.models.feature_maps import Level, keep
 from vit_jax_tricks.models.layers import functional
-from vit_jax_tricks.models.layers.conv import norm2d
+from vit_jax_tricks.models.layers.conv import NORMS, norm2d
 from vit_jax_tricks.models.layers.convnext import ConvNeXt
 from vit_jax_tricks.models.layers.mbconv import MBConv
 from vit_jax_tricks.models.registry import (
@@ -152,6 +153,29 @@ class CoAtNet(ImageModel):
         types = (types,) if isinstance(types, str) else types
         return (types + types[-1:] * depth)[:depth]
 
+    @property
+    def feature_info(self) -> tuple[Level, ...]:
+        """The feature maps: the stem and each stage. The norm fits the last."""
+        widths = (self._stem_widths[-1], *self.embed_dim)
+        names = ["stem", *(f"stages_{i}" for i in range(len(self.depths)))]
+        return tuple(
+            Level(name, width, 2 << i, normed=i == len(self.depths))
+            for i, (name, width) in enumerate(zip(names, widths, strict=True))
+        )
+
+    @property
+    def last_norm(self) -> Callable[..., nn.Module] | None:
+        """Factory of the norm after the last stage; None with a hidden layer."""
+        if self.head_hidden_size:
+            return None
+        norm = NORMS[self.transformer_norm_layer]
+        return partial(norm, eps=self.transformer_norm_eps, **self.dtypes)
+
+    @property
+    def _stem_widths(self) -> tuple[int, int]:
+        width = self.stem_width
+        return (width, width) if isinstance(width, int) else width
+
     def check(self) -> None:
         """Raises UserError if the fields contradict one another."""
         check_coatnet(self)
@@ -204,10 +228,8 @@ class CoAtNet(ImageModel):
         self, images: Num[Array, "b h w c"], train: bool = False
     ) -> tuple[Float[Array, "b k"], dict[str, Array]]:
         check_images(self, images)
-        widths = self.stem_width
-        widths = (widths, widths) if isinstance(widths, int) else widths
-        x = Stem(
-            widths,
+        stem = Stem(
+            self._stem_widths,
             self.stem_bias,
             self.conv_padding,
             self.conv_act_layer,
@@ -215,18 +237,22 @@ class CoAtNet(ImageModel):
             self.weight_init,
             name="stem",
             **self.dtypes,
-        )(images.astype(self.dtype), train)
+        )
+        x = stem(images.astype(self.dtype), train)
+        keep(stem, x)
         rates = functional.drop_path_rates(self.drop_path_rate, sum(self.depths))
         ends = accumulate(self.depths)
         for i, (depth, end) in enumerate(zip(self.depths, ends, strict=True)):
-            x = Stage(
+            stage = Stage(
                 self._blocks(i),
                 tuple(rates[end - depth : end]),
                 self.plan,
                 self.scan_from,
                 end - depth,
                 name=f"stages_{i}",
-            )(x, train)
+            )
+            x = stage(x, train)
+            keep(stage, x)
         norm = (self.transformer_norm_layer, self.transformer_norm_eps)
         if not self.head_hidden_size:
             x = norm2d(*norm, name="norm", **self.dtypes)(x, train)

@@ -26,7 +26,7 @@ CHOICES = {
     "transformer_pool_type": DOWNSAMPLES,
     "transformer_rel_pos_type": ("bias", "mlp", "bias_tf", ""),
     "transformer_act_layer": ACTIVATIONS,
-    "transformer_norm_layer": NORMS,
+    "transformer_norm_layer": tuple(NORMS),
 }
 LEAST = {
     "in_chans": 1,

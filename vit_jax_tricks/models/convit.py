@@ -1,5 +1,6 @@
 """ConViT: local blocks initialised as convolutions, then plain attention blocks."""
 
+import dataclasses
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -10,6 +11,7 @@ from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import checks, pruned, regularisers
 from vit_jax_tricks.models.block import Block
 from vit_jax_tricks.models.blocks import BlockParts, numbered
+from vit_jax_tricks.models.feature_maps import Level, block_levels
 from vit_jax_tricks.models.late_class_token import LateClassToken
 from vit_jax_tricks.models.layers import functional
 from vit_jax_tricks.models.layers.gated_attention import GatedPositionalAttention
@@ -49,6 +51,15 @@ class ConViT(LateClassToken):
     def width(self) -> int:
         """Channels of each token."""
         return self.embed_dim * self.num_heads
+
+    @property
+    def feature_info(self) -> tuple[Level, ...]:
+        """The feature maps: the output of each block."""
+        levels = block_levels(self.depth, self.width, self.patch_size)
+        first = self.local_up_to_layer
+        return levels[:first] + tuple(
+            dataclasses.replace(level, prefix=1) for level in levels[first:]
+        )
 
     def check(self) -> None:
         """Raises UserError if the fields contradict one another."""

@@ -1,5 +1,8 @@
 """Base of ConViT and CaiT, whose class token joins after blocks on patches only."""
 
+from collections.abc import Callable
+from functools import partial
+
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -44,6 +47,11 @@ class LateClassToken(PatchModel):
         """Channels of each token."""
         raise NotImplementedError
 
+    @property
+    def last_norm(self) -> Callable[..., nn.Module]:
+        """Factory of the norm after the last block."""
+        return partial(LayerNorm, self.norm_eps, **self.dtypes)
+
     def check(self) -> None:
         """Raises UserError if the fields contradict one another."""
         sizes = ("patch_size", "in_chans", "embed_dim", "num_heads")
@@ -83,7 +91,7 @@ class LateClassToken(PatchModel):
         x = nn.Dropout(self.pos_drop_rate, deterministic=not train)(x)
         cls_token = jnp.broadcast_to(self.table("cls_token", (1, 1, d)), (b, 1, d))
         tokens = self._blocks(x, functional.gated(cls_token, width), train)
-        tokens = LayerNorm(self.norm_eps, name="norm", **self.dtypes)(tokens, width)
+        tokens = self.last_norm(name="norm")(tokens, width)
         mean = self.global_pool == "avg"
         features = tokens[:, 1:].mean(1) if mean else tokens[:, 0]
         head = Classifier(self.num_classes, self.drop_rate, name="head", **self.dtypes)

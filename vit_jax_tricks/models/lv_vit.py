@@ -1,6 +1,6 @@
 """LV-ViT: a convolutional stem, scaled residuals, and class logits for every token."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from vit_jax_tricks.models import checks, pruned
 from vit_jax_tricks.models.base import PatchModel
 from vit_jax_tricks.models.block import Block
 from vit_jax_tricks.models.blocks import BlockParts, numbered
+from vit_jax_tricks.models.feature_maps import Level, block_levels
 from vit_jax_tricks.models.layers import functional, gates
 from vit_jax_tricks.models.layers.conv_stem import ConvStem
 from vit_jax_tricks.models.layers.drop import PatchDropout
@@ -78,6 +79,16 @@ class LVViT(PatchModel):
     def kinds(self) -> tuple[str, ...]:
         """The kind of each block."""
         return ("tr",) * self.depth if self.order is None else self.order
+
+    @property
+    def feature_info(self) -> tuple[Level, ...]:
+        """The feature maps: the output of each block."""
+        return block_levels(len(self.kinds), self.embed_dim, self.patch_size, 1)
+
+    @property
+    def last_norm(self) -> Callable[..., nn.Module]:
+        """Factory of the norm after the last block."""
+        return partial(LayerNorm, EPS, **self.dtypes)
 
     def check(self) -> None:
         """Raises UserError if the fields contradict one another."""
@@ -188,7 +199,7 @@ class LVViT(PatchModel):
             mix = {"mix_box": box, "mix_lam": lam}
         x = self._blocks(self._embed(maps, train), train)
         width = gates.find(self, "width", x.shape[-1])
-        x = LayerNorm(EPS, name="norm", **self.dtypes)(x, width)
+        x = self.last_norm(name="norm")(x, width)
         features = x[:, 0]
         aux = {"tokens": x, "features": features} | mix
         logits = Classifier(self.num_classes, name="head", **self.dtypes)(

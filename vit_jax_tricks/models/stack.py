@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.models.feature_maps import keep
 from vit_jax_tricks.typing import Array, Float, Int
 
 
@@ -127,6 +128,7 @@ def run_stack(
             block = made(blocks[i])(name=f"{name}_{start + i}")
             rate = None if drops is None else drops[i]
             x, i = block(x, rate, train, **inputs.shared, **own), i + 1
+            keep(block, x)
             continue
         equal = [*(_equal(blocks[i], block) for block in blocks[i:]), False]
         end = i + equal.index(False)
@@ -192,7 +194,9 @@ def _scanned(
     low, high = part
 
     def body(block: nn.Module, x: Array, rate: Any, own: Any, shared: Any) -> Any:
-        return block(x, rate, train, **shared, **own), None
+        x = block(x, rate, train, **shared, **own)
+        keep(block, x)
+        return x, None
 
     axes: Any = (0, 0, nn.broadcast)
     scan: Any = nn.scan(

@@ -19,6 +19,7 @@ from vit_jax_tricks.models.checks import (
     check_patches,
     check_rates,
 )
+from vit_jax_tricks.models.feature_maps import Level, keep
 from vit_jax_tricks.models.layers import functional
 from vit_jax_tricks.models.layers.functional.pooling import GLOBAL_POOLS
 from vit_jax_tricks.models.layers.head import Classifier
@@ -97,6 +98,25 @@ class WindowedTransformer(PatchModel):
             return (h, w), (h // 2, w // 2)
         size = -(-self.grid[0] >> stage), -(-self.grid[1] >> stage)
         return functional.fit_window((h, w), size, square=self.square_windows)
+
+    @property
+    def feature_info(self) -> tuple[Level, ...]:
+        """The feature maps: the output of each stage. The norm fits the last."""
+        last = len(self.depths) - 1
+        return tuple(
+            Level(
+                f"layers_{i}",
+                self.embed_dim << i,
+                self.patch_size << i,
+                normed=i == last,
+            )
+            for i in range(last + 1)
+        )
+
+    @property
+    def last_norm(self) -> Callable[..., nn.Module]:
+        """Factory of the norm after the last block."""
+        return partial(LayerNorm, self.norm_eps, **self.dtypes)
 
     def check(self) -> None:
         """Raises UserError if the fields contradict one another."""
@@ -194,8 +214,10 @@ class WindowedTransformer(PatchModel):
         ends = accumulate(self.depths, initial=0)
         for stage, (start, end) in enumerate(pairwise(ends)):
             shifted = jnp.arange(end - start) % 2 == 1 if self.scan else None
-            x = self._stage(stage, rates[start:end], start)(x, train, shifted=shifted)
-        x = LayerNorm(self.norm_eps, name="norm", **self.dtypes)(x)
+            layer = self._stage(stage, rates[start:end], start)
+            x = layer(x, train, shifted=shifted)
+            keep(layer, x)
+        x = self.last_norm(name="norm")(x)
         features = GLOBAL_POOLS[self.global_pool](x)
         head = Classifier(self.num_classes, self.drop_rate, name="head", **self.dtypes)
         tokens = x.reshape(x.shape[0], -1, x.shape[-1])

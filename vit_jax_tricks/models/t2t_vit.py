@@ -1,6 +1,6 @@
 """T2T-ViT: overlapping soft splits before a deep and narrow transformer."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from vit_jax_tricks.models import checks, pruned
 from vit_jax_tricks.models.base import ImageModel
 from vit_jax_tricks.models.block import Block
 from vit_jax_tricks.models.blocks import BlockParts, numbered
+from vit_jax_tricks.models.feature_maps import Level, block_levels
 from vit_jax_tricks.models.layers import functional, gates
 from vit_jax_tricks.models.layers.drop import PatchDropout
 from vit_jax_tricks.models.layers.functional.position_sincos import sinusoid_positions
@@ -88,6 +89,16 @@ class T2TViT(ImageModel):
         body = resize_table(table[0, 1:].reshape(side, side, -1), self.grid)
         body = body.reshape(1, -1, self.embed_dim)
         return np.concatenate([table[:, :1], body], axis=1)
+
+    @property
+    def feature_info(self) -> tuple[Level, ...]:
+        """The feature maps: the output of each block."""
+        return block_levels(self.depth, self.embed_dim, STRIDE, 1)
+
+    @property
+    def last_norm(self) -> Callable[..., nn.Module]:
+        """Factory of the norm after the last block."""
+        return partial(LayerNorm, EPS, **self.dtypes)
 
     def check(self) -> None:
         """Raises UserError if the fields contradict one another."""
@@ -173,7 +184,7 @@ class T2TViT(ImageModel):
         blocks = [partial(Block, **own) for own in layers]
         rates = functional.drop_path_rates(self.drop_path_rate, self.depth)
         x = run_stack(blocks, constrain(x), rates, train, self.plan)
-        x = LayerNorm(EPS, name="norm", **self.dtypes)(x, width)
+        x = self.last_norm(name="norm")(x, width)
         features = x[:, 0]
         logits = Classifier(self.num_classes, name="head", **self.dtypes)(
             features, train

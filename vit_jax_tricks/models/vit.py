@@ -11,6 +11,7 @@ from vit_jax_tricks.models import checks, pruned, vit_check, vit_parts
 from vit_jax_tricks.models.base import PatchModel
 from vit_jax_tricks.models.block import Block
 from vit_jax_tricks.models.blocks import BlockParts
+from vit_jax_tricks.models.feature_maps import Level, block_levels
 from vit_jax_tricks.models.layers import functional, gates, initializers
 from vit_jax_tricks.models.layers.attention import Attention
 from vit_jax_tricks.models.layers.attention_pool import AttentionPool
@@ -129,6 +130,27 @@ class VisionTransformer(PatchModel):
     def positions(self) -> Positions:
         """The position encodings, by group."""
         return parse(self.pos_embed)
+
+    @property
+    def feature_info(self) -> tuple[Level, ...]:
+        """The feature maps: the output of each block."""
+        return block_levels(
+            self.depth, self.embed_dim, self.patch_size, self.prefix_tokens
+        )
+
+    @property
+    def last_norm(self) -> Callable[..., nn.Module] | None:
+        """Factory of the norm after the blocks; None if it follows the pooling."""
+        return self.norm if self.final_norm and not self.pooled_norm else None
+
+    @property
+    def pooled_norm(self) -> bool:
+        """Whether the last norm follows the pooling.
+
+        None in `fc_norm` takes it with "avg", "avgmax" and "max".
+        """
+        mean = self.global_pool in ("avg", "avgmax", "max")
+        return mean if self.fc_norm is None else self.fc_norm
 
     def check(self) -> None:
         """Raises UserError if the fields contradict one another."""
@@ -394,16 +416,13 @@ class VisionTransformer(PatchModel):
     ) -> tuple[Float[Array, "b n d"], Float[Array, "b d"]]:
         """Returns the tokens after the last norm, and the features pooled from them.
 
-        `fc_norm` moves the norm behind the pooling; None takes it with "avg", "avgmax"
-        and "max".
+        `pooled_norm` moves the norm behind the pooling.
         """
-        mean = self.global_pool in ("avg", "avgmax", "max")
-        fc_norm = mean if self.fc_norm is None else self.fc_norm
         width = gates.find(self, "width", x.shape[-1])
-        if self.final_norm and not fc_norm:
-            x = self.norm(name="norm")(x, width)
+        if self.last_norm is not None:
+            x = self.last_norm(name="norm")(x, width)
         features = self.reduce(x, train)
-        if self.final_norm and fc_norm:
+        if self.final_norm and self.pooled_norm:
             features = self.norm(name="fc_norm")(features, width)
         return x, features
 

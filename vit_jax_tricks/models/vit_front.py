@@ -1,11 +1,13 @@
 """A `VisionTransformer` under the field names of another reference class."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 
 from vit_jax_tricks.models.base import PatchModel
 from vit_jax_tricks.models.blocks import BlockParts
+from vit_jax_tricks.models.feature_maps import Level
 from vit_jax_tricks.models.token_head import TokenHead
 from vit_jax_tricks.models.vit import VisionTransformer
 from vit_jax_tricks.typing import Array, Float, Num, Params
@@ -41,6 +43,16 @@ class VitFront(PatchModel):
     def position_prefix(self) -> int:
         """Rows of the position table that belong to prefix tokens."""
         return self.vit(parent=None).position_prefix
+
+    @property
+    def feature_info(self) -> tuple[Level, ...]:
+        """The feature maps: the output of each block."""
+        return self.vit(parent=None).feature_info
+
+    @property
+    def last_norm(self) -> Callable[..., nn.Module] | None:
+        """Factory of the norm after the blocks; None without one."""
+        return self.vit(parent=None).last_norm
 
     def check(self) -> None:
         """Raises UserError if the fields contradict one another."""

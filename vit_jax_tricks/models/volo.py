@@ -15,6 +15,7 @@ from vit_jax_tricks.models.base import PatchModel
 from vit_jax_tricks.models.block import Block
 from vit_jax_tricks.models.blocks import BlockParts, block_parts, numbered
 from vit_jax_tricks.models.checks import check_images
+from vit_jax_tricks.models.feature_maps import Level, keep
 from vit_jax_tricks.models.layers import functional
 from vit_jax_tricks.models.layers.conv_stem import ConvStem
 from vit_jax_tricks.models.layers.head import Classifier
@@ -98,6 +99,25 @@ class VOLO(PatchModel):
             order += [stage, None] if halve else [stage]
         return order
 
+    @property
+    def feature_info(self) -> tuple[Level, ...]:
+        """The feature maps: the output of each stage; the norm fits part 2 and on."""
+        levels, reduction = [], self.patch_size
+        for part, i in enumerate(self.parts):
+            if i is None:
+                reduction *= 2
+                continue
+            width = self.embed_dims[i]
+            normed = part > 1 and width == self.embed_dims[-1]
+            name = f"network_{part}"
+            levels.append(Level(name, width, reduction, normed=normed))
+        return tuple(levels)
+
+    @property
+    def last_norm(self) -> Callable[..., nn.Module]:
+        """Factory of the norm after the last block."""
+        return partial(LayerNorm, EPS, **self.dtypes)
+
     def check(self) -> None:
         """Raises UserError if the fields contradict one another."""
         check_volo(self)
@@ -165,7 +185,7 @@ class VOLO(PatchModel):
         x = x.reshape(x.shape[0], -1, x.shape[-1])
         if self.post_layers is not None:
             x = self._class_blocks(x, train)
-        x = LayerNorm(EPS, name="norm", **self.dtypes)(x)
+        x = self.last_norm(name="norm")(x)
         features = x[:, 0] if self.global_pool == "token" else x.mean(1)
         head = partial(Classifier, self.num_classes, self.drop_rate, **self.dtypes)
         logits = head(name="head")(features, train)
@@ -207,6 +227,7 @@ class VOLO(PatchModel):
             else:
                 tokens = x.reshape(x.shape[0], -1, x.shape[-1])
                 x = stage(tokens, train).reshape(x.shape)
+            keep(stage, x)
         return x
 
     def _block(self, stage: int) -> Callable[..., nn.Module]:

@@ -14,7 +14,7 @@ from vit_jax_tricks.models.layers.norm import LayerNorm
 from vit_jax_tricks.typing import Array, Float
 
 
-NORMS = ("batchnorm2d", "layernorm2d")
+NORMS = {"batchnorm2d": BatchNorm, "layernorm2d": LayerNorm}
 PADDINGS = ("", "same")
 
 
@@ -47,10 +47,8 @@ def conv2d(
 
 def norm2d(kind: str, eps: float, **rest: Any) -> Callable[[Array, bool], Array]:
     """Batch norm, or layer norm over channels; both are called as `norm(x, train)`."""
-    if kind == "batchnorm2d":
-        return BatchNorm(eps=eps, **rest)
-    norm = LayerNorm(eps, **rest)
-    return lambda x, train: norm(x)
+    norm = NORMS[kind](eps=eps, **rest)
+    return norm if kind == "batchnorm2d" else lambda x, train: norm(x)
 
 
 class Shortcut(nn.Module):
