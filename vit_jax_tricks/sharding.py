@@ -14,23 +14,13 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.param_names import path_str
+from vit_jax_tricks.param_names import GENERAL, ParameterRoles, path_str
 from vit_jax_tricks.typing import Array, PRNGKeyArray
 
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = ("data", "fsdp")  # the mesh axes that split the batch
 
-# Dimension (from the right) of a parameter that is split over `tensor`: Megatron's
-# column-then-row split (Shoeybi et al., 2019, arXiv:1909.08053). The patterns also
-# match the optimiser's moments and the moving average: their paths end the same.
-TENSOR_RULES = (
-    (r"attn\w*/([qkv](_proj)?|qk|kv|qkv|attn)/(kernel|bias)$", -2),  # [.., g, h]: heads
-    (r"attn\w*/[qv]_bias$", -2),  # [g, h]: heads
-    (r"attn\w*/proj/kernel$", -3),  # [g, h, d]: heads
-    (r"mlp\w*/fc1(_[gx])?/(kernel|bias)$", -1),  # [d, m], [m]: hidden units
-    (r"mlp\w*/fc2/kernel$", -2),  # [m, d]: hidden units
-)
 FSDP_MIN_SIZE = 2**16  # smaller parameters are cheaper to replicate than to gather
 
 
@@ -93,14 +83,19 @@ def each_shard(fn: Callable[..., Any]) -> Callable[..., Any]:
     return on_shards
 
 
-def param_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """Partition of one parameter (or moment) by its path and shape.
+def param_spec(
+    path: str,
+    shape: tuple[int, ...],
+    mesh: Mesh,
+    roles: ParameterRoles = GENERAL,
+) -> PartitionSpec:
+    """Partition of one parameter (or moment) by its path, shape and role.
 
     A dimension that the mesh axis does not divide is not split.
     """
     spec: list[str | None] = [None] * len(shape)
     tensor, fsdp = mesh.shape["tensor"], mesh.shape["fsdp"]
-    for pattern, dim in TENSOR_RULES:
+    for pattern, dim in roles.tensor:
         if tensor > 1 and len(shape) >= -dim and re.search(pattern, path):
             if shape[dim] % tensor == 0:
                 spec[dim] = "tensor"
@@ -112,11 +107,14 @@ def param_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
     return PartitionSpec(*spec)
 
 
-def state_shardings(state: Any, mesh: Mesh) -> Any:
-    """A `NamedSharding` for each leaf of a training state (arrays or their shapes)."""
+def state_shardings(state: Any, mesh: Mesh, roles: ParameterRoles = GENERAL) -> Any:
+    """A `NamedSharding` for each leaf of a training state (arrays or their shapes).
+
+    `roles` are those of the model, `model.roles`.
+    """
 
     def rule(path: Any, leaf: Any) -> NamedSharding:
-        return NamedSharding(mesh, param_spec(path_str(path), leaf.shape, mesh))
+        return NamedSharding(mesh, param_spec(path_str(path), leaf.shape, mesh, roles))
 
     return jax.tree_util.tree_map_with_path(rule, state)
 

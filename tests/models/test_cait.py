@@ -12,6 +12,7 @@ from small_models import apply, fill
 
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import create_model, list_models, stack_blocks
+from vit_jax_tricks.models.cait import CaiT
 from vit_jax_tricks.models.layers import functional
 from vit_jax_tricks.optim.param_groups import describe, factors
 from vit_jax_tricks.sharding import make_mesh, state_shardings
@@ -175,14 +176,16 @@ def test_initialisation_is_the_reference_s(images):
 def test_class_attention_learns_at_the_rates_of_the_last_blocks(params):
     """As timm groups them: here three blocks and two of class attention."""
     params = {**params, "blocks_2": params["blocks_1"]}
-    rows = {row.name: row.lr for row in describe(params, layer_decay=0.5)}
+    rows = {
+        row.name: row.lr for row in describe(params, layer_decay=0.5, roles=CaiT.roles)
+    }
     for i, scale in enumerate((0.125, 0.25, 0.5)):
         assert rows[f"blocks_{i}/attn/proj_l/kernel"] == scale
     for j, scale in enumerate((0.25, 0.5)):
         assert rows[f"blocks_token_only_{j}/attn/q/kernel"] == scale
     assert rows["cls_token"] == rows["pos_embed"] == 0.0625
     assert (rows["norm/scale"], rows["head/kernel"]) == (0.5, 1.0)
-    leaf = factors(params)["blocks_token_only_0/attn/q/kernel"]
+    leaf = factors(params, roles=CaiT.roles)["blocks_token_only_0/attn/q/kernel"]
     assert leaf.hidden_matrix
     assert (leaf.inputs, leaf.outputs) == ((0,), (1, 2))
 

@@ -258,7 +258,8 @@ def test_decay_is_timm_s_and_a_stage_is_a_layer(model):
     split = json.loads(arrays["json_utf8"].tobytes())["weight_decay_split"][model]
     net = create_model(model, scan=True)
     params = jax.eval_shape(net.init, KEY, jnp.zeros((1, 224, 224, 3)))["params"]
-    rows = {row.name: row for row in describe(params, layer_decay=0.5)}
+    found = describe(params, layer_decay=0.5, roles=net.roles)
+    rows = {row.name: row for row in found}
     rules = DIALECTS["CoAtNet"]["timm"]
     for kind, factor in (("decay", 1.0), ("no_decay", 0.0)):
         for key in split[kind]:
@@ -276,7 +277,7 @@ def test_position_networks_do_not_decay():
     options = {**ONE, "transformer_rel_pos_type": "mlp"}
     model = create_model("coatnet_0_224", 10, **options)
     params = jax.eval_shape(model.init, KEY, jnp.zeros((1, 16, 16, 3)))["params"]
-    decayed = {row.name for row in describe(params) if row.decay}
+    decayed = {row.name for row in describe(params, roles=model.roles) if row.decay}
     assert any(name.endswith("attn/qkv/kernel") for name in decayed)
     assert not any("rel_pos" in name for name in decayed)
 

@@ -285,11 +285,12 @@ def test_decay_split_is_timms(name, scan):
     model = create_model(name, scan=scan)
     images = jax.ShapeDtypeStruct((1, *model.image_shape), jnp.float32)
     params = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+    found = describe(params, roles=model.roles)
     rules = DIALECTS[type(model).__name__]["timm"]
     with np.load(GOLDEN / "train/param_groups.npz") as file:
         split = json.loads(file["json_utf8"].tobytes())["weight_decay_split"][name]
     for kind, factor in (("decay", 1.0), ("no_decay", 0.0)):
-        ours = [row.name for row in describe(params) if row.decay == factor]
+        ours = [row.name for row in found if row.decay == factor]
         keys = [find_key(f"params/{path}", rules)[0] for path in ours]
         assert sorted(keys) == sorted(split[kind])
 

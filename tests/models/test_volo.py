@@ -196,7 +196,7 @@ def test_decay_and_layers_are_timm_s(scan):
     splits = json.loads(arrays["json_utf8"].tobytes())["weight_decay_split"]
     net = create_model("volo_d1_224", scan=scan)
     params = jax.eval_shape(net.init, KEY, jnp.zeros((1, 224, 224, 3)))["params"]
-    rows = {row.name: row for row in describe(params, layer_decay=0.5)}
+    rows = {row.name: row for row in describe(params, layer_decay=0.5, roles=net.roles)}
     rules = DIALECTS["VOLO"]["timm"]
     starts = {0: 1, 1: 5, 2: 6, 3: 10, 4: 18}  # the layer of each part's first block
     for kind, factor in (("decay", 1.0), ("no_decay", 0.0)):

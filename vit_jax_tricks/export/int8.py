@@ -14,7 +14,7 @@ from vit_jax_tricks.compress.quant.apply import quantized_apply
 from vit_jax_tricks.compress.quant.integer import quantize
 from vit_jax_tricks.compress.quant.places import layer_names
 from vit_jax_tricks.compress.quant.ranges import Range
-from vit_jax_tricks.compress.quant.rules import Rule, match
+from vit_jax_tricks.compress.quant.rules import Rule, match, of_model
 from vit_jax_tricks.compress.quant.spec import Spec
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.export.float32 import exportable
@@ -64,7 +64,7 @@ def to_onnx_int8(
     ]
     weights = parameters(variables["params"])
     names = {name: layer_names(name, weights) for name in [*weights, *ranges]}
-    specs = match(names, rules)
+    specs = match(names, of_model(rules, model))
     inputs = {name: found for name, found in ranges.items() if name not in weights}
     for name in ranges:
         if name in specs and specs[name].values.float8:

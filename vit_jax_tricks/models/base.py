@@ -1,6 +1,7 @@
 """Bases of the model families: the fields of an image and what follows from them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import flax.linen as nn
@@ -12,6 +13,7 @@ from vit_jax_tricks.models.feature_maps import Level, bound_features
 from vit_jax_tricks.models.layers.head import Classifier
 from vit_jax_tricks.models.stack import Plan
 from vit_jax_tricks.models.token_head import TokenHead
+from vit_jax_tricks.param_names import GENERAL
 from vit_jax_tricks.typing import Array, Float, Num, Params
 
 
@@ -34,6 +36,32 @@ class ImageModel(nn.Module):
     hooks: tuple[Any, ...] = ()
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+
+    # What the names of parameters say to optimiser, mesh and quantisation.
+    roles = GENERAL
+    # Fields that make a training step random; 0 or False turns each off.
+    stochastic = ("drop_rate", "drop_path_rate")
+    # Fields that number the blocks, the first of which that is set counts.
+    depth_fields = ("depth",)
+    # The first block, in each stage, that `scan` stacks.
+    scan_from = 0
+    # Names of fields that the family rejects, with the reason.
+    refuses = MappingProxyType[str, str]({})
+
+    @staticmethod
+    def flatten(overrides: Mapping[str, Any]) -> dict[str, Any]:
+        """Converts the nested options of the reference to fields."""
+        return dict(overrides)
+
+    @property
+    def activation(self) -> str | None:
+        """The activation of the MLPs, if it is a field."""
+        return None
+
+    @property
+    def mixes_images(self) -> bool:
+        """Whether a training step mixes the images inside the model."""
+        return False
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -21,6 +21,7 @@ from vit_jax_tricks.models.layers.talking_heads import (
 )
 from vit_jax_tricks.models.registry import IMAGENET, Entry, Preprocessing, register
 from vit_jax_tricks.models.stack import Plan, run_stack
+from vit_jax_tricks.param_names import GENERAL
 from vit_jax_tricks.sharding import constrain
 from vit_jax_tricks.typing import Array, Float
 
@@ -88,6 +89,10 @@ class CaiT(LateClassToken):
     patch_drop_rate: float = 0.0
     depth_token_only: int = 2
     mlp_ratio_token_only: float = 4.0
+
+    # As timm groups them, class attention learns at the rates of the last blocks.
+    roles = GENERAL.also(last=(r"blocks_token_only_(\d+)/.*",))
+    stochastic = (*LateClassToken.stochastic, "patch_drop_rate")
 
     @property
     def width(self) -> int:

@@ -28,6 +28,7 @@ from vit_jax_tricks.models.registry import (
 )
 from vit_jax_tricks.models.stage import Stage
 from vit_jax_tricks.models.token_head import TokenHead
+from vit_jax_tricks.param_names import GENERAL
 from vit_jax_tricks.typing import Array, Float, Num, Params
 
 
@@ -113,6 +114,17 @@ class CoAtNet(ImageModel):
     transformer_norm_layer: str = "layernorm2d"
     transformer_norm_eps: float = 1e-6
 
+    # A stage is one layer, as in timm.
+    roles = GENERAL.instead(blocks=(r"stages_(\d+)/.*",), between=()).also(
+        no_decay=(r"stages_\d+/.*/rel_pos/.*",), in_float=("shortcut(?=/input$)",)
+    )
+    stochastic = (
+        *ImageModel.stochastic,
+        "transformer_attn_drop",
+        "transformer_proj_drop",
+        "transformer_rel_pos_drop",
+    )
+    depth_fields = ("depths",)
     # `scan` stacks the blocks of each stage from the second on.
     scan_from = 1
     refuses = _OTHER_NAMES

@@ -79,6 +79,8 @@ class Eva(VitFront):
     use_fc_norm: bool | None = None
     ref_feat_shape: int | tuple[int, int] | None = None
 
+    stochastic = (*VitFront.stochastic, "pos_drop_rate", "patch_drop_rate")
+
     def vit(self, **more: Any) -> VisionTransformer:
         """The equivalent `VisionTransformer`; `more` holds its parent."""
         own = {_RENAMED.get(k, k): v for k, v in self.fields(*_DERIVED).items()}

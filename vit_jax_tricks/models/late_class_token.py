@@ -42,6 +42,18 @@ class LateClassToken(PatchModel):
     act_layer: str = "gelu"
     norm_eps: float = 1e-6
 
+    stochastic = (
+        *PatchModel.stochastic,
+        "pos_drop_rate",
+        "proj_drop_rate",
+        "attn_drop_rate",
+    )
+
+    @property
+    def activation(self) -> str:
+        """The activation of the MLPs."""
+        return self.act_layer
+
     @property
     def width(self) -> int:
         """Channels of each token."""

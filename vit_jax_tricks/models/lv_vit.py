@@ -75,6 +75,19 @@ class LVViT(PatchModel):
     mix_token: bool = False
     return_dense: bool = False
 
+    stochastic = (
+        *PatchModel.stochastic,
+        "attn_drop_rate",
+        "patch_drop_rate",
+        "mix_token",
+    )
+    depth_fields = ("order", "depth")
+
+    @property
+    def mixes_images(self) -> bool:
+        """Whether a training step mixes the images inside the model."""
+        return self.mix_token
+
     @property
     def kinds(self) -> tuple[str, ...]:
         """The kind of each block."""

@@ -7,11 +7,11 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax.numpy as jnp
 
 from vit_jax_tricks.errors import UserError, nearest
 from vit_jax_tricks.models import regularisers
+from vit_jax_tricks.models.base import ImageModel
 from vit_jax_tricks.models.stack import check_hooks
 
 
@@ -41,7 +41,7 @@ class Entry:
     published ImageNet-1k accuracy in per cent.
     """
 
-    family: type[nn.Module]
+    family: type[ImageModel]
     defaults: Mapping[str, Any]
     preprocessing: Preprocessing
     parameters: int
@@ -97,7 +97,7 @@ def channel_statistics(
 
 def create_model(
     name: str, num_classes: int | None = None, **overrides: Any
-) -> nn.Module:
+) -> ImageModel:
     """Builds a model by name: `create_model("deit_small_patch16_224", 10, depth=6)`.
 
     `num_classes` defaults to the number in the reference: 1000 for most models, the
@@ -115,9 +115,8 @@ def create_model(
         that contradict one another.
     """
     entry = lookup(name)
-    flatten = getattr(entry.family, "flatten", dict)
     classes = entry.parameters_classes if num_classes is None else num_classes
-    given = {"num_classes": classes, **flatten(overrides)}
+    given = {"num_classes": classes, **entry.family.flatten(overrides)}
     types_ = _field_types(entry.family)
     values = {}
     for key, value in given.items():
@@ -128,9 +127,7 @@ def create_model(
         values[key] = value if kept else _convert(key, value, types_[key])
     fields = regularisers.by_depth(entry.family, {**entry.defaults, **values})
     model = entry.family(**fields)
-    check = getattr(model, "check", None)
-    if check is not None:
-        check()
+    model.check()
     check_hooks(model)
     return model
 
@@ -140,7 +137,7 @@ def _hint(name: str) -> str:
     return hint if "Did you mean" in hint else " list_models() lists all names."
 
 
-def _field_types(family: type[nn.Module]) -> dict[str, Any]:
+def _field_types(family: type[ImageModel]) -> dict[str, Any]:
     hints = typing.get_type_hints(family)
     fields = [f.name for f in dataclasses.fields(family)]
     return {f: hints[f] for f in fields if f not in ("parent", "name")}

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.models.base import ImageModel
 from vit_jax_tricks.models.layers.functional.drop import layer_scale_start
 
 
@@ -20,9 +21,9 @@ MAPS = {
 BY_DEPTH = "depth"  # value that selects CaiT's rule instead of a number
 
 
-def check_refused(family: Any, name: str, key: str) -> None:
+def check_refused(family: type[ImageModel], name: str, key: str) -> None:
     """Raises UserError, with the reason, for a field that a family rejects."""
-    why = getattr(family, "refuses", {}).get(key)
+    why = family.refuses.get(key)
     if why is not None:
         raise UserError(f"{name} takes no {key}: {why}")
 
@@ -32,7 +33,7 @@ def is_by_depth(key: str, value: Any) -> bool:
     return key.endswith("init_values") and value == BY_DEPTH
 
 
-def by_depth(family: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
+def by_depth(family: type[ImageModel], fields: Mapping[str, Any]) -> dict[str, Any]:
     """Replaces each init_values of "depth" in `fields` by CaiT's number.
 
     The depth counts the blocks of all stages; missing fields have the family's
@@ -43,9 +44,7 @@ def by_depth(family: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
         return dict(fields)
     usual = {field.name: field.default for field in dataclasses.fields(family)}
     every = {**usual, **fields}
-    names = ("order", "depth", "depths", "layers")
-    blocks = next(every[name] for name in names if every.get(name) is not None)
-    if isinstance(blocks, tuple):
-        ordered = every.get("order") is not None
-        blocks = len(blocks) if ordered else sum(blocks)
-    return {**fields, **dict.fromkeys(wanted, layer_scale_start(blocks))}
+    blocks = next(every[n] for n in family.depth_fields if every[n] is not None)
+    each = blocks if isinstance(blocks, tuple) else (blocks,)
+    depth = sum(n if isinstance(n, int) else 1 for n in each)
+    return {**fields, **dict.fromkeys(wanted, layer_scale_start(depth))}

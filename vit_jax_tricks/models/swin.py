@@ -84,7 +84,19 @@ class WindowedTransformer(PatchModel):
 
     # Whether norms end the residual branches (V2) or start them.
     post_norm = False
+    stochastic = (
+        *PatchModel.stochastic,
+        "pos_drop_rate",
+        "proj_drop_rate",
+        "attn_drop_rate",
+    )
+    depth_fields = ("depths",)
     refuses = regularisers.MAPS
+
+    @property
+    def activation(self) -> str:
+        """The activation of the MLPs."""
+        return self.act_layer
 
     @property
     def any_size(self) -> bool:
@@ -373,7 +385,7 @@ _FULL = {
 
 def register_swin(
     name: str,
-    family: type[nn.Module],
+    family: type[WindowedTransformer],
     parameters: int,
     golden: str,
     fields: dict[str, Any],

@@ -18,6 +18,7 @@ from vit_jax_tricks.models.swin import (
     window_of,
 )
 from vit_jax_tricks.models.swin_block import WindowedAttention
+from vit_jax_tricks.param_names import GENERAL
 from vit_jax_tricks.typing import Array, Float
 
 
@@ -103,6 +104,8 @@ class SwinTransformerV2(WindowedTransformer):
     pretrained_window_sizes: tuple[int, ...] | tuple[tuple[int, int], ...] = ()
 
     post_norm = True
+    # The position network of each attention.
+    roles = GENERAL.also(no_decay=(r".*/cpb_mlp/.*",), in_float=("cpb_mlp",))
 
     def check(self) -> None:
         """Raises UserError if the fields contradict one another."""

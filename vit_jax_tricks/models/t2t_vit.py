@@ -23,6 +23,7 @@ from vit_jax_tricks.models.layers.norm import LayerNorm
 from vit_jax_tricks.models.layers.tokens_to_token import EPS, TokensToToken
 from vit_jax_tricks.models.registry import IMAGENET, Entry, Preprocessing, register
 from vit_jax_tricks.models.stack import run_stack
+from vit_jax_tricks.param_names import GENERAL
 from vit_jax_tricks.sharding import constrain
 from vit_jax_tricks.typing import Array, Float, Num
 
@@ -62,6 +63,9 @@ class T2TViT(ImageModel):
     init_values: float | None = None
     token_dim: int = 64
     pos_img_size: int | None = None
+
+    roles = GENERAL.also(in_float=("tokens_to_token",))
+    stochastic = (*ImageModel.stochastic, "attn_drop_rate", "patch_drop_rate")
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -111,6 +111,19 @@ class VisionTransformer(PatchModel):
     parallel: int = 1
     stem: str = "patch"
 
+    stochastic = (
+        *PatchModel.stochastic,
+        "pos_drop_rate",
+        "patch_drop_rate",
+        "proj_drop_rate",
+        "attn_drop_rate",
+    )
+
+    @property
+    def activation(self) -> str:
+        """The activation of the MLPs."""
+        return self.act_layer
+
     @property
     def head_width(self) -> int:
         """Channels of each head."""

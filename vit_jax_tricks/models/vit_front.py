@@ -30,6 +30,12 @@ class VitFront(PatchModel):
     attn_drop_rate: float = 0.0
     norm_eps: float = 1e-6
 
+    stochastic = (
+        *PatchModel.stochastic,
+        "proj_drop_rate",
+        "attn_drop_rate",
+    )
+
     def vit(self, **more: Any) -> VisionTransformer:
         """The equivalent `VisionTransformer`; `more` holds its parent."""
         raise NotImplementedError

@@ -26,6 +26,7 @@ from vit_jax_tricks.models.stage import Stage
 from vit_jax_tricks.models.token_head import TokenHead
 from vit_jax_tricks.models.volo_block import EPS, ClassBlock, Downsample, Outlooker
 from vit_jax_tricks.models.volo_checks import check_volo
+from vit_jax_tricks.param_names import GENERAL
 from vit_jax_tricks.sharding import constrain
 from vit_jax_tricks.typing import Array, Float, Int, Num
 
@@ -74,7 +75,24 @@ class VOLO(PatchModel):
     use_mix_token: bool = False
     pooling_scale: int = 2
 
+    # A stage or a downsampling is a part of the network; class blocks come last.
+    roles = GENERAL.instead(
+        blocks=(r"network_(\d+)/blocks_(\d+)/.*", r"post_network_(\d+)/.*"),
+        between=(r"network_(\d+)/proj/.*",),
+    )
+    stochastic = (
+        *PatchModel.stochastic,
+        "pos_drop_rate",
+        "attn_drop_rate",
+        "use_mix_token",
+    )
+    depth_fields = ("layers",)
     refuses = regularisers.MAPS
+
+    @property
+    def mixes_images(self) -> bool:
+        """Whether a training step mixes the images inside the model."""
+        return self.use_mix_token
 
     @property
     def grid(self) -> tuple[int, int]:

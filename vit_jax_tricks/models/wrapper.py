@@ -3,6 +3,9 @@
 import dataclasses
 from typing import Any
 
+from vit_jax_tricks.models.base import ImageModel
+from vit_jax_tricks.param_names import GENERAL, ParameterRoles
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelWrapper:
@@ -18,3 +21,9 @@ class ModelWrapper:
     def at_size(self, size: int) -> Any:
         """The same around the model at another image size."""
         return dataclasses.replace(self, model=self.model.at_size(size))
+
+
+def roles_of(model: Any) -> ParameterRoles:
+    """The model's roles of parameters; for any other Flax module, the general ones."""
+    known = isinstance(model, ImageModel | ModelWrapper)
+    return model.roles if known else GENERAL

@@ -18,7 +18,7 @@ import optax.contrib
 from vit_jax_tricks.errors import UserError, nearest
 from vit_jax_tricks.optim.param_groups import Factors, describe, factors
 from vit_jax_tricks.optim.schedule import Schedule
-from vit_jax_tricks.param_names import path_str
+from vit_jax_tricks.param_names import GENERAL, ParameterRoles, path_str
 
 
 __all__ = ["OPTIMIZERS", "Costly", "build", "describe"]
@@ -278,6 +278,7 @@ def build(
     clip_mode: str = "norm",
     layer_decay: float | None = None,
     rules: Sequence[Any] = (),
+    roles: ParameterRoles = GENERAL,
     b1: float | None = None,
     b2: float | None = None,
     eps: float | None = None,
@@ -291,15 +292,16 @@ def build(
     `weight_decay` is multiplied by the learning rate, as in torch. `grad_clip` is a
     global norm (0: none; None: the optimiser's default, 1 for LAMB and none for the
     others) or, with `clip_mode="adaptive"`, the largest ratio of gradient norm to
-    parameter norm. `layer_decay` and `rules` are explained in `param_groups.factors`.
-    The other arguments are the optimiser's own; None is its default. A frozen parameter
-    has no state, never changes and does not count in the norm.
+    parameter norm. `layer_decay`, `rules` and `roles`, those of the model, are
+    explained in `param_groups.factors`. The other arguments are the optimiser's own;
+    None is its default. A frozen parameter has no state, never changes and does not
+    count in the norm.
 
     Raises: UserError for an unknown name, a hyper-parameter that this optimiser does
       not take, a negative clip, or invalid rules.
     Equivalent to torch's AdamW, Adam, SGD and timm's Lamb, Lion (tested).
     """
-    table = factors(params, layer_decay=layer_decay, rules=rules)
+    table = factors(params, layer_decay=layer_decay, rules=rules, roles=roles)
     given = {
         "b1": b1,
         "b2": b2,

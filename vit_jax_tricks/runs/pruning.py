@@ -184,7 +184,7 @@ def _write(
     epochs = before["epochs"]
     if before["steps"] is not None:
         epochs = before["steps"] * before["batch_size"] / source.num_train
-    mixes = getattr(result.model, "mix_token", False)  # a teacher sees unmixed images
+    mixes = result.model.mixes_images  # a teacher sees unmixed images
     teacher = None if mixes or trained.workdir is None else str(trained.workdir)
     written = finetune_config(
         before,

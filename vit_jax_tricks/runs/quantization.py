@@ -212,8 +212,8 @@ def _costs(made: Trained, source: Data, images: int, progress: Progress) -> list
     """The cost of each place alone, computed with unstacked blocks."""
     assert isinstance(made.model, QuantizedModel)
     spec, whole = made.spec, made.variables[""]
-    fields: Any = {f: False for f in ("scan", "remat") if hasattr(made.model, f)}
-    model = QuantizedModel(made.model.model.clone(**fields), made.model.rules)
+    apart = made.model.model.clone(scan=False, remat=False)
+    model = QuantizedModel(apart, made.model.rules)
     variables = unflatten(flatten(without_ranges(whole)))
     like = jax.eval_shape(model.with_any_ranges, variables)
     kept = stored(from_layers(like, by_layer(whole)))

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.param_names import GENERAL, ParameterRoles
 from vit_jax_tricks.tasks.nonfinite import first_input
 from vit_jax_tricks.typing import Array, Params, PRNGKeyArray
 
@@ -68,7 +69,9 @@ class Task:
       data_name: the data, for errors.
       score: the metric whose highest value is that of the best checkpoint.
       undivided: why a batch cannot be split into micro-batches, or None.
+      roles: what the names of the parameters say to the optimiser and the mesh.
       frozen: variables of teachers: passed to the loss and never changed.
+      frozen_roles: the roles of each entry of `frozen`.
       start: key -> the first variables, if they come from files or data; else None, and
         `init` draws them.
       forward: (variables, evaluation batch) -> anything: one forward pass, of which the
@@ -96,7 +99,9 @@ class Task:
     data_name: str = "the data"
     score: str = "accuracy"
     undivided: str | None = None
-    frozen: Any = ()
+    roles: ParameterRoles = GENERAL
+    frozen: Sequence[Params] = ()
+    frozen_roles: Sequence[ParameterRoles] = ()
     start: Callable[[PRNGKeyArray], Params] | None = None
     forward: Callable[[Params, Batch], Any] | None = None
     culprit: Callable[[Params, Batch], str] = first_input

@@ -93,7 +93,7 @@ class Experiment:
         return jax.tree.map(
             lambda s, n: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=n),
             shape,
-            sharding.state_shardings(shape, self.mesh),
+            sharding.state_shardings(shape, self.mesh, self.task.roles),
         )
 
     def batch_shape(self, *, train: bool) -> dict[str, jax.ShapeDtypeStruct]:
@@ -136,16 +136,18 @@ class Experiment:
 
     def place_frozen(self) -> Any:
         """Places the teachers' variables on the mesh, for the training step."""
-        frozen = self.task.frozen
-        return jax.device_put(frozen, sharding.state_shardings(frozen, self.mesh))
+        return jax.device_put([*self.task.frozen], self._frozen_shardings())
 
     def _frozen_shape(self) -> Any:
-        frozen = self.task.frozen
         return jax.tree.map(
             lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at),
-            frozen,
-            sharding.state_shardings(frozen, self.mesh),
+            [*self.task.frozen],
+            self._frozen_shardings(),
         )
+
+    def _frozen_shardings(self) -> list[Any]:
+        every = zip(self.task.frozen, self.task.frozen_roles, strict=True)
+        return [sharding.state_shardings(one, self.mesh, r) for one, r in every]
 
     def size_at(self, step: int) -> int | None:
         """The variant of the task at a step, such as its image size; None for one."""
@@ -246,7 +248,9 @@ def build(config: Section, *, devices: Sequence[Any] | None = None) -> Experimen
         seed=seed,
         task=task,
         mesh=mesh,
-        optimizer=optimizer.build(params, schedule=lr, **config.optimizer),
+        optimizer=optimizer.build(
+            params, schedule=lr, roles=task.roles, **config.optimizer
+        ),
         lr=lr,
         peak_lr=peak_lr,
         average=_average_of(config.ema),

@@ -11,7 +11,7 @@ from vit_jax_tricks.checks import checked
 from vit_jax_tricks.compress.quant.calibration import beside_params
 from vit_jax_tricks.compress.quant.places import input_name, layer_names
 from vit_jax_tricks.compress.quant.ranges import Range
-from vit_jax_tricks.compress.quant.rules import Rule, match
+from vit_jax_tricks.compress.quant.rules import Rule, match, of_model
 from vit_jax_tricks.compress.quant.spec import Spec
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.param_names import parameters, path_str
@@ -80,7 +80,7 @@ def quantized_apply(
         )
     weights = parameters(variables["params"])
     names = {name: layer_names(name, weights) for name in [*weights, *ranges]}
-    specs = match(names, rules)
+    specs = match(names, of_model(rules, model))
     for name in {**specs, **ranges}:
         if (name in specs) != (name in ranges):
             lacks = "no range" if name in specs else "a range but no rule"

@@ -17,7 +17,7 @@ from vit_jax_tricks.compress.quant.range_store import (
     without_ranges,
 )
 from vit_jax_tricks.compress.quant.ranges import Range
-from vit_jax_tricks.compress.quant.rules import Rule, match
+from vit_jax_tricks.compress.quant.rules import Rule, match, of_model
 from vit_jax_tricks.compress.quant.spec import Spec
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models.token_head import TokenHead
@@ -114,7 +114,7 @@ class QuantizedModel(ModelWrapper):
     def _specs(self, params: Params, more: Mapping[str, Any]) -> dict[str, Spec]:
         weights = parameters(params)
         names = {name: layer_names(name, weights) for name in [*weights, *more]}
-        specs = match(names, self.rules)
+        specs = match(names, of_model(self.rules, self.model))
         if odd := sorted(more.keys() - specs.keys()):
             raise UserError(f"{odd[0]} has a range but no rule: calibrate it again.")
         return specs

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax_tricks.checks import checked
-from vit_jax_tricks.compress.quant.rules import Rule, check_every_rule, match
+from vit_jax_tricks.compress.quant.rules import Rule, check_every_rule, match, of_model
 from vit_jax_tricks.compress.quant.spec import Spec
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.param_names import Parameter, parameters
@@ -97,6 +97,7 @@ def quantized_places(
       that matches nothing, and for activations with `per_channel`.
     """
     weights = parameters(variables["params"])
+    rules = of_model(rules, model)
     every = [*weights, *input_places(model, variables, images)]
     names = {name: layer_names(name, weights) for name in every}
     check_every_rule(itertools.chain(*names.values()), rules)

@@ -3,26 +3,21 @@
 import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from vit_jax_tricks.compress.quant.spec import Spec
 from vit_jax_tricks.errors import UserError, nearest
+from vit_jax_tricks.models.wrapper import roles_of
+from vit_jax_tricks.param_names import GENERAL
 
 
 Rule: TypeAlias = tuple[str, Spec | None]
 
 WEIGHT = Spec("int8_narrow", per_channel=True)
 ACTIVATION = Spec("int8")
-# Places that stay in float: both ends of the network, all norms, softmax outputs,
-# position networks, and layers that only scale or pass on values.
-SENSITIVE = (
-    r"(.*/)?("
-    r"patch_embed|stem|tokens_to_token|\w*head\w*|pre_logits"
-    r"|\w*norm\w*|bn\d*|se\w*|ls\d?\w*"
-    r"|rel_pos|rel_values|cpb_mlp|pos_proj|proj_l|proj_w"
-    r"|(Patch)?Dropout_\d+|DropPath_\d+|shortcut(?=/input$)"
-    r")(/.*)?"
-)
+# Places that stay in float in any model: both ends of the network, all norms, softmax
+# outputs, position networks, and layers that only scale or pass on values.
+SENSITIVE = GENERAL.float_places
 
 
 def standard_rules(
@@ -33,7 +28,8 @@ def standard_rules(
     The defaults are W8A8 as executed by TensorRT and ONNX Runtime: symmetric, int8
     weights from -127 to 127 for each output channel, one static step for each input.
     `standard_rules(Spec("int4_narrow", per_channel=True, observer="mse"))` is W4A8.
-    With `activation=None` only weights are quantised.
+    With `activation=None` only weights are quantised. A model that has sensitive places
+    of its own (`model.roles`) keeps them in float too.
     """
     return (
         (SENSITIVE, None),
@@ -41,6 +37,16 @@ def standard_rules(
         (r"(.*/)?input", activation),
         (r".*", None),
     )
+
+
+def of_model(rules: Sequence[Rule], model: Any) -> list[Rule]:
+    """The rules, with all sensitive places of a model where they have `SENSITIVE`.
+
+    Raises: UserError for anything but rules.
+    """
+    check_rules(rules)
+    own = roles_of(model).float_places
+    return [(own if key == SENSITIVE else key, spec) for key, spec in rules]
 
 
 def match(
