@@ -50,6 +50,19 @@ def assert_all_refused(fn, right, name, values):
         assert_refused(fn, right | {name: value}, parts, ("eager", *ways))
 
 
+def on_device(table):
+    """A table (see `cases`) with NumPy's arrays as JAX's; those of 64 bits stay.
+
+    Arrays that JAX makes and cuts at import cost a program for each shape.
+    """
+
+    def put(value):
+        array = isinstance(value, (np.ndarray, np.generic))
+        return jax.device_put(value) if array and value.dtype.itemsize < 8 else value
+
+    return {fn: jax.tree.map(put, pair) for fn, pair in table.items()}
+
+
 def cases(table):
     """(function, right arguments, argument, its wrong values) of a table.
 

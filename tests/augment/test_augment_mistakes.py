@@ -1,12 +1,13 @@
 """Wrong shapes and dtypes of every public operation are refused in one line."""
 
+import functools
 import inspect
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from refusals import abstractly, assert_all_refused, cases
+from refusals import abstractly, assert_all_refused, cases, on_device
 
 from configs import common
 from vit_jax_tricks import augment
@@ -15,23 +16,24 @@ from vit_jax_tricks.augment.parse import parse_policy
 from vit_jax_tricks.errors import UserError
 
 
+zeros = functools.partial(np.zeros, dtype=np.float32)
 B, K = 4, 5
 KEY, KEYS = jax.random.key(0), jax.random.split(jax.random.key(0), B)
-INDEX = jnp.arange(B)
-LEVELS = jnp.zeros((B, 8, 10, 3), jnp.uint8)
+INDEX = np.arange(B, dtype=np.int32)
+LEVELS = np.zeros((B, 8, 10, 3), np.uint8)
 FLOATS = LEVELS.astype(jnp.float32)
-EACH = jnp.zeros(B)
-CODES = jnp.zeros(B, int)
-LABELS = jnp.zeros((B, K))
-DENSE = jnp.zeros((B, 2, 2, K))
-MATRIX = jnp.zeros((B, 6))
+EACH = zeros(B)
+CODES = np.zeros(B, np.int32)
+LABELS = zeros((B, K))
+DENSE = zeros((B, 2, 2, K))
+MATRIX = zeros((B, 6))
 GEOMETRY = augment.identity_geometry(B, (8, 10))
-DRAW = augment.MixDraw(EACH, jnp.zeros((B, 4), int), EACH)
+DRAW = augment.MixDraw(EACH, np.zeros((B, 4), np.int32), EACH)
 IN_KEY = [
     (0, "type jax.random.key(0)"),
     (KEYS, "type jax.random.key(0)"),
-    (jnp.arange(2), "type jax.random.key(0)"),
-    (jnp.zeros(3, jnp.uint32), "uint32[3]"),
+    (np.arange(2, dtype=np.int32), "type jax.random.key(0)"),
+    (np.zeros(3, np.uint32), "uint32[3]"),
     None,
 ]
 IN_INDEX = [
@@ -41,10 +43,10 @@ IN_INDEX = [
     EACH,
     (list(range(B)), "jnp.asarray(index)"),
 ]
-CHANNELS_FIRST = (jnp.zeros((B, 3, 8, 10)), "jnp.moveaxis(images, 1, -1)")
+CHANNELS_FIRST = (zeros((B, 3, 8, 10)), "jnp.moveaxis(images, 1, -1)")
 IN_COPIED = [
     CHANNELS_FIRST,
-    (jnp.zeros((B, 1, 8, 10), jnp.uint8), "jnp.moveaxis(images, 1, -1)"),
+    (np.zeros((B, 1, 8, 10), np.uint8), "jnp.moveaxis(images, 1, -1)"),
     (LEVELS[0], "type images[None]"),
     LEVELS > 0,
     LEVELS[None],
@@ -62,14 +64,14 @@ IN_IMAGES = [
 IN_LABELS = [
     (CODES, "one_hot(ids, k) for class ids"),
     LABELS[:-1],
-    jnp.zeros((B, K, 2)),
+    zeros((B, K, 2)),
     {"image": LABELS, "tokens": DENSE[:-1]},
     {"image": CODES},
     LABELS.tolist(),
     None,
 ]
 IN_AMOUNT = [EACH[:-1], EACH[:, None], EACH > 0, "1", None]
-IN_BOX = [jnp.zeros((B, 3), int), jnp.zeros((B - 1, 4), int), MATRIX[:, :4]]
+IN_BOX = [np.zeros((B, 3), np.int32), np.zeros((B - 1, 4), np.int32), MATRIX[:, :4]]
 
 
 def pictures(**options):
@@ -103,7 +105,10 @@ def operations(*more):
         "images": [*IN_COPIED, (FLOATS, "expected uint8 [b, h, w, c]")],
         "op": [right["op"][:-1], right["amount"], right["op"][..., None]],
         "amount": [right["amount"][:-1], right["op"], EACH[0]],
-        "interpolation": [jnp.zeros(B + 1, int), jnp.zeros((B,) + (2,) * (n + 1), int)],
+        "interpolation": [
+            np.zeros(B + 1, np.int32),
+            np.zeros((B,) + (2,) * (n + 1), np.int32),
+        ],
     }
 
 
@@ -139,10 +144,10 @@ TABLE = {
     augment.solarize: with_amount("threshold"),
     augment.solarize_add: with_amount("amount"),
     augment.erase_boxes: (
-        pictures(boxes=jnp.zeros((B, 2, 4), int), noise=FLOATS[:, None]),
+        pictures(boxes=np.zeros((B, 2, 4), np.int32), noise=FLOATS[:, None]),
         {
             "images": IN_COPIED,
-            "boxes": [jnp.zeros((B, 4), int), jnp.zeros((B - 1, 2, 4), int)],
+            "boxes": [np.zeros((B, 4), np.int32), np.zeros((B - 1, 2, 4), np.int32)],
             "noise": [FLOATS, FLOATS[:2, None], FLOATS[:, None, :4]],
         },
     ),
@@ -154,9 +159,9 @@ TABLE = {
         {"key": IN_KEY, "index": [EACH, INDEX[None]]},
     ),
     augment.apply_to_boxes: (
-        {"geometry": GEOMETRY, "boxes": jnp.zeros((B, 2, 4))},
+        {"geometry": GEOMETRY, "boxes": zeros((B, 2, 4))},
         {
-            "boxes": [jnp.zeros((B, 4)), jnp.zeros((B - 1, 2, 4))],
+            "boxes": [zeros((B, 4)), zeros((B - 1, 2, 4))],
             "geometry": [GEOMETRY.replace(flip=EACH), GEOMETRY.replace(cut=EACH), None],
         },
     ),
@@ -166,7 +171,7 @@ TABLE = {
             "maps": [
                 (DENSE[:-1], "as geometry.box"),
                 DENSE[0],
-                (DENSE.astype(int), 'interpolation="nearest"'),
+                (DENSE.astype(np.int32), 'interpolation="nearest"'),
                 (DENSE > 0, 'interpolation="nearest"'),
             ],
             "geometry": [GEOMETRY.replace(box=EACH), DENSE],
@@ -212,7 +217,7 @@ TABLE = {
     mix_token.random_box: ({"key": KEY, "size": (8, 10)}, {"key": IN_KEY}),
     mix_token.mix_tokens: (
         {"x": DENSE, "box": CODES},
-        {"x": [DENSE[0], DENSE.astype(int)], "box": [CODES[:3], EACH, DRAW.box]},
+        {"x": [DENSE[0], DENSE.astype(np.int32)], "box": [CODES[:3], EACH, DRAW.box]},
     ),
     augment.apply_operation: operations(),
     augment.apply_operations: operations("many"),
@@ -223,7 +228,7 @@ TABLE = {
     augment.apply_policy: drawn(policy=parse_policy("rand-m9")),
     augment.draw: (
         {"policy": parse_policy("rand-m9"), "keys": KEYS, "size": (8, 10)},
-        {"keys": [KEY, INDEX, jnp.zeros((B, 3), jnp.uint32)]},
+        {"keys": [KEY, INDEX, np.zeros((B, 3), np.uint32)]},
     ),
     augment.crop_and_resize: (
         pictures(box=DRAW.box + 5, size=(4, 4), resized=None, offset=None),
@@ -246,8 +251,8 @@ TABLE = {
     augment.affine_warp: (
         pictures(matrix=MATRIX, fill=0.0),
         {
-            "images": [*IN_COPIED, LEVELS.astype(int), LEVELS.astype(jnp.uint16)],
-            "matrix": [MATRIX[:-1], MATRIX[0], MATRIX[:, :4], MATRIX.astype(int)],
+            "images": [*IN_COPIED, LEVELS.astype(np.int32), LEVELS.astype(jnp.uint16)],
+            "matrix": [MATRIX[:-1], MATRIX[0], MATRIX[:, :4], MATRIX.astype(np.int32)],
             "fill": [EACH, FLOATS],
             "interpolation": [CODES[:-1], EACH],
         },
@@ -260,6 +265,7 @@ TABLE = {
         {"x": [CODES], "y": [EACH[:-1], EACH[:, None]]},
     ),
 }
+TABLE = on_device(TABLE)
 # These take no arrays.
 OTHERS = {"from_config", "identity_geometry", "parse_policy", "stages", "training_size"}
 
