@@ -9,11 +9,11 @@ import flax.linen as nn
 
 from vit_jax_tricks.models import regularisers
 from vit_jax_tricks.models.base import ImageModel
-from vit_jax_tricks.models.blocks import BlockParts, block_parts
+from vit_jax_tricks.models.blocks import BlockParts
 from vit_jax_tricks.models.checks import check_images
 from vit_jax_tricks.models.coatnet_block import TransformerBlock2d
 from vit_jax_tricks.models.coatnet_checks import check_coatnet
-from vit_jax_tricks.models.coatnet_parts import PooledHead, Stem
+from vit_jax_tricks.models.coatnet_parts import PooledHead, Stem, coatnet_blocks
 from vit_jax_tricks.models.feature_maps import Level, keep
 from vit_jax_tricks.models.layers import functional
 from vit_jax_tricks.models.layers.conv import NORMS, norm2d
@@ -194,21 +194,7 @@ class CoAtNet(ImageModel):
 
     def blocks(self) -> list[BlockParts]:
         """The blocks of all stages; an MBConv has neither heads nor hidden units."""
-        widths, found = self.stem_width, []
-        width = widths if isinstance(widths, int) else widths[-1]
-        for stage, features in enumerate(self.embed_dim):
-            for i, kind in enumerate(self.block_types(stage)):
-                sizes = {}
-                if kind == "T":
-                    attended = features if self.transformer_expand_first else width
-                    sizes["num_heads"] = attended // self.transformer_dim_head
-                    hidden = features * self.transformer_expand_ratio
-                    sizes["mlp_hidden"] = int(hidden)
-                elif self.conv_block_type == "convnext":
-                    sizes["mlp_hidden"] = int(self.conv_expand_ratio * features)
-                path, width = f"stages_{stage}/blocks_{i}", features
-                found.append(block_parts(path, sizes, stage=stage))
-        return found
+        return coatnet_blocks(self)
 
     def token_head(self) -> TokenHead:
         """The classifier at each place of the last map."""

@@ -1,4 +1,4 @@
-"""CoAtNet's stem and classifier."""
+"""CoAtNet's stem, classifier and list of blocks."""
 
 from functools import partial
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from vit_jax_tricks.models.blocks import BlockParts, block_parts
 from vit_jax_tricks.models.layers import functional, initializers
 from vit_jax_tricks.models.layers.conv import conv2d, norm2d
 from vit_jax_tricks.models.layers.functional.pooling import GLOBAL_POOLS
@@ -107,3 +108,22 @@ class PooledHead(nn.Module):
             self.num_classes, self.drop_rate, inits=TORCH, name="fc", **dtypes
         )
         return fc(y, train), y
+
+
+def coatnet_blocks(model: Any) -> list[BlockParts]:
+    """`ImageModel.blocks` of a `CoAtNet`."""
+    widths, found = model.stem_width, []
+    width = widths if isinstance(widths, int) else widths[-1]
+    for stage, features in enumerate(model.embed_dim):
+        for i, kind in enumerate(model.block_types(stage)):
+            sizes = {}
+            if kind == "T":
+                attended = features if model.transformer_expand_first else width
+                sizes["num_heads"] = attended // model.transformer_dim_head
+                hidden = features * model.transformer_expand_ratio
+                sizes["mlp_hidden"] = int(hidden)
+            elif model.conv_block_type == "convnext":
+                sizes["mlp_hidden"] = int(model.conv_expand_ratio * features)
+            path, width = f"stages_{stage}/blocks_{i}", features
+            found.append(block_parts(path, sizes, stage=stage))
+    return found
