@@ -11,7 +11,7 @@ from vit_jax_tricks import sharding
 from vit_jax_tricks.data import Data
 from vit_jax_tricks.errors import Argument, UserError, nearest
 from vit_jax_tricks.runs.data import open_data
-from vit_jax_tricks.runs.progress import Progress, silent
+from vit_jax_tricks.runs.progress import Progress, UntilReady, silent
 from vit_jax_tricks.runs.scores import Measure, classifying, measured
 from vit_jax_tricks.runs.trained import Trained
 from vit_jax_tricks.typing import Params
@@ -57,20 +57,21 @@ def on_split(
     pieces = sharding.batch_divisor(mesh)
     batch_size = -(-batch_size // pieces) * pieces
     whole = NamedSharding(mesh, PartitionSpec())
-    step = jax.jit(measure.evaluate)
+    step, until_ready = jax.jit(measure.evaluate), UntilReady(progress)
     with jax.set_mesh(mesh):
         batches = (
             measure.eval_batches(
                 name,
                 batch_size=batch_size,
                 sharding=sharding.batch_sharding(mesh),
-                progress=progress,
+                progress=until_ready,
             )
             for name in SPLITS[split]
         )
         placed = jax.device_put(dict(variables), whole)
         every = itertools.chain.from_iterable(batches)
         found = measured(measure, every, placed, step)
+        until_ready.ready()
     return {**found, "count": int(found["count"])}
 
 
