@@ -1,6 +1,7 @@
 """A task that the package does not know: two towers, a contrastive loss, no labels."""
 
 import contextlib
+import dataclasses
 import json
 
 import jax
@@ -193,8 +194,12 @@ def test_a_finished_run_is_measured_alike(whole, capsys):
 def test_a_config_names_its_task(whole):
     with pytest.raises(UserError, match=r'config\.task="toi": unknown'):
         experiment.build(config_of(task="toi"))
-    with pytest.raises(UserError, match="accumulate=2: a contrastive loss needs all"):
+    x, refused = experiment.build(config_of()), "accumulate=2: a contrastive loss needs"
+    with pytest.raises(UserError, match=refused):
         experiment.build(config_of(accumulate=2))
+    step = dataclasses.replace(x, accumulate=2).train_step
+    with pytest.raises(UserError, match=refused):
+        jax.eval_shape(step, x.state_shape(), x.batch_shape(train=True))
     with pytest.raises(UserError, match=r"config\.toy\.width was 8, now 16"):
         loop.run(config_of(toy={"width": 16}), whole[0])
 
