@@ -14,7 +14,7 @@ from model_goldens import assert_close, jit_once
 from quick import sparse
 from small_models import fill
 
-from vit_jax_tricks import models
+from vit_jax_tricks import compress, models
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.flops import count_flops
 from vit_jax_tricks.models import create_model, stack_blocks
@@ -312,6 +312,29 @@ def test_wrong_indices_are_one_line(indices, message, deit):
     with pytest.raises(UserError, match=message) as error:
         models.features(*deit, indices=indices)
     assert "\n" not in str(error.value)
+
+
+def test_a_model_without_variables_says_what_to_type(deit):
+    model, variables, images = deit
+    with pytest.raises(UserError, match=r"models\.features\(model, variables, images"):
+        model.features(images)
+    shapes = jax.eval_shape(
+        lambda v, x: model.apply(v, x, method="features", indices=1), variables, images
+    )
+    assert [x.shape for x in shapes] == [(2, 4, 4, 32)]
+
+
+@pytest.mark.slow
+def test_a_quantised_model_gives_its_own_maps(deit):
+    model, variables, images = deit
+    rules = compress.standard_rules()
+    ranges = compress.calibrate(model, variables, [images], rules)
+    quantized = compress.QuantizedModel(model, rules)
+    filled = quantized.with_ranges(variables, ranges)
+    maps = models.features(quantized, filled, images, indices=2)
+    plain = models.features(model, variables, images, indices=2)
+    for x, y in zip(maps, plain, strict=True):
+        assert 1e-4 < float(jnp.abs(x - y).max()) < 0.5 * float(jnp.abs(y).max())
 
 
 def test_dropped_patches_and_mixed_images_give_no_maps(deit):

@@ -110,7 +110,15 @@ def features(
 def bound_features(
     model: nn.Module, images: Num[Array, "b h w c"], *, train: bool, **options: Any
 ) -> Any:
-    """`features` of a bound model, inside another module or `apply`."""
+    """`features` of a bound model, inside another module or `apply`.
+
+    Raises: UserError for a model without variables.
+    """
+    if model.scope is None:
+        raise UserError(
+            "model.features has no variables here; use models.features(model, "
+            'variables, images) or model.apply(variables, images, method="features").'
+        )
     if model.is_initializing():
         model(images, train=train)
     unbound, variables = model.unbind()
