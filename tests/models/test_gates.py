@@ -7,6 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pruned_models
 import pytest
 from model_goldens import jit_once
@@ -26,6 +27,9 @@ from vit_jax_tricks.models.layers.talking_heads import (
     TalkingHeadsAttention,
 )
 from vit_jax_tricks.models.stacking import stack_like
+from vit_jax_tricks.state import create
+from vit_jax_tricks.tasks import Task
+from vit_jax_tricks.train.step import train_step
 
 
 SMALL = {"width": 16, "depth": 2, "heads": (3, 1, 2), "hidden": (40, 96, 7)}
@@ -100,36 +104,64 @@ def test_a_sub_network_is_the_model_of_the_sliced_weights(fields):
         assert not np.asarray(one)[part == 0].any()
 
 
-def test_fifty_architectures_are_one_program():
-    """In training: dropout, stochastic depth, scanned and rematerialised blocks."""
+def test_fifty_architectures_are_one_training_step():
+    """The architecture comes with the batch; weights outside of it stay unchanged.
+
+    With dropout, stochastic depth, scanned and rematerialised blocks.
+    """
     rates = dict(drop_path_rate=0.2, proj_drop_rate=0.1)
-    model, variables, x, labels = setting("vit", scan=True, remat=True, **rates)
+    model, start, x, labels = setting("vit", scan=True, remat=True, **rates)
 
-    def run(variables, architecture, seed):
-        gates = architecture_gates(model, **architecture)
-        loss = functools.partial(loss_of, model, gates=gates, train=True)
-        rngs = {"dropout": jax.random.key(seed)}
-        return jax.value_and_grad(loss)(variables, x, labels, rngs=rngs)
+    def forward_loss(params, batch_stats, inputs, frozen, *, key, step):
+        gates = architecture_gates(model, **inputs["architecture"])
+        rngs = {"dropout": key("dropout")}
+        loss = loss_of(
+            model, {"params": params}, x, labels, gates, train=True, rngs=rngs
+        )
+        metrics: Any = {"loss": loss}
+        return loss, (metrics, batch_stats)
 
-    step: Any = jit_once(run)
+    def unused(*args, **kwargs):
+        raise AssertionError
+
+    task = Task(
+        train_batch={},
+        eval_batch={},
+        init=unused,
+        prepare=lambda key, batch: {"architecture": batch},
+        forward_loss=forward_loss,
+        evaluate=unused,
+        means=unused,
+        num_train=1,
+        train_batches=unused,
+        eval_batches=unused,
+        title="a supernet",
+    )
+    optimizer = optax.sgd(1e-2)
+    step: Any = jit_once(functools.partial(train_step, task=task, optimizer=optimizer))
+    state = create(start, optimizer=optimizer, key=jax.random.key(0), ema=False)
     rng, losses = np.random.default_rng(0), set()
-    for i in range(50):
+    old = jax.device_get(state.params)
+    for _ in range(50):
         depth, heads = int(rng.integers(1, 4)), rng.integers(1, 4, 3)
         width, hidden = int(rng.integers(1, 4)) * 8, rng.integers(1, 97, 3)
         given = {"width": width, "depth": depth, "heads": heads, "hidden": hidden}
-        loss, grads = jax.device_get(step(variables, given, i))
-        blocks = grads["params"]["blocks"]
-        first, norm = blocks["mlp"]["fc1"]["kernel"][0], grads["params"]["norm"]
+        state, metrics = step(state, jax.tree.map(np.asarray, given))
+        new = jax.device_get(state.params)
+        moved = jax.tree.map(np.not_equal, new, old)
+        blocks, old = moved["blocks"], new
+        first = blocks["mlp"]["fc1"]["kernel"][0]
+        assert first[:width, : hidden[0]].mean() > 0.5
         assert not first[width:].any()
         assert not first[:, hidden[0] :].any()
-        assert first[:width, : hidden[0]].any()
-        assert not norm["scale"][width:].any()
+        assert not moved["norm"]["scale"][width:].any()
+        assert not moved["patch_embed"]["proj"]["kernel"][..., width:].any()
         assert not blocks["attn"]["qkv"]["kernel"][0, :, :, heads[0] :].any()
         assert not any(leaf[depth:].any() for leaf in jax.tree.leaves(blocks))
-        assert np.isfinite(loss)
-        losses.add(float(loss))
+        losses.add(float(metrics["loss"]))
     assert step._cache_size() == 1
     assert len(losses) == 50
+    assert int(state.skipped) == 0
 
 
 def test_many_architectures_at_once():
