@@ -14,12 +14,14 @@ Wall time: 10 epochs; not run here.
 
 import json
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 
 from configs import common, deit_common
 from vit_jax_tricks import config, paths
 from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.models.registry import lookup
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -60,8 +62,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     for key in ("erasing", "mixup", "cutmix"):
         c.augment[key] = 0.0
     c.data.repeats = 1
-    for key in _stochastic(init):
-        c.model[key] = False if key == "mix_token" else 0.0
+    for key, off in _stochastic(init, c.model.name).items():
+        c.model[key] = off
 
     c.teacher = defaults.teacher
     loss = c.loss.get("classification", defaults.loss.classification)
@@ -80,10 +82,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     return c.lock()
 
 
-def _stochastic(init: str) -> list[str]:
-    """Returns the stochastic regularisers of the run's model."""
+def _stochastic(init: str, name: str) -> dict[str, Any]:
+    """Returns the model's stochastic regularisers, with the values that stop them."""
     if not init:
-        return ["drop_path_rate"]
+        return {"drop_path_rate": 0.0}
     try:
         spec = json.loads((Path(init) / "model.json").read_text())
         fields = spec["fields"]
@@ -91,5 +93,5 @@ def _stochastic(init: str) -> list[str]:
         raise UserError(f"{init} holds no readable model.json.") from error
     if spec.get("quant"):
         raise UserError(f"init={init} is quantised; give the float run before it.")
-    names = [name for name in fields if name.endswith("drop_rate")]
-    return [n for n in (*names, "drop_path_rate", "mix_token") if fields.get(n)]
+    every = lookup(name).family.stochastic
+    return {field: type(fields[field])() for field in every if fields.get(field)}

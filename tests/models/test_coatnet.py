@@ -17,7 +17,7 @@ from vit_jax_tricks.models import create_model, stack_blocks, unstack_blocks
 from vit_jax_tricks.models.layers import initializers
 from vit_jax_tricks.models.stacking import flatten
 from vit_jax_tricks.optim.param_groups import describe
-from vit_jax_tricks.pretrained.dialects import DIALECTS
+from vit_jax_tricks.pretrained.coatnet_rules import COATNET
 from vit_jax_tricks.pretrained.export import reference_arrays
 from vit_jax_tricks.pretrained.load import load_arrays
 from vit_jax_tricks.pretrained.resize_relative import resize_relative_bias
@@ -260,7 +260,7 @@ def test_decay_is_timm_s_and_a_stage_is_a_layer(model):
     params = jax.eval_shape(net.init, KEY, jnp.zeros((1, 224, 224, 3)))["params"]
     found = describe(params, layer_decay=0.5, roles=net.roles)
     rows = {row.name: row for row in found}
-    rules = DIALECTS["CoAtNet"]["timm"]
+    rules = COATNET.dialects["timm"]
     for kind, factor in (("decay", 1.0), ("no_decay", 0.0)):
         for key in split[kind]:
             path, _ = find_path(key, rules)

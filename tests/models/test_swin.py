@@ -17,12 +17,11 @@ from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import create_model, list_models, stack_blocks
 from vit_jax_tricks.optim.param_groups import describe
 from vit_jax_tricks.pretrained import export_weights, load_pretrained
-from vit_jax_tricks.pretrained.dialects import DIALECTS
 from vit_jax_tricks.pretrained.export import reference_arrays
 from vit_jax_tricks.pretrained.load import load_arrays
 from vit_jax_tricks.pretrained.resize import resize_positions
 from vit_jax_tricks.pretrained.resize_relative import resize_relative_bias
-from vit_jax_tricks.pretrained.rules import find_key
+from vit_jax_tricks.pretrained.rules import find_key, key_names
 from vit_jax_tricks.sharding import make_mesh, state_shardings
 
 
@@ -286,7 +285,7 @@ def test_decay_split_is_timms(name, scan):
     images = jax.ShapeDtypeStruct((1, *model.image_shape), jnp.float32)
     params = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
     found = describe(params, roles=model.roles)
-    rules = DIALECTS[type(model).__name__]["timm"]
+    rules = key_names(type(model)).dialects["timm"]
     with np.load(GOLDEN / "train/param_groups.npz") as file:
         split = json.loads(file["json_utf8"].tobytes())["weight_decay_split"][name]
     for kind, factor in (("decay", 1.0), ("no_decay", 0.0)):

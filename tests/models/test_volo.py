@@ -15,11 +15,11 @@ from model_goldens import assert_close, jit_once
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import create_model, stack_blocks, unstack_blocks
 from vit_jax_tricks.optim.param_groups import describe
-from vit_jax_tricks.pretrained.dialects import DIALECTS
 from vit_jax_tricks.pretrained.export import reference_arrays
 from vit_jax_tricks.pretrained.load import load_arrays
 from vit_jax_tricks.pretrained.resize import resize_positions
 from vit_jax_tricks.pretrained.rules import find_path
+from vit_jax_tricks.pretrained.volo_rules import VOLO
 from vit_jax_tricks.sharding import make_mesh, state_shardings
 
 
@@ -197,7 +197,7 @@ def test_decay_and_layers_are_timm_s(scan):
     net = create_model("volo_d1_224", scan=scan)
     params = jax.eval_shape(net.init, KEY, jnp.zeros((1, 224, 224, 3)))["params"]
     rows = {row.name: row for row in describe(params, layer_decay=0.5, roles=net.roles)}
-    rules = DIALECTS["VOLO"]["timm"]
+    rules = VOLO.dialects["timm"]
     starts = {0: 1, 1: 5, 2: 6, 3: 10, 4: 18}  # the layer of each part's first block
     for kind, factor in (("decay", 1.0), ("no_decay", 0.0)):
         for key in splits["volo_d1_224"][kind]:

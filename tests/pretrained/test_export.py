@@ -9,8 +9,9 @@ from safetensors.numpy import load_file
 
 import vit_jax_tricks
 from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.models.registry import list_models, lookup
 from vit_jax_tricks.pretrained import export_weights, load_pretrained
-from vit_jax_tricks.pretrained.dialects import DIALECTS
+from vit_jax_tricks.pretrained.rules import key_names
 
 
 def test_parallel_blocks_in_timm_s_names(tmp_path):
@@ -42,7 +43,7 @@ def test_a_parameter_without_a_name_is_refused(tmp_path):
 
 
 def test_no_two_rules_of_a_dialect_share_a_name():
-    for family in DIALECTS.values():
-        for rules in family.values():
+    for family in {lookup(name).family for name in list_models()}:
+        for rules in key_names(family).dialects.values():
             assert len({rule.key for rule in rules}) == len(rules)
             assert len({rule.path for rule in rules}) == len(rules)

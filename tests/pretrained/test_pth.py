@@ -12,12 +12,12 @@ from safetensors.numpy import save_file
 
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import create_model
-from vit_jax_tricks.pretrained import kinds, load_pretrained
+from vit_jax_tricks.pretrained import kinds, load_pretrained, relatives_rules
 from vit_jax_tricks.pretrained.files import read_weights
 from vit_jax_tricks.pretrained.sources import read_source
 
 
-FAMILY = "VisionTransformer"
+NAMES = relatives_rules.VIT
 
 
 def model():
@@ -75,7 +75,7 @@ def test_a_keyword_chooses_the_averages(torch, state, tmp_path):
 
     path = saved(torch, tmp_path / "both.pth", state, wrap)
     bias = {
-        ema: read_source(path, FAMILY, ema=ema).arrays["head.bias"]
+        ema: read_source(path, NAMES, ema=ema).arrays["head.bias"]
         for ema in (None, True, False)
     }
     np.testing.assert_array_equal(bias[None], state["head.bias"])
@@ -83,13 +83,13 @@ def test_a_keyword_chooses_the_averages(torch, state, tmp_path):
     np.testing.assert_array_equal(bias[False], state["head.bias"] + 1)
     path = saved(torch, tmp_path / "raw.pth", state, lambda s: {"model": s})
     with pytest.raises(UserError, match="holds no averaged weights"):
-        read_source(path, FAMILY, ema=True)
+        read_source(path, NAMES, ema=True)
 
 
 def test_bfloat16(torch, tmp_path):
     values = torch.arange(5).to(torch.bfloat16)
     torch.save({"head.bias": values}, tmp_path / "half.pth")
-    weights = read_source(tmp_path / "half.pth", FAMILY)
+    weights = read_source(tmp_path / "half.pth", NAMES)
     np.testing.assert_array_equal(weights.arrays["head.bias"], np.arange(5.0))
 
 
@@ -98,13 +98,13 @@ def test_a_file_that_holds_itself(torch, tmp_path):
     loop["model"] = loop
     torch.save(loop, tmp_path / "loop.pth")
     with pytest.raises(UserError, match="holds no arrays"):
-        read_source(tmp_path / "loop.pth", FAMILY)
+        read_source(tmp_path / "loop.pth", NAMES)
 
 
 def test_a_tensor_alone(torch, tmp_path):
     torch.save(torch.ones(3), tmp_path / "tensor.pt")
     with pytest.raises(UserError, match="holds a Tensor, not tensors by name"):
-        read_source(tmp_path / "tensor.pt", FAMILY)
+        read_source(tmp_path / "tensor.pt", NAMES)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
@@ -112,7 +112,7 @@ def test_a_torchscript_archive_is_refused(torch, tmp_path):
     module = torch.jit.script(torch.nn.Linear(2, 2))
     torch.jit.save(module, tmp_path / "clip.pt")
     with pytest.raises(UserError, match=r"torch\.jit\.load"):
-        read_source(tmp_path / "clip.pt", FAMILY)
+        read_source(tmp_path / "clip.pt", NAMES)
 
 
 def changed(tensors, by=1):
@@ -412,4 +412,4 @@ def test_without_torch_one_line_says_what_to_type(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "weights.pth").write_bytes(kinds.OLD_TORCH)
     with pytest.raises(UserError, match=r"pip install 'vit_jax_tricks\[torch\]'"):
-        read_source(tmp_path / "weights.pth", FAMILY)
+        read_source(tmp_path / "weights.pth", NAMES)

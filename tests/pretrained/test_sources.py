@@ -14,12 +14,12 @@ from safetensors.numpy import save_file
 
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import create_model
-from vit_jax_tricks.pretrained import load_pretrained
+from vit_jax_tricks.pretrained import load_pretrained, relatives_rules
 from vit_jax_tricks.pretrained.sources import classes_of, read_source
 
 
 VIT = "vit_tiny_patch16_224"
-FAMILY = "VisionTransformer"
+NAMES = relatives_rules.VIT
 
 
 def model(classes=5, **overrides):
@@ -108,12 +108,12 @@ def test_averages_beside_plain_weights_in_one_file(
     path = tmp_path / f"w{suffix}"
     save_file(arrays, path) if suffix == ".safetensors" else np.savez(path, **arrays)
     for ema in (None, True):
-        weights = read_source(path, FAMILY, ema=ema)
+        weights = read_source(path, NAMES, ema=ema)
         assert weights.averaged
         chex.assert_trees_all_equal(dict(weights.arrays), state)
-    note = read_source(path, FAMILY).notes[0]
+    note = read_source(path, NAMES).notes[0]
     assert "the averaged weights below" in note
-    weights = read_source(path, FAMILY, ema=False)
+    weights = read_source(path, NAMES, ema=False)
     assert (weights.averaged, weights.notes) == (False, ())
     expected = {name: array + 1 for name, array in state.items()}
     chex.assert_trees_all_equal(dict(weights.arrays), expected)
@@ -137,9 +137,9 @@ def test_how_many_classes_a_file_has(state, tmp_path):
     save_file(state, tmp_path / "timm.safetensors")
     np.savez(tmp_path / "augreg.npz", **weight_files.augreg(classes=7))
     for file, count in (("timm.safetensors", 5), ("augreg.npz", 7)):
-        weights = read_source(tmp_path / file, FAMILY)
-        assert classes_of(weights, FAMILY) == count
+        weights = read_source(tmp_path / file, NAMES)
+        assert classes_of(weights, NAMES) == count
     del state["head.bias"], state["head.weight"]
     save_file(state, tmp_path / "headless.safetensors")
-    weights = read_source(tmp_path / "headless.safetensors", FAMILY)
-    assert classes_of(weights, FAMILY) is None
+    weights = read_source(tmp_path / "headless.safetensors", NAMES)
+    assert classes_of(weights, NAMES) is None

@@ -11,14 +11,14 @@ from model_goldens import jit_once
 
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import create_model
-from vit_jax_tricks.pretrained import load_pretrained
+from vit_jax_tricks.pretrained import load_pretrained, relatives_rules
 from vit_jax_tricks.pretrained.sources import classes_of, read_source
 from vit_jax_tricks.state import create
 from vit_jax_tricks.storage.checkpoint import Checkpointer
 
 
 VIT = "vit_tiny_patch16_224"
-FAMILY = "VisionTransformer"
+NAMES = relatives_rules.VIT
 
 
 def digits(classes=10, **overrides):
@@ -82,7 +82,7 @@ def test_other_sizes_are_fitted(run):
 
 
 def test_how_many_classes(run):
-    assert classes_of(read_source(run, FAMILY), FAMILY) == 10
+    assert classes_of(read_source(run, NAMES), NAMES) == 10
 
 
 def test_a_damaged_checkpoint_is_passed_over(run, tmp_path, capsys):

@@ -45,6 +45,9 @@ class ImageModel(nn.Module):
     depth_fields = ("depth",)
     # The first block, in each stage, that `scan` stacks.
     scan_from = 0
+    # The key names of the weights, `pretrained.rules.KeyNames`, as module:NAME, because
+    # `pretrained` imports this package. The default is our own names.
+    key_names = "vit_jax_tricks.pretrained.own_rules:OWN"
     # Names of fields that the family rejects, with the reason.
     refuses = MappingProxyType[str, str]({})
 

@@ -33,6 +33,7 @@ class Beit(VitFront):
     use_rel_pos_bias: bool = False
     use_shared_rel_pos_bias: bool = False
 
+    key_names = "vit_jax_tricks.pretrained.relatives_rules:BEIT"
     stochastic = (*VitFront.stochastic, "pos_drop_rate")
     refuses = regularisers.PAIRS
 

@@ -90,6 +90,7 @@ class CaiT(LateClassToken):
     depth_token_only: int = 2
     mlp_ratio_token_only: float = 4.0
 
+    key_names = "vit_jax_tricks.pretrained.cait_rules:CAIT"
     # As timm groups them, class attention learns at the rates of the last blocks.
     roles = GENERAL.also(last=(r"blocks_token_only_(\d+)/.*",))
     stochastic = (*LateClassToken.stochastic, "patch_drop_rate")

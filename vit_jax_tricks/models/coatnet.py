@@ -114,6 +114,7 @@ class CoAtNet(ImageModel):
     transformer_norm_layer: str = "layernorm2d"
     transformer_norm_eps: float = 1e-6
 
+    key_names = "vit_jax_tricks.pretrained.coatnet_rules:COATNET"
     # A stage is one layer, as in timm.
     roles = GENERAL.instead(blocks=(r"stages_(\d+)/.*",), between=()).also(
         no_decay=(r"stages_\d+/.*/rel_pos/.*",), in_float=("shortcut(?=/input$)",)

@@ -45,6 +45,7 @@ class ConViT(LateClassToken):
     locality_strength: float = 1.0
     init_values: float | None = None
 
+    key_names = "vit_jax_tricks.pretrained.convit_rules:CONVIT"
     refuses = regularisers.PAIRS
 
     @property

@@ -79,6 +79,7 @@ class Eva(VitFront):
     use_fc_norm: bool | None = None
     ref_feat_shape: int | tuple[int, int] | None = None
 
+    key_names = "vit_jax_tricks.pretrained.relatives_rules:EVA"
     stochastic = (*VitFront.stochastic, "pos_drop_rate", "patch_drop_rate")
 
     def vit(self, **more: Any) -> VisionTransformer:

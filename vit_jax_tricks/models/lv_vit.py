@@ -75,6 +75,7 @@ class LVViT(PatchModel):
     mix_token: bool = False
     return_dense: bool = False
 
+    key_names = "vit_jax_tricks.pretrained.lv_vit_rules:LV_VIT"
     stochastic = (
         *PatchModel.stochastic,
         "attn_drop_rate",

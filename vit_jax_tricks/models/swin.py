@@ -295,6 +295,8 @@ class SwinTransformer(WindowedTransformer):
     head_dim: int | tuple[int, ...] | None = None
     qk_scale: float | None = None
 
+    key_names = "vit_jax_tricks.pretrained.swin_rules:SWIN"
+
     def check(self) -> None:
         """Raises UserError if the fields contradict one another."""
         super().check()

@@ -103,6 +103,7 @@ class SwinTransformerV2(WindowedTransformer):
 
     pretrained_window_sizes: tuple[int, ...] | tuple[tuple[int, int], ...] = ()
 
+    key_names = "vit_jax_tricks.pretrained.swin_rules:SWIN_V2"
     post_norm = True
     # The position network of each attention.
     roles = GENERAL.also(no_decay=(r".*/cpb_mlp/.*",), in_float=("cpb_mlp",))

@@ -64,6 +64,7 @@ class T2TViT(ImageModel):
     token_dim: int = 64
     pos_img_size: int | None = None
 
+    key_names = "vit_jax_tricks.pretrained.t2t_vit_rules:T2T_VIT"
     roles = GENERAL.also(in_float=("tokens_to_token",))
     stochastic = (*ImageModel.stochastic, "attn_drop_rate", "patch_drop_rate")
 

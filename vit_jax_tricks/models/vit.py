@@ -111,6 +111,7 @@ class VisionTransformer(PatchModel):
     parallel: int = 1
     stem: str = "patch"
 
+    key_names = "vit_jax_tricks.pretrained.relatives_rules:VIT"
     stochastic = (
         *PatchModel.stochastic,
         "pos_drop_rate",

@@ -35,7 +35,13 @@ class VisionTransformerRelPos(VitFront):
     act_layer: str = "gelu"
     block_fn: str = "pre_norm"
 
+    key_names = "vit_jax_tricks.pretrained.relatives_rules:VIT_RELPOS"
     refuses = regularisers.PAIRS
+
+    @property
+    def activation(self) -> str:
+        """The activation of the MLPs."""
+        return self.act_layer
 
     def vit(self, **more: Any) -> VisionTransformer:
         """The equivalent `VisionTransformer`; `more` holds its parent."""

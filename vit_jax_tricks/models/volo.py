@@ -75,6 +75,7 @@ class VOLO(PatchModel):
     use_mix_token: bool = False
     pooling_scale: int = 2
 
+    key_names = "vit_jax_tricks.pretrained.volo_rules:VOLO"
     # A stage or a downsampling is a part of the network; class blocks come last.
     roles = GENERAL.instead(
         blocks=(r"network_(\d+)/blocks_(\d+)/.*", r"post_network_(\d+)/.*"),

@@ -5,6 +5,7 @@ from vit_jax_tricks.pretrained.rules import (
     PROJ,
     QKV,
     QKV_BIAS,
+    KeyNames,
     KeyRule,
     linear,
     mlp,
@@ -36,13 +37,15 @@ CLASS_ATTENTION = [
     *norm(f"{_KEY}.norm2", f"{_PATH}/norm2"),
     *mlp(f"{_KEY}.mlp", f"{_PATH}/mlp"),
 ]
-DIALECTS = {
-    "timm": [
-        *vit_rules.EMBEDDING,
-        *vit_rules.PLAIN_BLOCK,
-        *vit_rules.DEIT_SCALE,
-        *TALKING_HEADS,
-        *CLASS_ATTENTION,
-        *vit_rules.TOP,
-    ],
-}
+CAIT = KeyNames(
+    {
+        "timm": [
+            *vit_rules.EMBEDDING,
+            *vit_rules.PLAIN_BLOCK,
+            *vit_rules.DEIT_SCALE,
+            *TALKING_HEADS,
+            *CLASS_ATTENTION,
+            *vit_rules.TOP,
+        ],
+    }
+)

@@ -13,6 +13,7 @@ from vit_jax_tricks.pretrained.resize_relative import (
 )
 from vit_jax_tricks.pretrained.rules import (
     CONV,
+    KeyNames,
     KeyRule,
     Transform,
     batch_norm,
@@ -144,4 +145,4 @@ TOP = [
     *linear("head.pre_logits.fc", "head/pre_logits/fc"),
     *linear("head.fc", "head/fc", head=True),
 ]
-DIALECTS = {"timm": [*STEM, *MBCONV, *CONVNEXT, *ATTENTION, *BLOCK, *TOP]}
+COATNET = KeyNames({"timm": [*STEM, *MBCONV, *CONVNEXT, *ATTENTION, *BLOCK, *TOP]})

@@ -1,7 +1,7 @@
 """Key names of ConViT: those of facebookresearch/convit, which timm kept."""
 
 from vit_jax_tricks.pretrained import vit_rules
-from vit_jax_tricks.pretrained.rules import QKV, QKV_BIAS, KeyRule, linear
+from vit_jax_tricks.pretrained.rules import QKV, QKV_BIAS, KeyNames, KeyRule, linear
 
 
 _ATTN, _PATH = "blocks.{i}.attn", "blocks_{i}/attn"
@@ -17,11 +17,13 @@ GATED = [
         )
     ),
 ]
-DIALECTS = {
-    "timm": [
-        *vit_rules.EMBEDDING,
-        *GATED,
-        *vit_rules.PLAIN_BLOCK,
-        *vit_rules.TOP,
-    ],
-}
+CONVIT = KeyNames(
+    {
+        "timm": [
+            *vit_rules.EMBEDDING,
+            *GATED,
+            *vit_rules.PLAIN_BLOCK,
+            *vit_rules.TOP,
+        ],
+    }
+)

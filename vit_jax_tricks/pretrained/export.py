@@ -9,10 +9,9 @@ from vit_jax_tricks import paths
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models.registry import lookup
 from vit_jax_tricks.models.stacking import flatten
-from vit_jax_tricks.pretrained.dialects import DIALECTS
 from vit_jax_tricks.pretrained.files import write_weights
 from vit_jax_tricks.pretrained.fit import checked_grid
-from vit_jax_tricks.pretrained.rules import find_key
+from vit_jax_tricks.pretrained.rules import find_key, key_names
 from vit_jax_tricks.typing import Params
 
 
@@ -46,7 +45,7 @@ def reference_arrays(
 ) -> dict[str, np.ndarray]:
     """Converts variables to a dictionary in the names and layouts of model `name`."""
     entry = lookup(name)
-    dialects = DIALECTS[entry.family.__name__]
+    dialects = key_names(entry.family).dialects
     if dialect is not None and dialect not in dialects:
         raise UserError(
             f'dialect "{dialect}" is unknown for {name}; use one of '

@@ -14,19 +14,25 @@ from vit_jax_tricks.checks import checked
 from vit_jax_tricks.console import say
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models.stacking import flatten, stack_blocks
-from vit_jax_tricks.pretrained.dialects import (
-    CONSTANTS,
-    DIALECTS,
-    ELSEWHERE,
-    IGNORED,
-    dialect_of,
-)
 from vit_jax_tricks.pretrained.fit import Fit, checked_grid
 from vit_jax_tricks.pretrained.load_report import LoadReport
-from vit_jax_tricks.pretrained.rules import KeyRule, find_key, find_path
+from vit_jax_tricks.pretrained.rules import (
+    KeyNames,
+    KeyRule,
+    find_key,
+    find_path,
+    key_names,
+)
 from vit_jax_tricks.pretrained.sources import read_source
 from vit_jax_tricks.pretrained.weights import FLOATS, Weights, refuse_type
 from vit_jax_tricks.typing import Params, PRNGKeyArray
+
+
+# Entries of a reference file that no model needs.
+IGNORED = (
+    r"(.*\.)?(num_batches_tracked|relative_position_index|relative_coords_table"
+    r"|attn_mask)"
+)
 
 
 @checked
@@ -70,7 +76,7 @@ def load_pretrained(
         UserError: a missing or damaged file, missing or unexpected keys, a wrong shape,
         a value that is not finite, or a `key` of the wrong kind.
     """
-    weights = read_source(source, type(model).__name__, ema=ema)
+    weights = read_source(source, key_names(type(model)), ema=ema)
     variables, report = load_weights(model, weights, strict=strict, key=key, grid=grid)
     if verbose:
         say(str(report))
@@ -99,23 +105,20 @@ def load_weights(
     grid: tuple[int, int] | None = None,
 ) -> tuple[Params, LoadReport]:
     """`load_pretrained` for weights returned by `read_source`."""
-    family = type(model).__name__
-    if family not in DIALECTS:
-        raise UserError(f"weights cannot be loaded for {family} yet.")
+    names = key_names(type(model))
     source = weights.source
     wanted = _shapes(model)
     found, loaded, resized, unused, heads = {}, [], [], list(weights.unneeded), {}
     unexpected, kept_head = [], False
     headless = model.num_classes == 0
-    constants = CONSTANTS.get(family, {})
     old = weights.model if isinstance(weights.model, type(model)) else None
-    old_grid = checked_grid(grid) or weights.grid or getattr(old, "grid", None)
+    old_grid = checked_grid(grid) or weights.grid or (old and old.grid)
     fit = Fit(
         model, source, old_grid=old_grid, old_model=old, bilinear=weights.bilinear
     )
-    for name, array, match in _matches(weights, family, wanted):
-        if name in constants:
-            constants[name](source, array, model)
+    for name, array, match in _matches(weights, names, wanted):
+        if name in names.constants:
+            names.constants[name](source, array, model)
             loaded.append(name)
             continue
         if match is None or match[0] not in wanted:
@@ -123,7 +126,7 @@ def load_weights(
                 continue
             unused.append(name)
             if not (headless and match is not None and match[1].head) and not (
-                re.fullmatch(ELSEWHERE.get(family, ""), name)
+                re.fullmatch(names.elsewhere, name)
             ):
                 unexpected.append(name)
             continue
@@ -154,8 +157,8 @@ def load_weights(
     unused += dict.fromkeys(heads.values())
     found |= _fresh(model, reset, key)
     variables = traverse_util.unflatten_dict({p: found[p] for p in wanted}, sep="/")
-    if getattr(model, "scan", False):
-        first = getattr(model, "scan_from", 0)
+    if model.scan:
+        first = model.scan_from
         variables = {k: stack_blocks(v, first=first) for k, v in variables.items()}
     variables = jax.device_put(variables)  # jnp.asarray would compile each shape
     lists = map(tuple, (loaded, resized, reset, unused, notes))
@@ -163,15 +166,15 @@ def load_weights(
 
 
 def _matches(
-    weights: Weights, family: str, wanted: Mapping[str, Any]
+    weights: Weights, names: KeyNames, wanted: Mapping[str, Any]
 ) -> Iterator[tuple[str, np.ndarray, tuple[str, KeyRule] | None]]:
     """Yields each key with its array in the reference's layout, our path and rule."""
     if not weights.native:
-        rules = dialect_of(family, weights.arrays.keys(), wanted.keys())
+        rules = names.dialect_of(weights.arrays.keys(), wanted.keys())
         for name, array in weights.arrays.items():
             yield name, array, find_path(name, rules)
         return
-    rules = [rule for dialect in DIALECTS[family].values() for rule in dialect]
+    rules = names.rules
     for path, array in weights.arrays.items():
         match = find_key(path, rules)
         rule = KeyRule(path, path) if match is None else match[1]
@@ -215,7 +218,7 @@ def _notes(model: Any, weights: Weights, *, kept_head: bool, strict: bool) -> li
             f"the head was trained behind {layer}, for which the model has no layer: "
             "its logits differ from those of the file's model"
         )
-    trained, ours = weights.act_layer, getattr(model, "act_layer", None)
+    trained, ours = weights.act_layer, model.activation
     if trained is not None and ours not in (None, trained):
         notes.append(
             f'the file was trained with act_layer="{trained}" but the model uses '
@@ -243,7 +246,7 @@ def _fresh(
         return {}
     key = jax.random.key(0) if key is None else key
     images = jnp.zeros((1, *model.image_shape), model.dtype)
-    model = model.clone(scan=False) if hasattr(model, "scan") else model
+    model = model.clone(scan=False)
 
     def values(key: PRNGKeyArray) -> dict[str, jax.Array]:
         fresh = flatten(model.init(key, images))

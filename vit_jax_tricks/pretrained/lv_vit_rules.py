@@ -4,6 +4,7 @@ from vit_jax_tricks.pretrained.patches import input_channels
 from vit_jax_tricks.pretrained.resize import plain_positions
 from vit_jax_tricks.pretrained.rules import (
     CONV,
+    KeyNames,
     KeyRule,
     batch_norm,
     conv,
@@ -29,14 +30,16 @@ STEM = [
     ),
     *conv("patch_embed.proj", "patch_embed/proj"),
 ]
-DIALECTS = {
-    "tlt": [
-        KeyRule("cls_token", "params/cls_token"),
-        KeyRule("pos_embed", "params/pos_embed", resize=plain_positions),
-        *STEM,
-        *PLAIN_BLOCK,
-        *norm("norm", "norm"),
-        *linear("head", "head", head=True),
-        *linear("aux_head", "aux_head", head=True),
-    ]
-}
+LV_VIT = KeyNames(
+    {
+        "tlt": [
+            KeyRule("cls_token", "params/cls_token"),
+            KeyRule("pos_embed", "params/pos_embed", resize=plain_positions),
+            *STEM,
+            *PLAIN_BLOCK,
+            *norm("norm", "norm"),
+            *linear("head", "head", head=True),
+            *linear("aux_head", "aux_head", head=True),
+        ]
+    }
+)

@@ -9,12 +9,18 @@ from typing import Any
 import numpy as np
 
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.pretrained import vit_rules
+from vit_jax_tricks.pretrained import (
+    augreg,
+    clip_rules,
+    transformers_names,
+    vit_rules,
+)
 from vit_jax_tricks.pretrained.resize_relative import resize_relative_bias
 from vit_jax_tricks.pretrained.rules import (
     PROJ,
     QKV,
     QKV_BIAS,
+    KeyNames,
     KeyRule,
     linear,
     mlp,
@@ -143,10 +149,16 @@ BEIT_TABLES = [
         resize=bias_tables,
     ),
 ]
-DIALECTS_VIT = {
+_VIT = {
     name: [*rules, *ATTENTION, *MLP, *PARALLEL, *POOL]
     for name, rules in vit_rules.DIALECTS.items()
 }
+VIT = KeyNames(
+    _VIT | clip_rules.DIALECTS,
+    elsewhere=clip_rules.TEXT_TOWER,
+    converters=(augreg.to_timm, transformers_names.to_timm),
+)
+VIT_RELPOS = KeyNames(_VIT)
 _EVA = [*vit_rules.EMBEDDING, *vit_rules.PLAIN_BLOCK, *vit_rules.DEIT_SCALE]
 
 
@@ -155,10 +167,12 @@ def _first(rules: list[KeyRule]) -> list[KeyRule]:
     return list({rule.path: rule for rule in reversed(rules)}.values())[::-1]
 
 
-DIALECTS_EVA = {
-    "timm": [*_EVA, *vit_rules.TOP, *ATTENTION, *MLP, *POOL],
-    "official": _first([*EVA_OFFICIAL, *_EVA, *vit_rules.TOP, *ATTENTION]),
-}
-DIALECTS_BEIT = {
-    "timm": _first([*BEIT_TABLES, *_EVA, *vit_rules.TOP, *ATTENTION, *MLP])
-}
+EVA = KeyNames(
+    {
+        "timm": [*_EVA, *vit_rules.TOP, *ATTENTION, *MLP, *POOL],
+        "official": _first([*EVA_OFFICIAL, *_EVA, *vit_rules.TOP, *ATTENTION]),
+    }
+)
+BEIT = KeyNames(
+    {"timm": _first([*BEIT_TABLES, *_EVA, *vit_rules.TOP, *ATTENTION, *MLP])}
+)

@@ -1,18 +1,22 @@
 """Two-way rules between reference key names and our parameter paths.
 
 A rule is a pair of name templates and a transform. `{i}` and `{j}` stand for numbers on
-both sides, `{i+1}` for the next number. Paths begin with the collection:
-`params/blocks_{i}/attn/qkv/kernel`.
+both sides, `{i+1}` for the next number, and `{*}` for any text. Paths begin with the
+collection: `params/blocks_{i}/attn/qkv/kernel`.
 """
 
 import dataclasses
 import functools
 import itertools
+import pkgutil
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
+
+from vit_jax_tricks.models.base import ImageModel
+from vit_jax_tricks.pretrained.weights import Weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +73,53 @@ class KeyRule:
     def key_of(self, path: str) -> str | None:
         """The reference key for our path, or None if the rule does not apply."""
         return _translate(path, self.path, self.key)
+
+
+@dataclasses.dataclass(frozen=True)
+class KeyNames:
+    """All that a family's weights are called; a family names it in `key_names`.
+
+    Attributes:
+      dialects: a list of rules for each way of naming the parameters.
+      constants: entries that the model computes; functions of (source, array, model)
+        check them.
+      elsewhere: a pattern of entries of another part of the reference's model, which
+        are reported, never rejected.
+      converters: for files whose names belong to no dialect: the first one that
+        recognises a file, returning more than None, converts it.
+    """
+
+    dialects: Mapping[str, list[KeyRule]]
+    constants: Mapping[str, Callable[[str, np.ndarray, Any], None]] = dataclasses.field(
+        default_factory=dict
+    )
+    elsewhere: str = ""
+    converters: tuple[Callable[[Weights], Weights | None], ...] = ()
+
+    @property
+    def rules(self) -> list[KeyRule]:
+        """The rules of all dialects, in order."""
+        return list(itertools.chain(*self.dialects.values()))
+
+    def dialect_of(
+        self, keys: Collection[str], paths: Collection[str]
+    ) -> list[KeyRule]:
+        """The rules that recognise most of a file's keys as parameters of a model.
+
+        The same key may have two meanings in two dialects, so a file is read in only
+        one. `paths` are the model's parameter paths.
+        """
+
+        def known(rules: list[KeyRule]) -> int:
+            found = (find_path(key, rules) for key in keys)
+            return sum(match is not None and match[0] in paths for match in found)
+
+        return max(self.dialects.values(), key=known)
+
+
+def key_names(family: type[ImageModel]) -> KeyNames:
+    """The key names of a family, which it gives as `module:NAME`."""
+    return pkgutil.resolve_name(family.key_names)
 
 
 def linear(key: str, path: str, *, head: bool = False) -> list[KeyRule]:
@@ -152,7 +203,9 @@ def _translate(name: str, source: str, target: str) -> str | None:
     if match is None:
         return None
     offsets = {letter: int(offset or 0) for letter, offset in _NUMBER.findall(source)}
-    numbers = {i: int(n) - offsets[i] for i, n in match.groupdict().items()}
+    found = match.groupdict()
+    target = target.replace("{*}", found.pop("rest", ""))
+    numbers = {i: int(n) - offsets[i] for i, n in found.items()}
     if any(n < 0 for n in numbers.values()):
         return None
     return _NUMBER.sub(lambda m: str(numbers[m[1]] + int(m[2] or 0)), target)
@@ -161,6 +214,9 @@ def _translate(name: str, source: str, target: str) -> str | None:
 @functools.cache
 def _pattern(template: str) -> re.Pattern[str]:
     literals = re.split(r"\{[^}]*\}", template)
-    numbers = [rf"(?P<{letter}>\d+)" for letter, _ in _NUMBER.findall(template)]
-    parts = itertools.zip_longest(map(re.escape, literals), numbers, fillvalue="")
+    wild = [
+        "(?P<rest>.*)" if part == "{*}" else rf"(?P<{part[1]}>\d+)"
+        for part in re.findall(r"\{[^}]*\}", template)
+    ]
+    parts = itertools.zip_longest(map(re.escape, literals), wild, fillvalue="")
     return re.compile("".join(itertools.chain(*parts)))

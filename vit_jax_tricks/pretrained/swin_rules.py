@@ -18,6 +18,7 @@ from vit_jax_tricks.pretrained.rules import (
     PROJ,
     QKV,
     QKV_BIAS,
+    KeyNames,
     KeyRule,
     Transform,
     conv,
@@ -103,11 +104,15 @@ OFFICIAL = [
     *_merging("layers.{i}.downsample", "layers_{i+1}/downsample"),
     *linear("head", "head", head=True),
 ]
-DIALECTS = {
-    "timm": [*EDGES, *BLOCK, *TABLE, *TIMM],
-    "official": [*EDGES, *BLOCK, *TABLE, *OFFICIAL],
-}
-DIALECTS_V2 = {
-    "timm": [*EDGES, *BLOCK, *COSINE, *TIMM],
-    "official": [*EDGES, *BLOCK, *COSINE, *OFFICIAL],
-}
+SWIN = KeyNames(
+    {
+        "timm": [*EDGES, *BLOCK, *TABLE, *TIMM],
+        "official": [*EDGES, *BLOCK, *TABLE, *OFFICIAL],
+    }
+)
+SWIN_V2 = KeyNames(
+    {
+        "timm": [*EDGES, *BLOCK, *COSINE, *TIMM],
+        "official": [*EDGES, *BLOCK, *COSINE, *OFFICIAL],
+    }
+)

@@ -12,6 +12,7 @@ from vit_jax_tricks.pretrained.rules import (
     LINEAR,
     QKV,
     QKV_BIAS,
+    KeyNames,
     KeyRule,
     Transform,
     attention,
@@ -67,19 +68,20 @@ def check_positions(source: str, array: np.ndarray, model: Any) -> None:
     )
 
 
-# Entries that the model computes; a file's must be equal.
-CONSTANTS = {"pos_embed": check_positions}
-DIALECTS = {
-    "t2t": [
-        KeyRule("cls_token", "params/cls_token"),
-        *_token_layer("attention1"),
-        *_token_layer("attention2"),
-        *conv(f"{STEM}.soft_split0", f"{STEM}/soft_split0"),
-        *conv(f"{STEM}.soft_split1", f"{STEM}/soft_split1"),
-        KeyRule(f"{STEM}.project.weight", f"params/{STEM}/project/kernel", PROJECT),
-        KeyRule(f"{STEM}.project.bias", f"params/{STEM}/project/bias"),
-        *PLAIN_BLOCK,
-        *norm("norm", "norm"),
-        *linear("head", "head", head=True),
-    ]
-}
+T2T_VIT = KeyNames(
+    {
+        "t2t": [
+            KeyRule("cls_token", "params/cls_token"),
+            *_token_layer("attention1"),
+            *_token_layer("attention2"),
+            *conv(f"{STEM}.soft_split0", f"{STEM}/soft_split0"),
+            *conv(f"{STEM}.soft_split1", f"{STEM}/soft_split1"),
+            KeyRule(f"{STEM}.project.weight", f"params/{STEM}/project/kernel", PROJECT),
+            KeyRule(f"{STEM}.project.bias", f"params/{STEM}/project/bias"),
+            *PLAIN_BLOCK,
+            *norm("norm", "norm"),
+            *linear("head", "head", head=True),
+        ]
+    },
+    constants={"pos_embed": check_positions},
+)

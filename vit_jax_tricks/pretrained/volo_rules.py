@@ -10,6 +10,7 @@ from vit_jax_tricks.pretrained.resize import resize_positions
 from vit_jax_tricks.pretrained.rules import (
     QKV,
     QKV_BIAS,
+    KeyNames,
     KeyRule,
     attention,
     batch_norm,
@@ -71,16 +72,18 @@ STEM = [
     ),
     *conv("patch_embed.proj", "patch_embed/proj"),
 ]
-DIALECTS = {
-    "timm": [
-        KeyRule("cls_token", "params/cls_token"),
-        KeyRule("pos_embed", "params/pos_embed", resize=map_positions),
-        *STEM,
-        *_block("network.{i}.{j}", "network_{i}/blocks_{j}"),
-        *conv("network.{i}.proj", "network_{i}/proj"),
-        *_block("post_network.{i}", "post_network_{i}"),
-        *norm("norm", "norm"),
-        *linear("head", "head", head=True),
-        *linear("aux_head", "aux_head", head=True),
-    ]
-}
+VOLO = KeyNames(
+    {
+        "timm": [
+            KeyRule("cls_token", "params/cls_token"),
+            KeyRule("pos_embed", "params/pos_embed", resize=map_positions),
+            *STEM,
+            *_block("network.{i}.{j}", "network_{i}/blocks_{j}"),
+            *conv("network.{i}.proj", "network_{i}/proj"),
+            *_block("post_network.{i}", "post_network_{i}"),
+            *norm("norm", "norm"),
+            *linear("head", "head", head=True),
+            *linear("aux_head", "aux_head", head=True),
+        ]
+    }
+)

@@ -18,6 +18,7 @@ from vit_jax_tricks.config import tuples
 from vit_jax_tricks.data.views import View
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import create_model
+from vit_jax_tricks.models.base import ImageModel
 from vit_jax_tricks.models.registry import channel_statistics, preprocessing
 
 
@@ -45,7 +46,7 @@ class ModelSpec:
     class_names: tuple[str, ...] | None = None
     quant: Mapping[str, Any] | None = None
 
-    def create(self) -> nn.Module:
+    def create(self) -> ImageModel:
         return create_model(self.name, **self.fields)
 
     def override(self, **fields: Any) -> "ModelSpec":

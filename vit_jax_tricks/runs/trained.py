@@ -21,6 +21,7 @@ from vit_jax_tricks.models.registry import lookup
 from vit_jax_tricks.models.stacking import flatten
 from vit_jax_tricks.pretrained.load import load_weights
 from vit_jax_tricks.pretrained.load_report import LoadReport
+from vit_jax_tricks.pretrained.rules import key_names
 from vit_jax_tricks.pretrained.sources import classes_of, read_source
 from vit_jax_tricks.pretrained.weights import Weights
 from vit_jax_tricks.runs import model_spec, quant_config
@@ -102,11 +103,11 @@ def load(
         raise UserError(Argument("resize"), f"={resize}: unknown.{hint}")
     if model is None:
         return _of_run(source, num_classes, fields, resize, ema, both)
-    family = lookup(model).family.__name__
-    weights = read_source(paths.weights(source), family, ema=ema)
+    names = key_names(lookup(model).family)
+    weights = read_source(paths.weights(source), names, ema=ema)
     classes = num_classes
     if classes is None:
-        classes = classes_of(weights, family)
+        classes = classes_of(weights, names)
     if classes is None:
         raise UserError(
             f"{source} has no head, so it does not classify; use a model that does."
@@ -151,15 +152,15 @@ def _of_run(
         view = dataclasses.replace(spec.view, resize=resize)
         spec = dataclasses.replace(spec, view=view)
     model = spec.create()
-    family = type(model).__name__
-    weights = read_source(workdir, family, ema=ema)
+    names = key_names(type(model))
+    weights = read_source(workdir, names, ema=ema)
     quantized = (
         None if spec.quant is None else quant_config.quantized(model, spec.quant)
     )
     variables, report = _load(model, weights, quantized)
     every, reports = {"": variables}, (report,)
     if both and ema is None and weights.averaged:
-        weights = read_source(workdir, family, ema=False)
+        weights = read_source(workdir, names, ema=False)
         plain, report = _load(model, weights, quantized)
         every, reports = {"": plain, "_ema": variables}, (*reports, report)
     applied = model if quantized is None else quantized
