@@ -8,15 +8,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from model_goldens import jit_once
+from safetensors.numpy import load_file
 from small_models import fill
 
-from vit_jax_tricks import compress
+from vit_jax_tricks import compress, export_weights, load_pretrained
+from vit_jax_tricks.compress.quant.places import quantized_places
 from vit_jax_tricks.errors import UserError
+from vit_jax_tricks.models import registry
 from vit_jax_tricks.models.base import ImageModel
 from vit_jax_tricks.models.blocks import BlockParts, block_parts
 from vit_jax_tricks.models.layers.attention import Attention
 from vit_jax_tricks.models.layers.mlp import Mlp
+from vit_jax_tricks.models.registry import HALF, Entry, Preprocessing
 from vit_jax_tricks.models.token_head import TokenHead
+from vit_jax_tricks.optim.param_groups import factors
+from vit_jax_tricks.param_names import GENERAL
+from vit_jax_tricks.sharding import make_mesh, param_spec
 from vit_jax_tricks.tasks.multi_scale import Rescaled, at_size
 from vit_jax_tricks.teach.token_logits import token_logits
 
@@ -41,6 +48,14 @@ class Mosaic(ImageModel):
     channels: int = 16
     looks: tuple[int, ...] = (3, 2)
     thoughts: tuple[int, ...] = (12, 20)
+
+    roles = GENERAL.instead(
+        stem=("cut/.*", "places"), blocks=(r"steps_(\d+)/.*",), last=()
+    ).also(
+        no_decay=("places",),
+        tensor=((r"look/qkv/kernel$", -2), (r"think/fc1/kernel$", -1)),
+        in_float=("cut",),
+    )
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -181,3 +196,64 @@ def test_it_trains_at_several_sizes(mosaic):
     want = jax.image.resize(places, (1, 2, 2, 16), "bicubic").reshape(1, 4, 16)
     got = other.fitted(variables)["params"]["places"]
     np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_its_parameters_decay_by_their_own_names(mosaic):
+    model, variables, _ = mosaic
+    params = variables["params"]
+    table = factors(params, layer_decay=0.5, roles=model.roles)
+    rates = {name.partition("/")[0]: leaf.lr.item() for name, leaf in table.items()}
+    layers = {"steps_0": 0.25, "steps_1": 0.5, "head": 1.0}
+    assert rates == {"cut": 0.125, "places": 0.125} | layers
+    assert not table["places"].decay
+    assert table["cut/kernel"].decay
+    assert table["steps_0/look/qkv/kernel"].hidden_matrix
+    assert not table["cut/kernel"].hidden_matrix
+    with pytest.raises(UserError, match=r"roles=model\.roles"):
+        factors(params, layer_decay=0.5)
+    with pytest.raises(UserError, match="does not know the layer of steps_0/"):
+        factors({"blocks_0": params["head"], **params}, layer_decay=0.5)
+
+
+def test_its_heads_are_split_over_a_mesh(mosaic):
+    model, _, _ = mosaic
+    mesh = make_mesh(data=4, tensor=2)
+    path, shape = "params/steps_1/look/qkv/kernel", (16, 3, 2, 4)
+    spec = param_spec(path, shape, mesh, model.roles)
+    assert tuple(spec) == (None, None, "tensor", None)
+    assert not any(param_spec(path, shape, mesh))
+
+
+def test_its_stem_stays_in_float(mosaic):
+    model, variables, x = mosaic
+    found = quantized_places(model, variables, x, compress.standard_rules())
+    parts = ("look/qkv", "look/proj", "think/fc1", "think/fc2")
+    layers = [f"steps_{i}/{part}" for i in (0, 1) for part in parts]
+    assert set(found) == {f"{n}/{end}" for n in layers for end in ("kernel", "input")}
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "npz"])
+def test_its_weights_go_out_and_come_back(kind, mosaic, tmp_path, monkeypatch):
+    model, variables, _ = mosaic
+    entry = Entry(
+        family=Mosaic,
+        defaults={},
+        preprocessing=Preprocessing(*HALF, 0.9),
+        parameters=0,
+        parameters_classes=5,
+        source="this test",
+        dialect="own",
+        golden="none",
+    )
+    monkeypatch.setitem(registry._ENTRIES, "mosaic", entry)
+    path = tmp_path / "weights.safetensors"
+    export_weights(variables, "mosaic", path)
+    if kind == "npz":
+        arrays = load_file(path)
+        np.savez(path := tmp_path / "weights.npz", **arrays)
+    again, report = load_pretrained(model, path, verbose=False)
+    assert (report.reset, report.unused) == ((), ())
+    jax.tree.map(np.testing.assert_array_equal, again, variables)
+    other, report = load_pretrained(model.clone(num_classes=2), path, verbose=False)
+    assert set(report.reset) == {"params/head/kernel", "params/head/bias"}
+    assert other["params"]["head"]["bias"].shape == (2,)
