@@ -82,7 +82,8 @@ def get_config() -> ml_collections.ConfigDict:
     c.augment.multi_scale = ()  # image sizes of the steps, such as (160, 192, 224)
     c.augment.multi_scale_every = 1  # steps in a row that have one size
 
-    # Loss terms; each has a weight.
+    # Loss terms; each has a weight. More: distillation, keep_ratio, r_drop (alpha),
+    # token_distillation, token_labels.
     c.loss = ml_collections.ConfigDict()
     c.loss.classification = ml_collections.ConfigDict()
     c.loss.classification.name = "softmax"  # sigmoid, smoothed_focal, focal, ...

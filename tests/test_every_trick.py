@@ -176,6 +176,7 @@ TRICKS = {
         "--config.model.transformer_init_values=0.1",
         "--config.model.conv_init_values=0.1",
         "--config.loss.classification.name=focal_of_cross_entropy",
+        "--config.loss.r_drop.alpha=0.3",
         "--config.loss.classification.smoothing=0.0",
         "--config.augment.crop=random_or_center",
         "--config.augment.auto_augment=none",

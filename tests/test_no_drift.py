@@ -41,12 +41,14 @@ class Trick(NamedTuple):
     """A key of the config, or a flag of `prune`, and a name that it takes.
 
     Without a name it is on if it differs from its default. A row with one of the
-    `peers`, which are data of the same code, switches on all of them.
+    `peers`, which are data of the same code, switches on all of them. Only its `cards`
+    count, if it names some.
     """
 
     key: str
     name: str | None = None
     peers: frozenset[str] = frozenset()
+    cards: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return self.key if self.name is None else f"{self.key}={self.name}"
@@ -59,9 +61,9 @@ def registered() -> list[Trick]:
 
 def _losses() -> Iterator[Trick]:
     for term, entry in objectives.TERMS.items():
-        yield Trick(f"loss.{term}")
         options = inspect.signature(entry.make).parameters
-        yield from (Trick(f"loss.{term}.{o}") for o in options if o != "name")
+        keys = [term, *(f"{term}.{option}" for option in options if option != "name")]
+        yield from (Trick(f"loss.{key}", cards=entry.cards) for key in keys)
     for name in LOSSES:
         yield Trick("loss.classification.name", name)
 
@@ -111,7 +113,8 @@ def missing(
     for trick in tricks:
         if not has_key(trick):
             out.append(f"{trick}: no such key; add it to configs/common.py")
-        if not any(covers(text, trick) for text in cards.values()):
+        texts = [text for name, text in cards.items() if name in (trick.cards or cards)]
+        if not any(covers(text, trick) for text in texts):
             out.append(f"{trick}: no card in docs/tricks names it under Config key")
         if not trick.key.startswith("--") and not any(
             switches_on(row, trick) for row in loaded

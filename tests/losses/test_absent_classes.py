@@ -132,6 +132,15 @@ def test_a_hard_teacher():
         assert_as_without(loss, arrays, "logits")
 
 
+def test_of_two_predictions():
+    """A class that only one of two predictions allows is infinitely wrong."""
+    arrays = {"logits": drawn(1)[0], "other_logits": drawn(2)[0]}
+    for by in arrays:
+        assert_as_without(losses.symmetric_kl, arrays, by)
+    arrays["logits"] = jnp.zeros_like(arrays["logits"])
+    assert bool(jnp.isposinf(losses.symmetric_kl(**arrays)).all())
+
+
 def test_of_views():
     views = jnp.stack([drawn(seed)[0] for seed in (3, 4, 5)])
     assert_as_without(losses.jensen_shannon, {"logits": views}, "logits")

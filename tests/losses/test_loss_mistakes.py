@@ -87,6 +87,10 @@ TABLE = {
             "where": [jnp.ones(B, bool), jnp.ones((B, 7)), jnp.ones((B, 7, 1), bool)],
         },
     ),
+    losses.symmetric_kl: (
+        {"logits": X, "other_logits": X, "where": None},
+        {"other_logits": TEACHER, "where": IN_WHERE},
+    ),
     losses.clip_contrastive: (PAIRS, IN_PAIRS),
     losses.siglip_contrastive: (PAIRS, IN_PAIRS),
     losses.jensen_shannon: (

@@ -38,6 +38,7 @@ ON_TEACHER = {
 PAIRED = {
     **{name: (loss, "logits", "labels") for name, loss in ON_LABELS.items()},
     **{name: (loss, "logits", "teacher_logits") for name, loss in ON_TEACHER.items()},
+    "symmetric": (losses.symmetric_kl, "logits", "other_logits"),
     "feature": (losses.feature_distillation, "features", "teacher_features"),
 }
 paired = pytest.mark.parametrize(("loss", "by", "target"), PAIRED.values(), ids=PAIRED)

@@ -14,6 +14,7 @@ from small_models import apply, fill
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import create_model, stack_blocks, unstack_blocks
 from vit_jax_tricks.objectives import Objective
+from vit_jax_tricks.objectives.term import Readings
 from vit_jax_tricks.pretrained.export import reference_arrays
 from vit_jax_tricks.pretrained.load import load_arrays
 from vit_jax_tricks.pretrained.resize import resize_positions
@@ -133,7 +134,8 @@ def test_one_step_of_the_objective_moves_both_heads(variables, images):
             rngs={"dropout": KEY},
             mutable=["batch_stats"],
         )
-        return objective(logits=logits, aux=aux, labels=labels)[0].mean()
+        readings = Readings(logits=logits, aux=aux, labels=labels)
+        return objective(readings)[0].mean()
 
     grads = jit_once(jax.grad(loss))(variables["params"])
     chex.assert_tree_all_finite(grads)

@@ -8,7 +8,7 @@ from goldens import load_golden
 
 from vit_jax_tricks.augment.mix_token import mix_tokens
 from vit_jax_tricks.errors import UserError
-from vit_jax_tricks.objectives.classification import classification
+from vit_jax_tricks.objectives.classification import Classification
 
 
 BOXES = {"nobox": None, "box1032": (1, 3, 0, 2)}  # y0, y1, x0, x1
@@ -19,15 +19,15 @@ BOXES = {"nobox": None, "box1032": (1, 3, 0, 2)}  # y0, y1, x0, x1
 def test_dense_head_and_mix_token_are_the_reference_s(box, weight, x64):
     """TokenLabelCrossEntropy with one label for an image, and its gradients."""
     _, arrays = load_golden("losses/token_label")
-    term = classification(name="softmax", dense_weight=weight)
+    term = Classification(name="softmax", dense_weight=weight)
     labels = jnp.asarray(arrays["target2"], jnp.float64)
 
     def loss(logits, dense):
-        aux = {"logits_aux": dense}
+        given = {"logits_aux": dense}
         if BOXES[box]:
             share = mix_tokens(jnp.zeros((4, 3, 3, 1)), jnp.asarray(BOXES[box]))[1]
-            aux["mix_lam"] = share
-        each = term(logits=logits, aux=aux, labels=labels)
+            given["mix_lam"] = share
+        each = term(logits=logits, labels=labels, **given)
         assert each.shape == (4,)
         return each.mean()
 
@@ -42,9 +42,9 @@ def test_dense_head_and_mix_token_are_the_reference_s(box, weight, x64):
 
 def test_without_weight_the_dense_head_is_left_alone():
     logits, labels = jnp.zeros((2, 3)), jnp.eye(3)[:2]
-    aux = {"logits_aux": jnp.full((2, 4, 3), jnp.nan)}
-    term = classification(name="softmax", dense_weight=0.0)
-    loss = term(logits=logits, aux=aux, labels=labels)
+    given = {"logits_aux": jnp.full((2, 4, 3), jnp.nan)}
+    term = Classification(name="softmax", dense_weight=0.0)
+    loss = term(logits=logits, labels=labels, **given)
     np.testing.assert_allclose(loss, np.log(3), rtol=1e-6)
     with pytest.raises(UserError, match="dense_weight=-1"):
-        classification(name="softmax", dense_weight=-1.0)
+        Classification(name="softmax", dense_weight=-1.0)

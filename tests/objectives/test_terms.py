@@ -10,6 +10,7 @@ from vit_jax_tricks import losses
 from vit_jax_tricks.config import Section
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.objectives import Objective
+from vit_jax_tricks.objectives.term import Readings
 
 
 _, TOKENS = load_golden("losses/token_label")
@@ -21,9 +22,10 @@ CLASSIFICATION = {"name": "softmax", "weight": 1.0, "smoothing": 0.0}
 
 
 def total(sections, *, logits=LOGITS, aux=None, labels=LABELS, targets=None):
-    objective = Objective(sections)
-    given = {} if aux is None else aux
-    loss, _ = objective(logits=logits, aux=given, labels=labels, targets=targets)
+    readings = Readings(
+        logits=logits, aux=aux or {}, labels=labels, targets=targets or {}
+    )
+    loss, _ = Objective(sections)(readings)
     assert loss.shape == logits.shape[:1]
     return loss
 
@@ -304,7 +306,7 @@ def test_bad_sections(sections, message):
         ({"keep_ratio": {"ratios": (0.5,)}}, {}, None, r'aux\["keep"\]'),
         (
             {"token_distillation": {}},
-            {"patch_tokens": jnp.zeros((2, 4, 5))},
+            {"patch_tokens": jnp.zeros((2, 4, 5)), "keep": jnp.ones((1, 2, 4))},
             {"teacher_tokens": jnp.zeros((2, 4, 6))},
             r"use a teacher of the same width",
         ),

@@ -9,6 +9,8 @@ import pytest
 import reference
 
 from configs import common
+from vit_jax_tricks.objectives import Objective
+from vit_jax_tricks.objectives.term import Readings
 from vit_jax_tricks.runs import scores
 
 
@@ -71,8 +73,6 @@ def heads(model):
 
 def test_terms_add_up_by_their_weights(folder):
     """The term keep_ratio of a model's own output, without a second model."""
-    from vit_jax_tricks.objectives import Objective
-
     rng = np.random.default_rng(0)
     logits = jnp.asarray(rng.normal(size=(4, 3)), jnp.float32)
     keep = jnp.asarray(rng.integers(0, 2, (1, 4, 6)), jnp.float32)
@@ -80,9 +80,9 @@ def test_terms_add_up_by_their_weights(folder):
         "classification": {"name": "softmax", "weight": 0.5},
         "keep_ratio": {"ratios": (0.25,), "weight": 3.0},
     }
-    total, terms = Objective(sections)(
-        logits=logits, aux={"keep": keep}, labels=jnp.eye(3)[jnp.array([0, 1, 2, 0])]
-    )
+    labels = jnp.eye(3)[jnp.array([0, 1, 2, 0])]
+    readings = Readings(logits=logits, aux={"keep": keep}, labels=labels)
+    total, terms = Objective(sections)(readings)
     want = 0.5 * terms["classification"] + 3 * terms["keep_ratio"]
     np.testing.assert_allclose(total, want, rtol=1e-6)
     assert (np.asarray(terms["keep_ratio"]) != 0).any()

@@ -12,7 +12,7 @@ from vit_jax_tricks.losses.distillation import (
     hard_distillation,
     soft_distillation,
 )
-from vit_jax_tricks.losses.divergence import jensen_shannon, kl_divergence
+from vit_jax_tricks.losses.divergence import jensen_shannon, kl_divergence, symmetric_kl
 from vit_jax_tricks.losses.focal import (
     focal,
     focal_modulated,
@@ -54,6 +54,7 @@ __all__ = [
     "smoothed_focal",
     "soft_distillation",
     "softmax_cross_entropy",
+    "symmetric_kl",
     "token_label_cross_entropy",
     "token_label_targets",
 ]

@@ -28,6 +28,28 @@ def kl_divergence(
 
 
 @checked
+def symmetric_kl(
+    *,
+    logits: Float[Array, "*b k"],
+    other_logits: Float[Array, "*b k"],
+    where: Bool[Array, "*b"] | None = None,
+) -> Float[Array, "*b"]:
+    """1/2 [KL(p | q) + KL(q | p)] of two predictions, p = softmax(z), q = softmax(z').
+
+    This is 1/2 sum_k (p_k - q_k) (log p_k - log q_k). Both predictions get a gradient.
+    Classes of probability 0 in both add nothing. Examples outside `where` give 0.
+
+    Source: the divergence of R-Drop (Liang et al., 2021, arXiv:2106.14448).
+    """
+    logits, other = prepared(where, logits, other_logits)
+    log_p, log_q = (jax.nn.log_softmax(z, axis=-1) for z in (logits, other))
+    p, q = jnp.exp(log_p), jnp.exp(log_q)
+    gone = jnp.isinf(log_p) & jnp.isinf(log_q)
+    log_p, log_q = (jnp.where(gone, 0, log) for log in (log_p, log_q))
+    return masked(jnp.sum((p - q) * (log_p - log_q), axis=-1) / 2, where)
+
+
+@checked
 def jensen_shannon(
     *,
     logits: Float[Array, "v *b k"],

@@ -1,53 +1,51 @@
-"""Training objectives: a weighted sum of terms, each a function of outputs and labels.
+"""Training objectives: a weighted sum of terms, each of which says what it reads.
 
 A new trick is a new file here, its entry in `TERMS` and a key under `config.loss`; the
 step and the loop stay unchanged.
 """
 
+import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 
 from vit_jax_tricks.errors import UserError, nearest
-from vit_jax_tricks.objectives.classification import classification
-from vit_jax_tricks.objectives.distillation import distillation, token_distillation
-from vit_jax_tricks.objectives.keep_ratio import keep_ratio
-from vit_jax_tricks.objectives.term import Targets, Term, within
-from vit_jax_tricks.objectives.token_labels import token_labels
+from vit_jax_tricks.objectives.classification import Classification
+from vit_jax_tricks.objectives.distillation import Distillation, TokenDistillation
+from vit_jax_tricks.objectives.keep_ratio import KeepRatio
+from vit_jax_tricks.objectives.r_drop import RDrop
+from vit_jax_tricks.objectives.term import Entry, Outputs, Readings, Term, within
+from vit_jax_tricks.objectives.token_labels import TokenLabels
 from vit_jax_tricks.typing import Array, Float
 
 
-class Entry(NamedTuple):
-    """A term of `config.loss`.
-
-    Attributes:
-      make: options -> the term.
-      needs: the teacher output that it learns from, by name.
-      head: the weight, in `classification`, of the head that it takes over.
-    """
-
-    make: Callable[..., Term]
-    needs: str | None = None
-    head: str | None = None
-
-
+LABELS = "classification"  # the term that compares outputs with labels
 TERMS = {
-    "classification": Entry(classification),
-    "distillation": Entry(distillation, "teacher_logits", "dist_weight"),
-    "keep_ratio": Entry(keep_ratio),
-    "token_distillation": Entry(token_distillation, "teacher_tokens"),
-    "token_labels": Entry(token_labels, "token_labels", "dense_weight"),
+    LABELS: Entry(
+        Classification,
+        (
+            "label_smoothing",
+            "binary_cross_entropy",
+            "focal_loss",
+            "distillation",
+            "token_labels",
+        ),
+    ),
+    "distillation": Entry(Distillation, ("distillation",), "dist_weight"),
+    "keep_ratio": Entry(KeepRatio, ("keep_ratio",)),
+    "r_drop": Entry(RDrop, ("r_drop",)),
+    "token_distillation": Entry(TokenDistillation, ("distillation",)),
+    "token_labels": Entry(TokenLabels, ("token_labels",), "dense_weight"),
 }
-NEEDS = {name: entry.needs for name, entry in TERMS.items() if entry.needs}
 
 
 class Objective:
     """Weighted sum of the terms of `config.loss`.
 
-    `needs` is the set of teacher outputs, by name, that the terms require. A call
-    returns the total loss [b] and a dict with each term's unweighted loss [b].
+    `needs` is the set of targets, by name, that the terms read. A call returns the
+    total loss [b] and a dict with each term's unweighted loss [b].
 
     Raises:
       UserError: an unknown term or option, a negative weight, or two terms that would
@@ -56,44 +54,48 @@ class Objective:
 
     def __init__(self, sections: Mapping[str, Mapping[str, Any]]):
         self.terms: dict[str, tuple[float, Term]] = {}
-        every = {key: dict(section) for key, section in sections.items()}
-        for key, options in every.items():
+        for key, section in sections.items():
+            options = dict(section)
             if key not in TERMS:
                 hint = nearest(key, TERMS)
                 raise UserError(f"config.loss.{key}: there is no such term.{hint}")
             weight = options.pop("weight", 1.0)
             within(f"config.loss.{key}", "weight", weight)
             self.terms[key] = (weight, _make(key, options))
-        self.needs = frozenset(NEEDS[key] for key in self.terms if key in NEEDS)
-        if not self.terms.get("classification", (0,))[0]:
-            return
-        for key in every:
-            head = TERMS[key].head
-            if head is None:
-                continue
-            default = inspect.signature(classification).parameters[head].default
-            if every["classification"].get(head, default):
+        if not self.terms:
+            raise UserError("config.loss has no term; give one, such as classification")
+        entries = {key: TERMS[key] for key in self.terms}
+        self.needs = frozenset().union(*(entry.needs for entry in entries.values()))
+        weight, labels = self.terms.get(LABELS, (0, None))
+        for key, entry in entries.items():
+            if labels is None and not entry.reads.get("label_loss", True):
                 raise UserError(
-                    f"config.loss.{key} and config.loss.classification would train one "
-                    f"head: set config.loss.classification.{head}=0."
+                    f"config.loss.{key} needs config.loss.{LABELS}, the loss of each "
+                    "pass on the labels; add it."
+                )
+            if entry.head and weight and getattr(labels, entry.head):
+                raise UserError(
+                    f"config.loss.{key} and config.loss.{LABELS} would train one head: "
+                    f"set config.loss.{LABELS}.{entry.head}=0."
                 )
 
     def __call__(
-        self,
-        *,
-        logits: Float[Array, "b k"],
-        aux: dict,
-        labels: Float[Array, "b k"],
-        targets: Targets = None,
+        self, readings: Readings
     ) -> tuple[Float[Array, "b"], dict[str, Float[Array, "b"]]]:
-        losses = {
-            name: term(logits=logits, aux=aux, labels=labels, targets=targets)
-            for name, (_, term) in self.terms.items()
-        }
-        total = jnp.zeros(logits.shape[:1], logits.dtype)
+        def label_loss(logits: Array, aux: Outputs) -> Array:
+            again = dataclasses.replace(readings, logits=logits, aux=aux)
+            return self._loss(LABELS, again)
+
+        given = dataclasses.replace(readings, label_loss=label_loss)
+        losses = {name: self._loss(name, given) for name in self.terms}
+        total = jnp.zeros(readings.logits.shape[:1], readings.logits.dtype)
         for name, loss in losses.items():
             total = total + self.terms[name][0] * loss
         return total, losses
+
+    def _loss(self, name: str, readings: Readings) -> Array:
+        _, term = self.terms[name]
+        return term(**readings.of(name, TERMS[name].reads))
 
 
 def _make(key: str, options: dict[str, Any]) -> Term:

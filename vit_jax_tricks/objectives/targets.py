@@ -1,7 +1,7 @@
 """Converts a teacher's labels into targets for cropped and mixed images."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,26 @@ from vit_jax_tricks.typing import Array, Float
 Batch = dict[str, Array]
 Stored = Callable[[Any, Batch], Batch]  # (geometry, batch) -> the pack's labels
 Teach = Callable[[Any, Array], Batch]  # (teachers' variables, images) -> their outputs
+
+
+class Target(NamedTuple):
+    """What a term can learn from besides the labels; a teacher in the step gives all.
+
+    Attributes:
+      packed: a label pack gives it too.
+      gridded: it has the grid of the model's tokens, and thus one image size.
+    """
+
+    packed: bool = False
+    gridded: bool = False
+
+
+TARGETS = {
+    "class_labels": Target(packed=True),
+    "teacher_logits": Target(packed=True),
+    "teacher_tokens": Target(gridded=True),
+    "token_labels": Target(packed=True, gridded=True),
+}
 
 
 def stored_labels(

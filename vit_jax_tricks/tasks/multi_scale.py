@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from vit_jax_tricks.augment.multi_scale import training_size
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models.wrapper import ModelWrapper
+from vit_jax_tricks.objectives import TERMS
+from vit_jax_tricks.objectives.targets import TARGETS
 from vit_jax_tricks.pretrained.resize import resize_positions
 from vit_jax_tricks.sharding import path_str
 from vit_jax_tricks.typing import Array, Num, Params
@@ -120,11 +122,13 @@ def build(
                 f"{KEY}={tuple(sizes)}: {size} is above the {h} pixels that the data "
                 f"is read at; set config.data.image_size={max(sizes)}, or leave it out."
             )
-    if dense := needs & {"token_labels", "teacher_tokens"}:
+    gridded = [name for name in sorted(needs) if TARGETS[name].gridded]
+    if gridded:
+        terms = [name for name, entry in TERMS.items() if entry.needs & set(gridded)]
         raise UserError(
-            f"{KEY}={tuple(sizes)}: {min(dense)} of a teacher have one grid, that of "
-            f"{h}x{h} images; use multi_scale=() with config.loss.token_labels and "
-            "token_distillation."
+            f"{KEY}={tuple(sizes)}: {gridded[0]} of a teacher have one grid, that of "
+            f"{h}x{h} images; use multi_scale=() with config.loss."
+            f"{' and '.join(terms)}."
         )
     tasks = {size: at(size, at_size(model, applied, size)) for size in sizes}
     return MultiScale(tasks, every, seed)

@@ -23,6 +23,7 @@ from vit_jax_tricks.models import create_model
 from vit_jax_tricks.models.registry import channel_statistics
 from vit_jax_tricks.objectives import Objective
 from vit_jax_tricks.objectives.targets import Stored, Teach, as_targets
+from vit_jax_tricks.objectives.term import Readings
 from vit_jax_tricks.pretrained.load import load_pretrained
 from vit_jax_tricks.runs import quant_config, scores
 from vit_jax_tricks.runs.model_spec import ModelSpec, fields_of
@@ -131,8 +132,8 @@ def forward_loss(
       params, batch_stats: the model's.
       inputs: as `prepare` returns them.
       frozen: variables of teachers, for `teach`.
-      key: the name of a stream -> its key; "dropout" is used.
-      step: not used.
+      key: the name of a stream -> its key; "dropout" and those of terms are used.
+      step: for the terms.
       model: `model.apply(variables, images, train=True)` returns `(logits, aux)`, with
         logits in at least float32.
       objective: the loss.
@@ -142,18 +143,31 @@ def forward_loss(
     Returns:
       The loss, and the metrics (loss, accuracy, each term) with the new batch_stats.
     """
-    (logits, aux), updates = model.apply(
-        variables(params, batch_stats),
-        inputs["image"],
-        train=True,
-        rngs={"dropout": key("dropout")},
-        mutable=["batch_stats"],
-    )
+
+    def run(images: Array | None, dropout: PRNGKeyArray) -> Any:
+        return model.apply(
+            variables(params, batch_stats),
+            inputs["image"] if images is None else images,
+            train=True,
+            rngs={"dropout": dropout},
+            mutable=["batch_stats"],
+        )
+
+    (logits, aux), updates = run(None, key("dropout"))
     targets = as_targets(inputs)
     if teach is not None:
         targets |= teach(frozen, inputs["image"])
     label = inputs["label"].astype(logits.dtype)
-    losses, terms = objective(logits=logits, aux=aux, labels=label, targets=targets)
+    readings = Readings(
+        logits=logits,
+        aux=aux,
+        labels=label,
+        targets=targets,
+        key=key,
+        step=step,
+        forward=lambda images, dropout: run(images, dropout)[0],
+    )
+    losses, terms = objective(readings)
     hits = jnp.argmax(logits, -1) == jnp.argmax(label, -1)
     metrics = {"loss": losses.mean(), "accuracy": hits.astype(jnp.float32).mean()}
     if len(terms) > 1:

@@ -12,15 +12,15 @@ from vit_jax_tricks.data import Data
 from vit_jax_tricks.data.label_pack import LabelPack
 from vit_jax_tricks.data.label_pack.code import decode
 from vit_jax_tricks.errors import UserError, about
-from vit_jax_tricks.objectives import NEEDS, Objective
-from vit_jax_tricks.objectives.targets import Stored, Teach, stored_labels
+from vit_jax_tricks.objectives import TERMS, Objective
+from vit_jax_tricks.objectives.targets import TARGETS, Stored, Teach, stored_labels
 from vit_jax_tricks.objectives.term import within
 from vit_jax_tricks.sharding import each_shard
 from vit_jax_tricks.teach import teachers
 from vit_jax_tricks.typing import Array
 
 
-BOTH = ("token_labels", "teacher_logits")  # targets that models and packs can provide
+PACKED = frozenset(name for name, target in TARGETS.items() if target.packed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,9 +87,9 @@ def build(
     sources, pack, needs = tuple(section.sources), section.pack, objective.needs
     smoothing, as_released = section.smoothing, section.as_released
     _check(section, needs)
-    from_pack = set() if pack is None else {"token_labels"}
-    if pack is not None and not sources:
-        from_pack.add("teacher_logits")
+    from_pack = frozenset() if pack is None else PACKED
+    if sources:  # the teacher's logits for the student's own images
+        from_pack -= {"teacher_logits"}
     live = needs - from_pack
     if sources and not live:
         raise UserError(
@@ -133,17 +133,18 @@ def _check(section: Section, needs: frozenset[str]) -> None:
             f"{path}.sources={sources}: expected workdirs or NAME@WEIGHTS, such as "
             "('runs/teacher',)."
         )
-    if needs and not sources and (pack is None or needs - set(BOTH)):
-        term = next(term for term, need in NEEDS.items() if need in needs)
-        other = f", or --{path}.pack=DIR" if needs <= set(BOTH) else ""
+    if needs and not sources and (pack is None or needs - PACKED):
+        term = next(name for name, entry in TERMS.items() if entry.needs & needs)
+        other = f", or --{path}.pack=DIR" if needs <= PACKED else ""
         raise UserError(
             f"config.loss.{term} needs a teacher: give "
             f"--{path}.sources=\"('WORKDIR',)\"{other}."
         )
     if (sources or pack is not None) and not needs:
+        terms = [name for name, entry in TERMS.items() if entry.needs]
         raise UserError(
             f"{path}: nothing in config.loss learns from a teacher; add one of "
-            f"{', '.join(NEEDS)} there, as configs/deit_s_distilled.py does."
+            f"{', '.join(terms)} there, as configs/deit_s_distilled.py does."
         )
     dense = "token_labels" in needs
     if section.smoothing and not dense:
@@ -179,13 +180,14 @@ def _stored(
     """`stored_labels` of a batch; each device computes those of its own images."""
     names = [name for name in batch if name not in ("image", "label")]
     keep = {
-        "token_labels": ("class_labels", "token_labels"),
-        "teacher_logits": ("teacher_labels",),
+        "class_labels": "class_labels",
+        "teacher_logits": "teacher_labels",
+        "token_labels": "token_labels",
     }
 
     def labels(_: None, moves: Geometry, *arrays: Array) -> dict[str, Array]:
         part = dict(zip(names, arrays, strict=True))
         made = stored_labels(part | decode(part), moves, **options)
-        return {name: made[name] for need in sorted(needs) for name in keep[need]}
+        return {keep[need]: made[keep[need]] for need in sorted(needs)}
 
     return each_shard(labels)(None, geometry, *[batch[name] for name in names])
