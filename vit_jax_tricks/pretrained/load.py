@@ -111,7 +111,8 @@ def load_weights(
     found, loaded, resized, unused, heads = {}, [], [], list(weights.unneeded), {}
     unexpected, kept_head = [], False
     headless = model.num_classes == 0
-    old = weights.model if isinstance(weights.model, type(model)) else None
+    same = isinstance(weights.model, type(model))  # a workdir may hold another family
+    old = weights.model if same else None
     old_grid = checked_grid(grid) or weights.grid or (old and old.grid)
     fit = Fit(
         model, source, old_grid=old_grid, old_model=old, bilinear=weights.bilinear

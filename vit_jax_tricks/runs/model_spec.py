@@ -109,7 +109,7 @@ def fields_of(model: nn.Module) -> dict[str, Any]:
             "the model of the run: model.clone(hooks=...)."
         )
     return {
-        field.name: _plain(field.name, getattr(model, field.name))
+        field.name: _plain(field.name, getattr(model, field.name))  # of any family
         for field in dataclasses.fields(model)
         if field.name not in ("parent", "name", "hooks")
     }
