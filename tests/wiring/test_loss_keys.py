@@ -88,6 +88,47 @@ def test_terms_add_up_by_their_weights(folder):
     assert (np.asarray(terms["keep_ratio"]) != 0).any()
 
 
+@pytest.mark.slow
+def test_r_drop_of_micro_batches(folder):
+    """Each micro-batch has two passes with keys of its own."""
+    x = reference.build(
+        folder,
+        model=reference.SMALL | {"drop_rate": 0.3},
+        seed=5,
+        accumulate=2,
+        loss__r_drop__alpha=1.5,
+        loss__r_drop__weight=0.4,
+    )
+    state, batch = reference.lively(x), reference.batch_of()
+    images = reference.normal(batch["image"])
+    labels = reference.one_hot(batch["label"])
+    run = jax.jit(
+        lambda params, images, key: x.task.model.apply(
+            {"params": params}, images, train=True, rngs={"dropout": key}
+        )[0]
+    )
+    ours, terms = [], []
+    for i in range(2):
+        first, second = (
+            run(
+                state.params,
+                images[i::2],
+                jax.random.fold_in(reference.stream(5, name, state.step), i),
+            )
+            for name in ("dropout", "loss.r_drop")
+        )
+        p, q = jax.nn.softmax(first), jax.nn.softmax(second)
+        apart = ((p - q) * jnp.log(p / q)).sum(-1) / 2
+        ours.append(reference.cross_entropy(first, labels[i::2]).mean())
+        again = reference.cross_entropy(second, labels[i::2])
+        terms.append((again + 1.5 * apart).mean())
+        assert apart.max() > 1e-4
+    found = jax.jit(lambda state, batch: x.train_step(state, batch)[1])(state, batch)
+    assert float(found["loss_r_drop"]) == pytest.approx(float(np.mean(terms)), rel=1e-5)
+    want = np.mean(ours) + 0.4 * np.mean(terms)
+    assert float(found["loss"]) == pytest.approx(float(want), rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [("auto", jnp.float32), ("float32", jnp.float32), ("bfloat16", jnp.bfloat16)],

@@ -63,7 +63,7 @@ class Objective:
             within(f"config.loss.{key}", "weight", weight)
             self.terms[key] = (weight, _make(key, options))
         if not self.terms:
-            raise UserError("config.loss has no term; give one, such as classification")
+            raise UserError(f"config.loss has no term; give one, such as {LABELS}.")
         entries = {key: TERMS[key] for key in self.terms}
         self.needs = frozenset().union(*(entry.needs for entry in entries.values()))
         weight, labels = self.terms.get(LABELS, (0, None))
