@@ -114,9 +114,7 @@ def run_stack(
       UserError: a hook between scanned blocks, while the model writes a collection that
         has an entry for each block.
     """
-    inputs = Inputs(
-        *({k: v for k, v in (g or {}).items() if v is not None} for g in (shared, each))
-    )
+    inputs = Inputs(_given(shared), _given(each))
     drops = rates if train and any(rates) else None
     made = _rematerialised(plan.scan) if plan.remat else _same
     i = 0
