@@ -146,12 +146,16 @@ def test_dropped_tokens_are_gone(family):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
-def test_rotary_tables_follow_the_tokens():
-    family = ("eva02_tiny_patch14_224", FAMILIES["eva02_tiny_patch14_224"])
+@pytest.mark.parametrize("positions", ["shared", "by block"])
+def test_rotary_tables_follow_the_tokens(positions):
+    name = "eva02_tiny_patch14_224"
+    more = {"global_pool": "token"}
+    if positions == "by block":
+        more["rope_type"] = "mixed"
     index = (0, 2, 5, 9, 11)
     images = np.resize(IMAGES, (2, 28, 28, 3))
     dropped, hidden = (
-        make(family, hooks=(Drop(index, hide=hide),), global_pool="token")
+        make((name, VIT[1]), hooks=(Drop(index, hide=hide),), **more)
         for hide in (False, True)
     )
     variables = fill(dropped, images)
