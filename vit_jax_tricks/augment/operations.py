@@ -29,8 +29,14 @@ TABLES = ("invert", "solarize", "solarize_add", "posterize", "brightness")
 HISTOGRAM = ("auto_contrast", "equalize")  # tables that need the image's histogram
 MEASURED = ("contrast", *HISTOGRAM)  # contrast needs its mean
 BLENDS = ("saturation", "sharpness")
+# Operations that share nothing: (images, amount) -> images. A new one is a line here,
+# and in the families of `levels` that have it.
+OWN: dict[str, Callable[..., Array]] = {
+    "gaussian_blur": gaussian_blur,
+    "hue": adjust_hue,
+}
 # `op` is an index into this list; 0 changes nothing.
-OPERATIONS = ("identity", *WARPS, *TABLES, *MEASURED, *BLENDS, "gaussian_blur", "hue")
+OPERATIONS = ("identity", *WARPS, *TABLES, *MEASURED, *BLENDS, *OWN)
 
 
 def code(name: str) -> int:
@@ -177,12 +183,10 @@ def apply_operation(
             tables = stage(HISTOGRAM, histogram, tables, images, op)
         images = stage((*TABLES, *MEASURED), tone.apply_table, images, tables)
     images = stage(BLENDS, _blended, images, op, amount)
-
-    def blurred(images, sigma):
-        return gaussian_blur(images, sigma, largest=largest_blur)
-
-    images = stage(("gaussian_blur",), blurred, images, amount)
-    return stage(("hue",), adjust_hue, images, amount)
+    blurred = functools.partial(gaussian_blur, largest=largest_blur)
+    for name, fn in (OWN | {"gaussian_blur": blurred}).items():
+        images = stage((name,), fn, images, amount)
+    return images
 
 
 @checked
