@@ -106,8 +106,8 @@ class Blocks(nn.Module):
     def __call__(self, x):
         rates, scan = (0.0, 1.0, 0.5, 0.5), self.kind != "unrolled"
         if self.kind == "stage":
-            return Stage((Doubles,) * 4, rates, Plan(scan))(x, True)
-        return run_stack([Doubles] * 4, x, rates, True, Plan(scan))
+            return Stage((Doubles,) * 4, rates, Plan(scan))(x, True)[0]
+        return run_stack([Doubles] * 4, x, rates, True, Plan(scan))[0]
 
 
 @pytest.mark.parametrize("kind", ["unrolled", "scanned", "stage"])

@@ -14,7 +14,7 @@ from small_models import apply, fill
 
 from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import create_model, stack_blocks
-from vit_jax_tricks.models.stack import Inputs, take_tokens
+from vit_jax_tricks.models.stack import take_tokens
 
 
 VIT = ("deit_tiny_patch16_224", dict(patch_size=8, embed_dim=24, depth=3, num_heads=3))
@@ -40,16 +40,21 @@ IMAGES = np.random.default_rng(0).standard_normal((2, 32, 32, 3), np.float32)
 HIDDEN = -1e9
 
 
+def with_key_bias(inputs, bias):
+    return inputs._replace(shared={**inputs.shared, "key_bias": bias})
+
+
 @dataclasses.dataclass(frozen=True)
 class Recorder:
-    """Notes the number and the features of each block that it runs before."""
+    """Notes each block that it runs before, and counts them in what it carries."""
 
     before: tuple[int, ...]
     seen: list = dataclasses.field(default_factory=list, compare=False)
 
     def __call__(self, x, inputs, *, block, train):
-        self.seen.append((block, x.shape))
-        return x, inputs
+        count = inputs.carry.get("count", 0)
+        self.seen.append((block, count))
+        return x, inputs._replace(carry={"count": count + 1})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +71,7 @@ class Drop:
             return take_tokens(x, inputs, index)
         kept = jnp.zeros(x.shape[1], bool).at[jnp.asarray(self.index)].set(True)
         bias = jnp.broadcast_to(jnp.where(kept, 0.0, HIDDEN), x.shape[:2])
-        return x, Inputs({**inputs.shared, "key_bias": bias}, inputs.each)
+        return x, with_key_bias(inputs, bias)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +97,7 @@ class Blank:
         x = x.at[:, 1, 2, 0].add(self.noise)
         if self.hide:
             bias = jnp.zeros(x.shape[:3]).at[:, 1, 2].set(HIDDEN)
-            inputs = Inputs({**inputs.shared, "key_bias": bias}, inputs.each)
+            inputs = with_key_bias(inputs, bias)
         return x, inputs
 
 
@@ -120,7 +125,7 @@ def test_hooks_run_before_every_block(name):
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)
     hooked = model.clone(hooks=(hook,))
     logits, _ = jax.eval_shape(hooked.apply, shapes, images)
-    assert [block for block, _ in hook.seen] == list(range(count))
+    assert hook.seen == [(i, i) for i in range(count)]
     assert logits.shape == (2, 5)
 
 
@@ -225,6 +230,50 @@ def test_scan_and_remat_change_nothing(family):
 def test_a_hook_that_would_not_run_is_refused(hooks, part):
     with pytest.raises(UserError, match=part):
         make(VIT, hooks=hooks)
+
+
+@dataclasses.dataclass(frozen=True)
+class Decay:
+    """A bias of its own for each block, which grows with the distance of two tokens."""
+
+    before: tuple[int, ...] = (0,)
+
+    def __call__(self, x, inputs, *, block, train):
+        places = jnp.arange(x.shape[1], dtype=x.dtype)
+        far = jnp.abs(places[:, None] - places[None])[None, None]
+        slopes = jnp.asarray([0.5, 0.0, 0.1])
+        bias = -slopes[:, None, None, None, None] * far[None]
+        return x, inputs._replace(each={**inputs.each, "bias": bias})
+
+
+def test_each_block_gets_its_own_bias_and_dropped_tokens_lose_theirs():
+    index = (0, 2, 4, 9)
+    plain = make(VIT)
+    variables = fill(plain, IMAGES)
+    stacked = {"params": stack_blocks(variables["params"])}
+    logits = {}
+    for hide in (False, True):
+        hooks = (Decay(), Drop(index, before=(2,), hide=hide))
+        logits[hide] = apply(make(VIT, hooks=hooks), variables, IMAGES)[0]
+    scanned = make(VIT, hooks=(Decay(), Drop(index, before=(2,))), scan=True)
+    np.testing.assert_allclose(logits[True], logits[False], rtol=1e-5, atol=1e-5)
+    got = apply(scanned, stacked, IMAGES)[0]
+    np.testing.assert_allclose(got, logits[False], rtol=1e-5, atol=1e-5)
+    unbiased = apply(make(VIT, hooks=(Drop(index, before=(2,)),)), variables, IMAGES)[0]
+    assert np.abs(unbiased - logits[False]).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["cait_xxs24_224", "convit_tiny"])
+def test_a_block_refuses_an_input_that_it_does_not_take(name):
+    model = make((name, FAMILIES[name]), hooks=(Drop((0,), hide=True),))
+    with pytest.raises(UserError, match="takes no bias"):
+        jax.eval_shape(model.init, jax.random.key(0), IMAGES)
+
+
+def test_maps_of_volo_stay_whole():
+    model = make(("volo_d1_224", FAMILIES["volo_d1_224"]), hooks=(Drop((0,), (2,)),))
+    with pytest.raises(UserError, match="need whole maps"):
+        jax.eval_shape(model.init, jax.random.key(0), IMAGES)
 
 
 def test_parts_of_a_scan_write_no_collection():

@@ -12,6 +12,7 @@ from vit_jax_tricks.models.layers.attention import Attention
 from vit_jax_tricks.models.layers.drop import DropPath
 from vit_jax_tricks.models.layers.mlp import Mlp
 from vit_jax_tricks.models.layers.norm import NORMS, LayerScale
+from vit_jax_tricks.models.stack import refuse_unless_taken
 from vit_jax_tricks.sharding import constrain
 from vit_jax_tricks.typing import Array, Float
 
@@ -99,6 +100,9 @@ class Block(nn.Module):
         start = 1.0 if self.init_values is None else self.init_values
         gain = {} if out_gain is None else {"out_gain": out_gain}
         given = {"bias": functional.with_key_bias(bias, key_bias), "rope": rope}
+        for key, y in given.items():
+            if y is not None:
+                refuse_unless_taken(attn, key)
         given = gain | {key: y for key, y in given.items() if y is not None}
         parts = {"mha": [(1, attn, "attn")], "ffn": [(2, mlp, "mlp")]}
         parts["tr"] = parts["mha"] + parts["ffn"]

@@ -147,10 +147,10 @@ class CaiT(LateClassToken):
         )
         x = PatchDropout(self.patch_drop_rate, prefix=0)(x, train)
         blocks = [partial(Block, **patches)] * self.depth
-        x = run_stack(blocks, x, rates, train, self.plan)
+        x, carry = run_stack(blocks, x, rates, train, self.plan)
         hidden = int(self.embed_dim * self.mlp_ratio_token_only)
         late = [partial(ClassAttentionBlock, mlp_hidden=hidden, **shared)]
-        cls_token = run_stack(
+        cls_token, _ = run_stack(
             late * self.depth_token_only,
             cls_token,
             (0.0,) * self.depth_token_only,
@@ -159,6 +159,7 @@ class CaiT(LateClassToken):
             name="blocks_token_only",
             offset=self.depth,
             shared={"patches": x},
+            carry=carry,
         )
         return jnp.concatenate([cls_token, x], axis=1)
 

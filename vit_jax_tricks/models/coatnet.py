@@ -241,6 +241,7 @@ class CoAtNet(ImageModel):
         keep(stem, x)
         rates = functional.drop_path_rates(self.drop_path_rate, sum(self.depths))
         ends = accumulate(self.depths)
+        carry: dict[str, Any] = {}
         for i, (depth, end) in enumerate(zip(self.depths, ends, strict=True)):
             stage = Stage(
                 self._blocks(i),
@@ -250,7 +251,7 @@ class CoAtNet(ImageModel):
                 end - depth,
                 name=f"stages_{i}",
             )
-            x = stage(x, train)
+            x, carry = stage(x, train, carry)
             keep(stage, x)
         norm = (self.transformer_norm_layer, self.transformer_norm_eps)
         if not self.head_hidden_size:

@@ -118,10 +118,11 @@ class ConViT(LateClassToken):
         local = [{**plain, "attn_layer": gated}] * first
         layers = pruned.layers(self, local + [plain] * (self.depth - first))
         blocks = [partial(Block, **fields) for fields in layers]
-        x = run_stack(blocks[:first], x, rates[:first], train, self.plan)
+        x, carry = run_stack(blocks[:first], x, rates[:first], train, self.plan)
         x = jnp.concatenate([cls_token, x], axis=1)
         late, own = blocks[first:], rates[first:]
-        return run_stack(late, x, own, train, self.plan, start=first, offset=first)
+        at: dict[str, Any] = {"start": first, "offset": first, "carry": carry}
+        return run_stack(late, x, own, train, self.plan, **at)[0]
 
 
 # Heads, parameters, published ImageNet-1k top-1 (arXiv:2103.10697, table 1).

@@ -281,7 +281,7 @@ class LVViT(PatchModel):
             self.drop_path_rate, len(layers), decay=decay
         )
         blocks = [partial(Block, **own) for own in layers]
-        return run_stack(blocks, x, rates, train, self.plan)
+        return run_stack(blocks, x, rates, train, self.plan)[0]
 
 
 DENSE = {"return_dense": True, "mix_token": True}

@@ -4,6 +4,7 @@ Every family runs its blocks here, so that what is put between blocks works in a
 them.
 """
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -25,15 +26,17 @@ Block = Callable[..., nn.Module]  # a factory of the module
 
 
 class Inputs(NamedTuple):
-    """Inputs of blocks besides features, by the name of the block's argument.
+    """What hooks hand on: inputs of blocks, by the name of their argument, and more.
 
     Attributes:
-      shared: of all blocks that follow.
-      each: for every block of the stack, along a first axis.
+      shared: of the blocks that follow in this stage.
+      each: for every block of the stage, along a first axis.
+      carry: anything for later hooks, also of later stages; blocks do not see it.
     """
 
     shared: dict[str, Any]
     each: dict[str, Any]
+    carry: dict[str, Any]
 
 
 @runtime_checkable
@@ -42,8 +45,9 @@ class Hook(Protocol):
 
     It runs before each block whose number in the whole model is in `before`, inside the
     module that holds the blocks, where it may create submodules. It may drop or merge
-    tokens (`take_tokens`), and set inputs of the blocks that follow, such as `key_bias`
-    [b, n] or [b, h, w]: an addition to the attention logits of each key.
+    tokens (`take_tokens`), and set inputs of the blocks that follow in its stage, such
+    as `key_bias` [b, n] or [b, h, w]: an addition to the attention logits of each key.
+    A block that takes no such input refuses it.
 
     Args:
       x: tokens [b, n, d] or a map [b, h, w, d].
@@ -90,7 +94,8 @@ def run_stack(
     offset: int = 0,
     shared: Mapping[str, Any] | None = None,
     each: Mapping[str, Any] | None = None,
-) -> Float[Array, "b ..."]:
+    carry: Mapping[str, Any] | None = None,
+) -> tuple[Float[Array, "b ..."], dict[str, Any]]:
     """Applies each block in turn: block(x, drop path rate or None, train, **inputs).
 
     Call it from a compact module. With `plan.scan`, block `first` and the equal blocks
@@ -108,19 +113,23 @@ def run_stack(
         that starts at 0 is scanned.
       first: the first block that is scanned.
       offset: the number of the first block in the whole model.
-      shared, each: see `Inputs`; an input that is None is left out.
+      shared, each, carry: see `Inputs`; an input that is None is left out.
+
+    Returns:
+      The features, and what the hooks carry to the next stage.
 
     Raises:
-      UserError: a hook between scanned blocks, while the model writes a collection that
-        has an entry for each block.
+      UserError: an input from a hook that the blocks do not take, and a hook between
+        scanned blocks, while the model writes a collection that has an entry for each
+        block.
     """
-    inputs = Inputs(_given(shared), _given(each))
+    inputs = Inputs(_given(shared), _given(each), _given(carry))
     drops = rates if train and any(rates) else None
     made = _rematerialised(plan.scan) if plan.remat else _same
     i = 0
     while i < len(blocks):
         stacked = plan.scan and not start and i == first
-        x, inputs = _hooked(plan.hooks, x, inputs, offset + i, train)
+        x, inputs = _hooked(plan.hooks, x, inputs, offset + i, train, blocks[i])
         if not stacked:
             own = {key: values[i] for key, values in inputs.each.items()}
             block = made(blocks[i])(name=f"{name}_{start + i}")
@@ -137,10 +146,12 @@ def run_stack(
             scan(block, x, inputs, (i, end))
         for low, high in zip([i, *cuts], [*cuts, end], strict=True):
             if low > i:
-                x, inputs = _hooked(plan.hooks, x, inputs, offset + low, train)
+                x, inputs = _hooked(
+                    plan.hooks, x, inputs, offset + low, train, blocks[i]
+                )
             x = scan(block, x, inputs, (low, high))
         i = end
-    return x
+    return x, inputs.carry
 
 
 def check_hooks(model: Any) -> None:
@@ -164,18 +175,20 @@ def take_tokens(
 ) -> tuple[Float[Array, "b m d"], Inputs]:
     """Keeps the tokens at `index`, and what belongs to them in rope, bias, key_bias."""
     take = jnp.take_along_axis
-    shared, each = dict(inputs.shared), dict(inputs.each)
-    at = index[:, :, None, None]
-    if "rope" in shared:  # [#b, n, #g, e]
-        shared["rope"] = take(shared["rope"], at, axis=1)
-    if "rope" in each:  # [l, #b, n, g, e]
-        each["rope"] = take(each["rope"], at[None], axis=2)
-    if "bias" in shared:  # [#b, #g, n, n]
-        rows = take(shared["bias"], index[:, None, :, None], axis=2)
-        shared["bias"] = take(rows, index[:, None, None, :], axis=3)
-    if "key_bias" in shared:
-        shared["key_bias"] = take(shared["key_bias"], index, axis=1)
-    return take(x, index[:, :, None], axis=1), Inputs(shared, each)
+
+    def taken(values: Mapping[str, Any], at: Int[Array, "*l b m"]) -> dict[str, Any]:
+        kept = dict(values)
+        if "rope" in kept:  # [*l, #b, n, #g, e]
+            kept["rope"] = take(kept["rope"], at[..., None, None], axis=-3)
+        if "bias" in kept:  # [*l, #b, #g, n, n]
+            rows = take(kept["bias"], at[..., None, :, None], axis=-2)
+            kept["bias"] = take(rows, at[..., None, None, :], axis=-1)
+        if "key_bias" in kept:  # [*l, b, n]
+            kept["key_bias"] = take(kept["key_bias"], at, axis=-1)
+        return kept
+
+    shared, each = taken(inputs.shared, index), taken(inputs.each, index[None])
+    return take(x, index[:, :, None], axis=1), inputs._replace(shared=shared, each=each)
 
 
 def _scanned(
@@ -238,11 +251,26 @@ def _hooked(
     inputs: Inputs,
     block: int,
     train: bool,
+    made: Block,
 ) -> tuple[Float[Array, "b ..."], Inputs]:
-    """Applies the hooks that run before a block, in order."""
+    """Applies the hooks that run before a block, in order; `made` is its factory."""
     for hook in _hooks_at(hooks, block):
         x, inputs = hook(x, inputs, block=block, train=train)
+        for name in (*inputs.shared, *inputs.each):
+            refuse_unless_taken(made, name)
     return x, inputs
+
+
+def refuse_unless_taken(factory: Block, name: str) -> None:
+    """Raises UserError unless the modules of a factory take an input of this name."""
+    kind: Any = factory
+    while isinstance(kind, partial):
+        kind = kind.func
+    if name not in inspect.signature(kind.__call__).parameters:
+        raise UserError(
+            f"hooks: {kind.__name__} takes no {name}; change only the features of such "
+            "blocks, or use a deit_, swin_, t2t_vit_ or lvvit_ name."
+        )
 
 
 def _equal(one: Block, other: Block) -> bool:

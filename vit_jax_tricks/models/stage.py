@@ -12,7 +12,7 @@ from vit_jax_tricks.typing import Array, Float
 class Stage(nn.Module):
     """Optional `downsample`, then the blocks, run by `run_stack`.
 
-    Its arguments are those of `run_stack`; `rates` are the drop path rates.
+    Its arguments and results are those of `run_stack`; `rates` are the drop path rates.
     """
 
     blocks: tuple[Callable[..., nn.Module], ...]
@@ -24,8 +24,8 @@ class Stage(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b ..."], train: bool, **each: Any
-    ) -> Float[Array, "b ..."]:
+        self, x: Float[Array, "b ..."], train: bool, carry: Any = None, **each: Any
+    ) -> tuple[Float[Array, "b ..."], dict[str, Any]]:
         if self.downsample is not None:
             x = self.downsample(name="downsample")(x)
         return run_stack(
@@ -37,4 +37,5 @@ class Stage(nn.Module):
             first=self.first,
             offset=self.offset,
             each=each,
+            carry=carry,
         )

@@ -224,10 +224,11 @@ class WindowedTransformer(PatchModel):
         x = constrain(nn.Dropout(self.pos_drop_rate, deterministic=not train)(x))
         rates = functional.drop_path_rates(self.drop_path_rate, sum(self.depths))
         ends = accumulate(self.depths, initial=0)
+        carry: dict[str, Any] = {}
         for stage, (start, end) in enumerate(pairwise(ends)):
             shifted = jnp.arange(end - start) % 2 == 1 if self.scan else None
             layer = self._stage(stage, rates[start:end], start)
-            x = layer(x, train, shifted=shifted)
+            x, carry = layer(x, train, carry, shifted=shifted)
             keep(layer, x)
         x = self.last_norm(name="norm")(x)
         features = GLOBAL_POOLS[self.global_pool](x)

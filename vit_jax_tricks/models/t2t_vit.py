@@ -188,7 +188,7 @@ class T2TViT(ImageModel):
         layers = pruned.layers(self, [fields] * self.depth)
         blocks = [partial(Block, **own) for own in layers]
         rates = functional.drop_path_rates(self.drop_path_rate, self.depth)
-        x = run_stack(blocks, constrain(x), rates, train, self.plan)
+        x, _ = run_stack(blocks, constrain(x), rates, train, self.plan)
         x = self.last_norm(name="norm")(x, width)
         features = x[:, 0]
         logits = Classifier(self.num_classes, name="head", **self.dtypes)(

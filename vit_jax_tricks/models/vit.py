@@ -367,7 +367,7 @@ class VisionTransformer(PatchModel):
             self.plan,
             shared={"bias": bias, "rope": rope},
             each=each,
-        )
+        )[0]
 
     def block_fields(self, relative: dict[str, Any]) -> dict[str, Any]:
         """The fields of a block; `relative` holds its attention's position layers."""

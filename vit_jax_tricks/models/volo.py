@@ -200,10 +200,10 @@ class VOLO(PatchModel):
         if box is not None:
             x, lam = mix_tokens(x, box * self.pooling_scale)
             mix = {"mix_box": box, "mix_lam": lam}
-        x = self._network(constrain(x), train)
+        x, carry = self._network(constrain(x), train)
         x = x.reshape(x.shape[0], -1, x.shape[-1])
         if self.post_layers is not None:
-            x = self._class_blocks(x, train)
+            x = self._class_blocks(x, train, carry)
         x = self.last_norm(name="norm")(x)
         features = x[:, 0] if self.global_pool == "token" else x.mean(1)
         head = partial(Classifier, self.num_classes, self.drop_rate, **self.dtypes)
@@ -220,8 +220,12 @@ class VOLO(PatchModel):
 
     def _network(
         self, x: Float[Array, "b h w c"], train: bool
-    ) -> Float[Array, "b i j d"]:
-        """Applies all stages and downsamplings; adds positions before the third."""
+    ) -> tuple[Float[Array, "b i j d"], dict[str, Any]]:
+        """Applies all stages and downsamplings; adds positions before the third.
+
+        Also returns what hooks carry.
+        """
+        carry: dict[str, Any] = {}
         rates = functional.drop_path_rates(self.drop_path_rate, sum(self.layers))
         ends, done = list(accumulate(self.layers)), 0
         for part, i in enumerate(self.parts):
@@ -242,12 +246,18 @@ class VOLO(PatchModel):
             blocks = (self._block(i),) * depth
             stage = Stage(blocks, own, self.plan, offset=first, name=name)
             if self.outlook_attention[i]:
-                x = stage(x, train)
+                x, carry = stage(x, train, carry)
             else:
                 tokens = x.reshape(x.shape[0], -1, x.shape[-1])
-                x = stage(tokens, train).reshape(x.shape)
+                tokens, carry = stage(tokens, train, carry)
+                if tokens.shape[1] != x.shape[1] * x.shape[2]:
+                    raise UserError(
+                        "hooks: VOLO's stages need whole maps, so no hook can drop "
+                        "tokens; hide them with key_bias instead."
+                    )
+                x = tokens.reshape(x.shape)
             keep(stage, x)
-        return x
+        return x, carry
 
     def _block(self, stage: int) -> Callable[..., nn.Module]:
         """Factory of the blocks of a stage."""
@@ -257,7 +267,7 @@ class VOLO(PatchModel):
         return partial(block, **self._fields(stage), **fields)
 
     def _class_blocks(
-        self, x: Float[Array, "b n d"], train: bool
+        self, x: Float[Array, "b n d"], train: bool, carry: dict[str, Any]
     ) -> Float[Array, "b m d"]:
         """Prepends the class token and applies the blocks that change only it."""
         b, _, d = x.shape
@@ -272,7 +282,8 @@ class VOLO(PatchModel):
             Plan(hooks=self.hooks),
             name="post_network",
             offset=sum(self.layers),
-        )
+            carry=carry,
+        )[0]
 
     def _fields(self, stage: int) -> dict[str, Any]:
         """Fields shared by the blocks of a stage."""
