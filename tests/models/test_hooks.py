@@ -263,10 +263,17 @@ def test_each_block_gets_its_own_bias_and_dropped_tokens_lose_theirs():
     assert np.abs(unbiased - logits[False]).max() > 1e-3
 
 
-@pytest.mark.parametrize("name", ["cait_xxs24_224", "convit_tiny"])
-def test_a_block_refuses_an_input_that_it_does_not_take(name):
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("cait_xxs24_224", "TalkingHeadsAttention takes no bias"),
+        ("convit_tiny", "GatedPositionalAttention takes no bias"),
+        ("volo_d1_224", "Outlooker takes no key_bias"),
+    ],
+)
+def test_a_block_refuses_an_input_that_it_does_not_take(name, words):
     model = make((name, FAMILIES[name]), hooks=(Drop((0,), hide=True),))
-    with pytest.raises(UserError, match="takes no bias"):
+    with pytest.raises(UserError, match=words):
         jax.eval_shape(model.init, jax.random.key(0), IMAGES)
 
 
