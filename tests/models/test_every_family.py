@@ -11,6 +11,7 @@ import zoo
 from model_goldens import jit_once
 from small_models import apply
 
+from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import create_model
 from vit_jax_tricks.param_names import by_path
 
@@ -109,3 +110,12 @@ def test_every_family_is_covered():
     families = {type(create_model(case.name)) for case in zoo.ONE_EACH}
     listed = {type(create_model(case.name)) for case in zoo.SMALL + zoo.FULL}
     assert families == listed
+
+
+@pytest.mark.parametrize("name", ["cait_xxs24_224", "coatnet_0_224", "volo_d1_224"])
+def test_what_a_family_cannot_vary_is_said(name):
+    model = create_model(name)
+    with pytest.raises(UserError, match="cannot be pruned: its blocks must be equal"):
+        model.with_units({"heads": {}})
+    with pytest.raises(UserError, match="ties its width"):
+        model.with_width(64)

@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from vit_jax_tricks.errors import UserError
 from vit_jax_tricks.models import pruned
 from vit_jax_tricks.models.blocks import BlockParts
 from vit_jax_tricks.models.feature_maps import Level, bound_features
@@ -178,12 +179,17 @@ class ImageModel(nn.Module):
 
         Raises: UserError if the fields do not allow it.
         """
-        raise NotImplementedError
+        if not self.__dataclass_fields__.keys() >= set(pruned.KINDS.values()):
+            raise UserError(pruned.whole(self))
+        return pruned.with_units(self, units)
 
     @property
     def width(self) -> int:
-        """Channels of each token."""
-        raise NotImplementedError
+        """Channels of each token.
+
+        Raises: UserError for a family whose tokens have no single width.
+        """
+        raise UserError(f"{self.fixed_width()}; its tokens have no single width.")
 
     def fixed_width(self) -> str | None:
         """The reason why other weights cannot have another width, or None."""
@@ -191,8 +197,11 @@ class ImageModel(nn.Module):
         return f"{name} ties its width to stages, heads or fixed positions"
 
     def with_width(self, width: int) -> Any:
-        """The model of another width, with the same heads and hidden units."""
-        raise NotImplementedError
+        """The model of another width, with the same heads and hidden units.
+
+        Raises: UserError for a family with a fixed width.
+        """
+        raise UserError(f"{self.fixed_width()}; prune only heads and hidden units.")
 
     def token_head(self) -> TokenHead:
         """The form of the model's token logits.

@@ -1,7 +1,6 @@
 """ConViT: local blocks initialised as convolutions, then plain attention blocks."""
 
 import dataclasses
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -86,10 +85,6 @@ class ConViT(LateClassToken):
     def unprunable(self) -> dict[str, str]:
         """No kind: heads and hidden units can be removed."""
         return {}
-
-    def with_units(self, units: Mapping[str, Mapping[str, int]]) -> Any:
-        """The model with other numbers of heads or hidden units."""
-        return pruned.with_units(self, units)
 
     def _blocks(
         self, x: Float[Array, "b n d"], cls_token: Float[Array, "b 1 d"], train: bool

@@ -1,6 +1,6 @@
 """LV-ViT: a convolutional stem, scaled residuals, and class logits for every token."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -170,10 +170,6 @@ class LVViT(PatchModel):
     def unprunable(self) -> dict[str, str]:
         """No kind: heads and hidden units can be removed."""
         return {}
-
-    def with_units(self, units: Mapping[str, Mapping[str, int]]) -> Any:
-        """The model with other numbers of heads or hidden units."""
-        return pruned.with_units(self, units)
 
     @property
     def width(self) -> int:

@@ -1,6 +1,6 @@
 """T2T-ViT: overlapping soft splits before a deep and narrow transformer."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -147,10 +147,6 @@ class T2TViT(ImageModel):
     def unprunable(self) -> dict[str, str]:
         """No kind: heads and hidden units can be removed."""
         return {}
-
-    def with_units(self, units: Mapping[str, Mapping[str, int]]) -> Any:
-        """The model with other numbers of heads or hidden units."""
-        return pruned.with_units(self, units)
 
     @nn.compact
     def __call__(

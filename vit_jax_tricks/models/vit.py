@@ -1,6 +1,6 @@
 """Vision Transformer and its plain relatives: ViT, DeiT, DeiT III, CLIP's towers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -182,10 +182,6 @@ class VisionTransformer(PatchModel):
     def unprunable(self) -> dict[str, str]:
         """The kinds of units that parallel branches and wide norms keep."""
         return vit_parts.unprunable(self)
-
-    def with_units(self, units: Mapping[str, Mapping[str, int]]) -> Any:
-        """The model with other numbers of heads or hidden units."""
-        return pruned.with_units(self, units)
 
     @property
     def width(self) -> int:
